@@ -1,0 +1,58 @@
+# Revo needs make, git and a Python >= 3.11; everything else is in .venv, which `make setup` makes.
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo lock clean
+MAKEFLAGS += --no-print-directory
+
+# PYTHON=python3.13 make setup chooses one; otherwise the first that is new enough.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+endif
+
+BIN := .venv/bin
+# Workers for the tests: 2 by default, none with PYTEST_WORKERS=0. Tests of one xdist_group run one after the other.
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+
+help:  ## show this
+	@echo 'make TARGET, where TARGET is one of'
+	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)/  \1	\2/p' Makefile | expand -t 12
+
+setup:  ## make or update .venv from requirements/lock.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "Revo needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not; try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) tools/setup_venv.py
+
+check: setup  ## lint, format, types, layers, lock; all of them, also when one fails
+	@failed=; \
+	step() { \
+		printf '%-24s' "$$1"; shift; \
+		if out=$$("$$@" 2>&1 </dev/null); then echo ok; else echo FAILED; printf '%s\n' "$$out"; failed=yes; fi; \
+	}; \
+	step 'ruff check' $(BIN)/ruff check --output-format concise .; \
+	step 'ruff format' $(BIN)/ruff format --check --output-format concise .; \
+	step 'mypy --strict' $(BIN)/mypy; \
+	step 'basedpyright' $(BIN)/basedpyright; \
+	step 'import layers' $(BIN)/lint-imports; \
+	step 'no registry addresses' $(BIN)/python tools/check_hosts.py; \
+	step 'lock in step' $(BIN)/python tools/check_lock.py; \
+	test -z "$$failed"
+
+test: setup  ## run the tests; PYTEST_ARGS="-k redelivery", PYTEST_WORKERS=0
+	@exec $(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+demo: setup  ## start a mesh with its agents and let them work; DEMO_PATH=... names what they look at
+	@exec $(BIN)/revo demo
+
+lock: setup  ## write requirements/*.txt anew from pyproject.toml; UPGRADE=--upgrade takes newer versions
+	@echo 'lock: resolving ...'
+	@compile="$(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes"; \
+	compile="$$compile --no-emit-index-url --no-emit-find-links --no-annotate --no-header $(UPGRADE)"; \
+	$$compile --group dev --output-file requirements/lock.txt && \
+	$$compile --constraints requirements/lock.txt --output-file requirements/runtime.txt
+	@$(BIN)/python tools/check_lock.py --write
+	@echo 'lock: requirements/lock.txt and requirements/runtime.txt are written; `make setup` installs them'
+
+clean:  ## delete .venv, caches and builds; not .revo
+	rm -rf .venv build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The actor model, and everything that is an actor. Stands on `bus`; never imports NATS."""

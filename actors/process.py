@@ -1,0 +1,148 @@
+"""One actor as a child process: start it, know when it is ready, hear it, end it.
+
+The child is `revo run` in a session of its own, so that Ctrl-C in the terminal is its parent's to act on. It dies with its parent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from actors.host import ACTOR_SETTINGS, LIFELINE_FD, READY_FD
+from bus.errors import BusError
+from bus.lifeline import Lifeline
+
+
+class ActorExitedError(BusError):
+    """The actor's process ended before it was ready."""
+
+    def __init__(self, name: str, status: int, said: str) -> None:
+        super().__init__(name, status, said)
+        self.name = name
+        self.status = status
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"{self.name} ended with status {self.status} before it was ready: {self.said or 'it said nothing'}"
+
+
+class ActorProcess:
+    """A child that runs one actor. `on_line` gets every line that it writes."""
+
+    def __init__(self, name: str, target: str, *, on_line: Callable[[str], None]) -> None:
+        self.name = name
+        self.target = target
+        self.instance = ""
+        """The actor's own name for itself, known once it is ready."""
+        self.said: deque[str] = deque(maxlen=20)
+        """The last lines that it wrote."""
+        self._on_line = on_line
+        self._process: asyncio.subprocess.Process | None = None
+        self._lifeline = Lifeline()
+        self._reading: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process id, 0 before the start."""
+        return self._process.pid if self._process else 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(
+        self, *, url: str, cwd: Path, settings: Mapping[str, Any] | None = None, timeout: float = 15.0
+    ) -> None:
+        """Start the process; returns when the actor is ready.
+
+        Raises:
+            ActorExitedError: it ended instead.
+            TimeoutError: it is not ready within `timeout` seconds; it is killed.
+        """
+        read, write = os.pipe()
+        env = {
+            **os.environ,
+            "REVO_NATS_URL": url,
+            READY_FD: str(write),
+            LIFELINE_FD: str(self._lifeline.fd),
+            ACTOR_SETTINGS: json.dumps(settings or {}),
+            "PYTHONUNBUFFERED": "1",
+        }
+        command = [sys.executable, "-m", "revo", "run", self.target, "--name", self.name]
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=cwd,
+                env=env,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                pass_fds=(write, self._lifeline.fd),
+                start_new_session=True,
+            )
+        finally:
+            os.close(write)
+        self._reading = asyncio.create_task(self._read(self._process), name=f"lines of {self.name}")
+        try:
+            async with asyncio.timeout(timeout):
+                ready = await _first_line(read)
+        except TimeoutError:
+            self.kill()
+            await self.wait()
+            raise
+        if not ready:
+            status = await self.wait()
+            raise ActorExitedError(self.name, status, self.said[-1] if self.said else "")
+        self.instance = str(json.loads(ready)["instance"])
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while True:
+            try:
+                raw = await process.stdout.readline()
+            except ValueError:
+                continue  # a line beyond the reader's limit of 64 KiB: dropped, the rest is read on
+            if not raw:
+                return
+            line = raw.decode(errors="replace").rstrip("\n")
+            self.said.append(line)
+            self._on_line(line)
+
+    async def wait(self) -> int:
+        """Wait for the end; returns the exit status, negative for a signal. Everything it wrote has been read."""
+        assert self._process is not None
+        status = await self._process.wait()
+        if self._reading is not None:
+            await self._reading
+        self._lifeline.release()
+        return status
+
+    def terminate(self) -> None:
+        """Ask it to drain (SIGTERM)."""
+        if self.running and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def kill(self) -> None:
+        """End it at once (SIGKILL)."""
+        if self.running and self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+
+async def _first_line(fd: int) -> bytes:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
+    try:
+        return await reader.readline()
+    finally:
+        transport.close()

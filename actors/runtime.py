@@ -1,0 +1,125 @@
+"""From bytes to an actor's typed method and back: what a worker and a service call.
+
+Everything here has the shape of `bus.worker.Handler` or `bus.rpc.RpcHandler`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from actors.actor import Actor, Handler, TaskContext
+from actors.mailbox import Mailbox
+from bus import codec
+from bus.errors import EncodeError
+from bus.messages import Envelope
+from bus.rpc import Request, RpcHandler
+from bus.worker import Handler as TaskHandler
+
+
+class Threads:
+    """Where plain `def` handlers run: as many threads as the actor handles messages at once."""
+
+    def __init__(self, name: str, size: int) -> None:
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix=name)
+        self._running = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a handler still runs; a process that must end then cannot wait for it."""
+        return self._running > 0
+
+    async def run(self, stop: Callable[[], None], call: Callable[[], Any]) -> Any:
+        """Run `call` in a thread. When cancelled, `stop` is called and the thread's end awaited: it cannot be killed,
+        and until it ends its slot is not free.
+        """
+        context = contextvars.copy_context()
+        self._running += 1
+        work = asyncio.get_running_loop().run_in_executor(self._pool, context.run, call)
+        work.add_done_callback(self._ended)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            stop()
+            await asyncio.wait((work,))
+            raise
+
+    def _ended(self, work: asyncio.Future[Any]) -> None:
+        self._running -= 1
+        if not work.cancelled():
+            work.exception()  # whoever was cancelled while it ran does not read it
+
+    def close(self) -> None:
+        """Start no more; what runs is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def task_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threads) -> TaskHandler:
+    """Takes a task's envelope, runs the actor's method on its turn, and returns the value as plain data."""
+    method = getattr(actor, handler.attribute)
+    assert handler.message is not None
+    message_type = handler.message
+
+    async def handle(envelope: Envelope) -> object:
+        plain = codec.decode(envelope.body, envelope.content_type, subject=envelope.subject)
+        message = codec.validate(message_type, plain, subject=envelope.subject)
+        context = TaskContext(
+            task_id=envelope.task_id,
+            capability=envelope.capability,
+            priority=envelope.priority,
+            client=envelope.client,
+            attempt=envelope.attempt,
+            deadline=envelope.deadline,
+        )
+        arguments = (message, context) if handler.wants_context else (message,)
+        async with mailbox.turn(bounded=False):
+            if handler.in_thread:
+                value = await threads.run(context.stop.set, functools.partial(method, *arguments))
+            else:
+                value = await method(*arguments)
+        return plain_value(handler, value, envelope.subject)
+
+    return handle
+
+
+def rpc_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threads) -> RpcHandler:
+    """Takes a request, runs the actor's method on its turn, and returns the reply as plain data."""
+    method = getattr(actor, handler.attribute)
+
+    async def handle(request: Request) -> object:
+        arguments: tuple[Any, ...] = ()
+        if handler.message is not None:
+            plain = codec.decode(request.body, request.content_type, subject=request.method)
+            arguments = (codec.validate(handler.message, plain, subject=request.method),)
+        async with mailbox.turn(bounded=True):
+            if handler.in_thread:
+                value = await threads.run(_nobody, functools.partial(method, *arguments))
+            else:
+                value = await method(*arguments)
+        return plain_value(handler, value, request.method)
+
+    return handle
+
+
+def plain_value(handler: Handler, value: object, subject: str) -> object:
+    """What a handler returned, as plain data.
+
+    Raises:
+        EncodeError: when it is not what the method's annotation says.
+    """
+    try:
+        return handler.value.dump_python(handler.value.validate_python(value), warnings="error")
+    except (ValidationError, PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EncodeError(subject, f"{handler.attribute} did not return what it declares: {reason}") from error
+
+
+def _nobody() -> None:
+    """A request's thread has nobody to tell."""

@@ -1,0 +1,518 @@
+"""One connection to NATS that loses nothing silently: the cures for what nats-py does, in one place.
+
+nats-py's errors become ours here. Each cure names the trap that it closes and has a test that fails without it
+(`tests/integration/test_connection_traps.py`). Must not know tasks, actors or streams.
+
+The module uses a few private calls of nats-py 2.16 (marked), where the public ones lose messages; `pyproject.toml`
+pins the minor version for that reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+import nats.errors
+from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+
+from bus.errors import (
+    AuthenticationError,
+    BusClosedError,
+    BusError,
+    ConnectionLostError,
+    NoRespondersError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    ServerTooOldError,
+    ServerUnreachableError,
+    SlowConsumerError,
+)
+from bus.settings import Settings, redact
+
+log = logging.getLogger(__name__)
+
+OnMessage = Callable[[Msg], Awaitable[None]]
+
+RECONNECT_FIRST: Final = 0.05
+RECONNECT_MAX: Final = 2.0
+"""Seconds between two attempts to reconnect: from the first to the last, doubling, with full jitter."""
+
+NEEDS: Final = {
+    (2, 11): "results that expire by themselves (Nats-TTL)",
+}
+"""What we stand on, by the first server version that has it."""
+
+
+class Subscription:
+    """Interest in a subject. `drain` ends it without losing a message; `handler` runs one message at a time."""
+
+    def __init__(self, connection: Connection, inner: NatsSubscription) -> None:
+        self._connection = connection
+        self._inner = inner
+
+    @property
+    def subject(self) -> str:
+        """The subject as it was subscribed."""
+        return self._inner.subject
+
+    async def drain(self) -> None:
+        """End the interest and return when every message that the server had sent has been handled.
+
+        Cure of trap 1: nats-py writes PING before a pending UNSUB, so its own `drain` may return while the
+        server still sends (34 of 16,000 messages lost). The UNSUB goes out first here.
+        """
+        client = self._connection.client
+        if client.is_closed or self._inner._closed:  # noqa: SLF001
+            return
+        try:
+            await client._send_unsubscribe(self._inner._id)  # noqa: SLF001
+            await self._connection.flush()
+        except (BusError, nats.errors.Error):
+            # The connection is gone, and the interest with it; what had come is still handled.
+            log.debug("unsubscribing %s without an answer: the connection is lost", self.subject)
+        client._remove_sub(self._inner._id)  # noqa: SLF001
+        await self._inner._pending_queue.join()  # noqa: SLF001
+        self._inner._stop_processing()  # noqa: SLF001
+        self._inner._closed = True  # noqa: SLF001
+
+
+class Connection:
+    """A connection that reconnects for ever and turns silence into errors.
+
+    Get one with `Connection.open`. It is of one event loop.
+    """
+
+    def __init__(self, url: str, *, name: str, settings: Settings) -> None:
+        self.url = url
+        self.name = name
+        self.settings = settings
+        self.client = Client()
+        self.closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
+        """Done once the connection is closed: with None when we closed it, else with the reason."""
+        self._pending: dict[str, tuple[asyncio.Future[Msg], str]] = {}
+        self._inbox = ""
+        self._count = 0
+        self._opening = True
+        self._closing = False
+        self._lost_at = 0.0
+        self._connected = asyncio.Event()
+        self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self._on_disconnect: list[Callable[[], None]] = []
+        self._denials: list[PermissionDeniedError] = []
+        self._last_error: BaseException | None = None
+        self._refused = False
+
+    # --- opening ------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def open(cls, url: str, *, name: str = "revo", settings: Settings | None = None) -> Connection:
+        """A connection that stands.
+
+        Cure of trap 12: nats-py tries an address where nobody listens for 120 s, with a traceback each time; here the
+        first connect gives up after `connect_timeout` seconds. Later losses are healed for ever.
+
+        Raises:
+            ServerUnreachableError: when no server answered in time.
+            AuthenticationError: at once, when the server refuses the credentials.
+            ServerTooOldError: when the server lacks what Revo stands on; names the feature and the version.
+        """
+        settings = settings or Settings.from_env()
+        self = cls(url, name=name, settings=settings)
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                await self._connect()
+        except (TimeoutError, nats.errors.Error) as error:
+            await self._abandon()
+            if self._refused:
+                raise AuthenticationError(redact(url)) from error
+            reason = _reason(self._last_error)
+            raise ServerUnreachableError(redact(url), settings.connect_timeout, reason) from error
+        except BaseException:
+            await self._abandon()
+            raise
+        try:
+            self._check_version()
+            self._inbox = self.client.new_inbox()
+            await self.subscribe(f"{self._inbox}.*", self._on_reply)
+        except BaseException:
+            await self.close()
+            raise
+        self._opening = False
+        self._connected.set()
+        return self
+
+    async def _connect(self) -> None:
+        while True:
+            try:
+                await self._connect_client()
+            except OSError as error:
+                # A server that refuses us resets the connection; nats-py then stumbles over its own clean-up.
+                self._last_error = error
+                self.client = Client()
+                await asyncio.sleep(RECONNECT_FIRST)
+            else:
+                return
+
+    async def _connect_client(self) -> None:
+        await self.client.connect(
+            self.url,
+            name=self.name,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_lost,
+            reconnected_cb=self._on_back,
+            closed_cb=self._on_closed,
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; nats-py takes floats too
+            reconnect_to_server_handler=self._choose_server,
+            connect_timeout=2,
+            ping_interval=10,
+            max_outstanding_pings=2,
+            skip_subject_validation=True,  # bus.subjects builds them all
+        )
+
+    async def _abandon(self) -> None:
+        """Close what a failed connect left behind."""
+        self._closing = True
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self.client.close()
+
+    def _check_version(self) -> None:
+        version = self.client.connected_server_version
+        found = (version.major, version.minor)
+        for needs, feature in NEEDS.items():
+            if found < needs:
+                raise ServerTooOldError(
+                    redact(self.url), feature, ".".join(map(str, needs)), f"{version.major}.{version.minor}"
+                )
+        if not self.client._server_info.get("jetstream"):  # noqa: SLF001  (no public way to read INFO)
+            raise ServerTooOldError(redact(self.url), "durable work", "with JetStream (-js)", "without it")
+
+    def _choose_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
+        """The next server to try and the pause before: exponential with full jitter, so that a thousand
+        processes do not come back in step.
+        """
+        server = min(servers, key=lambda known: known.reconnects)
+        ceiling = min(RECONNECT_MAX, RECONNECT_FIRST * 2.0 ** min(server.reconnects, 10))
+        return server, random.uniform(0, ceiling)  # noqa: S311  (spreads load, guards nothing)
+
+    # --- what nats-py tells us ----------------------------------------------------------------------------
+
+    async def _on_error(self, error: Exception) -> None:
+        """Every asynchronous error of nats-py, as a log line or as the error of the call that it belongs to."""
+        self._last_error = error
+        text = str(error)
+        if self._opening:
+            if "authorization" in text.lower():
+                self._refused = True
+                raise error  # ends the first connect at once instead of trying for ever
+            return
+        if isinstance(error, nats.errors.SlowConsumerError):
+            log.error("%s", SlowConsumerError(error.subject))
+        elif "permissions violation" in text.lower():
+            self._on_denied(text)
+        elif self._connected.is_set() and not self._closing:
+            log.warning("connection %s: %s", self.name, _reason(error))
+
+    def _on_denied(self, text: str) -> None:
+        """Cure of trap 11: a denied publish shows as a time-out and a denied subscribe as success.
+
+        nats-py lower-cases the subject; requests in flight on it fail at once, `flush` raises for the rest.
+        """
+        verb = "subscribe to" if "for subscription" in text.lower() else "publish to"
+        subject = text.partition('"')[2].partition('"')[0]
+        hit = [entry for entry in self._pending.values() if entry[1].lower() == subject.lower()]
+        for future, exact in hit:
+            if not future.done():
+                future.set_exception(PermissionDeniedError(verb, exact))
+        if not hit:
+            self._denials.append(PermissionDeniedError(verb, subject))
+            del self._denials[:-100]
+            log.error("%s", self._denials[-1])
+
+    async def _on_lost(self) -> None:
+        if not self._connected.is_set() or self._closing:
+            return
+        self._connected.clear()
+        self._lost_at = time.monotonic()
+        log.warning("connection %s to %s is lost; reconnecting", self.name, redact(self.url))
+        for future, subject in list(self._pending.values()):
+            if not future.done():
+                future.set_exception(ConnectionLostError(subject))
+        for callback in self._on_disconnect:
+            callback()
+
+    async def _on_back(self) -> None:
+        self._connected.set()
+        log.warning("connection %s is back after %.1f s", self.name, time.monotonic() - self._lost_at)
+        for callback in self._on_reconnect:
+            await callback()
+
+    async def _on_closed(self) -> None:
+        self._connected.clear()
+        if self.closed.done() or self._opening:
+            return
+        reason = None if self._closing else BusClosedError(f"the server closed the connection: {self._last_error}")
+        for future, subject in list(self._pending.values()):
+            if not future.done():
+                future.set_exception(reason or ConnectionLostError(subject))
+        self.closed.set_result(reason)
+
+    async def _on_reply(self, message: Msg) -> None:
+        entry = self._pending.get(message.subject.rpartition(".")[2])
+        if entry is not None and not entry[0].done():
+            entry[0].set_result(message)
+
+    def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have `callback` called after every reconnect. It must be quick and must not raise."""
+        self._on_reconnect.append(callback)
+
+    def on_disconnect(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called when the connection is lost. It must be quick and must not raise."""
+        self._on_disconnect.append(callback)
+
+    # --- state --------------------------------------------------------------------------------------------
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection stands at this moment."""
+        return self._connected.is_set()
+
+    @property
+    def max_payload(self) -> int:
+        """The most bytes, headers included, that the server takes in one message."""
+        return self.client.max_payload
+
+    async def connected(self) -> None:
+        """Return once the connection stands.
+
+        Raises:
+            BusClosedError: when it is closed for good.
+        """
+        self._check_open()
+        if self._connected.is_set():
+            return
+        waiter = asyncio.ensure_future(self._connected.wait())
+        try:
+            await asyncio.wait((waiter, self.closed), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiter.cancel()
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closing or self.closed.done() or self.client.is_closed:
+            reason = self.closed.result() if self.closed.done() else None
+            raise reason or BusClosedError
+
+    # --- messages -----------------------------------------------------------------------------------------
+
+    def check_size(self, subject: str, body: bytes, headers: Mapping[str, str] | None, *, room: int = 0) -> None:
+        """Refuse what the server would not take.
+
+        Cure of trap 2: nats-py checks the body alone; with its headers above the limit the server closes the
+        connection for good.
+
+        Raises:
+            PayloadTooLargeError: when body plus headers plus `room` bytes exceed the server's limit.
+        """
+        size = len(body)
+        if headers:
+            size += 16 + sum(4 + len(name) + _width(value) for name, value in headers.items())
+        if size + room > self.client.max_payload:
+            raise PayloadTooLargeError(subject, size, self.client.max_payload - room)
+
+    async def publish(
+        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Send one message, at most once: nobody confirms it.
+
+        While the connection is lost, up to 2 MiB are kept and sent after the reconnect.
+
+        Raises:
+            PayloadTooLargeError: before anything is sent.
+            BusClosedError: when the connection is closed.
+            ConnectionLostError: when the connection is lost and the buffer is full.
+        """
+        self.check_size(subject, body, headers)
+        try:
+            await self.client.publish(subject, body, reply, dict(headers) if headers else None)
+        except nats.errors.OutboundBufferLimitError as error:
+            raise ConnectionLostError(subject) from error
+        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+            raise BusClosedError from error
+
+    async def request(
+        self,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Msg:
+        """Publish one message and wait for one reply.
+
+        At most once: a time-out does not mean that the other side did not act. Cure of trap 3: a request
+        in flight fails at once when the connection is lost.
+
+        Raises:
+            NoRespondersError: at once, when nobody is subscribed.
+            RequestTimeoutError: when no reply came within `timeout` seconds.
+            ConnectionLostError: when the connection is lost before the reply.
+            PermissionDeniedError: when the credentials do not allow it.
+        """
+        timeout = self.settings.request_timeout if timeout is None else timeout
+        loop = asyncio.get_running_loop()
+        self._count += 1
+        token = str(self._count)
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._pending[token] = (future, subject)
+        timer = loop.call_later(timeout, _time_out, future, subject, timeout)
+        try:
+            await self.publish(subject, body, headers, reply=f"{self._inbox}.{token}")
+            message = await future
+        finally:
+            timer.cancel()
+            del self._pending[token]
+            if future.done() and not future.cancelled():
+                future.exception()  # it may have failed while `publish` raised
+        if message.headers and message.headers.get("Status") == "503" and not message.data:
+            raise NoRespondersError(subject)
+        return message
+
+    async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
+        """Have `handler` called for every message on `subject`, one at a time; of a queue group, one member each.
+
+        Returns once the server knows of it.
+
+        Raises:
+            PermissionDeniedError: when the credentials do not allow it.
+            BusClosedError: when the connection is closed.
+        """
+        try:
+            inner = await self.client.subscribe(subject, queue=queue, cb=_as_coroutine(handler))
+        except nats.errors.ConnectionClosedError as error:
+            raise BusClosedError from error
+        self._denials = [denial for denial in self._denials if denial.subject != subject.lower()]
+        if self.client.is_connected:
+            with contextlib.suppress(ConnectionLostError, RequestTimeoutError):  # it is sent at the reconnect
+                await self.flush()
+        return Subscription(self, inner)
+
+    async def flush(self, *, timeout: float | None = None) -> None:
+        """Return when the server has everything that was sent before.
+
+        Cure of trap 1: nats-py writes its PING past the commands that still wait in its buffer.
+
+        Raises:
+            PermissionDeniedError: when the server refused something that was sent since the last flush.
+            ConnectionLostError, RequestTimeoutError: when there was no answer.
+        """
+        timeout = self.settings.request_timeout if timeout is None else timeout
+        self._count += 1
+        token = f"flush-{self._count}"
+        lost: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._pending[token] = (
+            lost,
+            "flush",
+        )  # fails, as every call in flight does, when the connection is lost
+        flushing = asyncio.ensure_future(self._flush(timeout))
+        try:
+            await asyncio.wait((flushing, lost), return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                lost.result()
+            await flushing
+        finally:
+            flushing.cancel()
+            del self._pending[token]
+        if self._denials:
+            denials, self._denials = self._denials, []
+            raise denials[0]
+
+    async def _flush(self, timeout: float) -> None:
+        try:
+            async with asyncio.timeout(timeout):
+                await self.client._flush_pending(force_flush=True)  # noqa: SLF001  (writes the buffer first)
+                await self.client.flush(timeout=max(1, int(timeout)))
+        except (nats.errors.FlushTimeoutError, TimeoutError) as error:
+            if not self.client.is_connected:
+                raise ConnectionLostError("flush") from error
+            raise RequestTimeoutError("flush", timeout) from error
+        except (nats.errors.ConnectionClosedError, OSError, AttributeError) as error:
+            # AttributeError: nats-py drops its transport under a flush that is under way
+            raise ConnectionLostError("flush") from error
+
+    # --- closing ------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Send what is still to be sent, then close. Never waits longer than two seconds. May be repeated.
+
+        Cure of trap 8: nats-py's `drain` does not wait for tasks that handlers spawned; whoever spawns them (worker,
+        rpc) awaits them before this is called, so nothing is left to lose.
+        """
+        if self._closing:
+            return
+        if self.client.is_connected:
+            with contextlib.suppress(BusError):
+                await self.flush(timeout=2.0)
+        self._closing = True
+        with contextlib.suppress(nats.errors.Error, OSError):
+            await self.client.close()
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+@asynccontextmanager
+async def connect(url: str, *, name: str = "revo", settings: Settings | None = None) -> AsyncIterator[Connection]:
+    """A connection for the length of a block; see `Connection.open`."""
+    connection = await Connection.open(url, name=name, settings=settings)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def _width(value: str) -> int:
+    return len(value) if value.isascii() else len(value.encode())
+
+
+def _time_out(future: asyncio.Future[Msg], subject: str, seconds: float) -> None:
+    if not future.done():
+        future.set_exception(RequestTimeoutError(subject, seconds))
+
+
+def _as_coroutine(handler: OnMessage) -> Callable[[Msg], Awaitable[None]]:
+    """nats-py takes coroutine functions only, not every callable that returns an awaitable."""
+    if asyncio.iscoroutinefunction(handler):
+        return handler
+
+    async def call(message: Msg) -> None:
+        await handler(message)
+
+    return call
+
+
+def _reason(error: BaseException | None) -> str:
+    """One line for what nats-py calls an error."""
+    if error is None:
+        return ""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error).removeprefix("nats: ").strip("'").lower() or type(error).__name__

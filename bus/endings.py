@@ -1,0 +1,147 @@
+"""How a task ends: its one result, and its dead letter when it failed for good.
+
+Whoever ends a task stores its result *first*; the first one stored is the result, for ever. Each step can be repeated
+after a crash: a result stands once for each task id, and so does a dead letter, which result and task alone determine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import traceback
+from typing import Any, Final
+
+from bus import codec, jetstream, subjects
+from bus.connection import Connection
+from bus.errors import BusError, WrongSequenceError
+from bus.messages import (
+    CONTENT_TYPE,
+    DEAD_LETTER,
+    EXPECTED_SUBJECT_SEQUENCE,
+    MSG_TTL,
+    STATUS,
+    TASK_ID,
+    TRACEPARENT,
+    VERSION,
+    WIRE_VERSION,
+    DeadLetter,
+    Envelope,
+    ErrorInfo,
+    Result,
+    without_control_headers,
+)
+
+MAX_TRACEBACK: Final = 4000
+MAX_MESSAGE: Final = 2000
+MAX_DETAILS: Final = 4000
+"""Characters; together they fit in the headroom that every task leaves (`bus.messages.HEADROOM`)."""
+
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+async def store_result(connection: Connection, envelope: Envelope, result: Result) -> Result:
+    """Store the task's result unless it has one, and return the one that stands.
+
+    Raises:
+        EncodeError, PayloadTooLargeError: this result cannot be stored, ever.
+        QueueFullError, TransportError: it could not be stored now; trying again is safe.
+    """
+    subject = subjects.result(envelope.client, envelope.capability, envelope.task_id)
+    body = codec.encode(result.model_dump(), envelope.content_type, subject=subject)
+    ttl = max(connection.settings.result_ttl, envelope.deadline - time.time() + connection.settings.ack_wait)
+    headers = {
+        EXPECTED_SUBJECT_SEQUENCE: "0",
+        MSG_TTL: f"{int(ttl) + 1}s",
+        TASK_ID: envelope.task_id,
+        STATUS: result.status,
+        VERSION: WIRE_VERSION,
+        CONTENT_TYPE: envelope.content_type,
+    }
+    if TRACEPARENT in envelope.headers:
+        headers[TRACEPARENT] = envelope.headers[TRACEPARENT]
+    while True:
+        try:
+            await jetstream.store(connection, subject, body, headers)
+        except WrongSequenceError:
+            standing = await stored_result(connection, subject)
+            if standing is not None:
+                return standing
+            # Its time ran out between the refusal and our look: ours may stand now.
+        else:
+            return result
+
+
+async def stored_result(connection: Connection, subject: str) -> Result | None:
+    """The result that stands on `subject` (which may hold wildcards), asked of the stream's leader, or None."""
+    stored = await jetstream.last(connection, subjects.RESULTS, subject)
+    if stored is None:
+        return None
+    return codec.read(Result, stored.headers, stored.body, subject=stored.subject)
+
+
+async def bury(connection: Connection, envelope: Envelope, result: Result) -> None:
+    """Make sure that the dead letter of a failed task stands: the original body, byte for byte, and why it failed.
+
+    Its headers are the original's, less those that order the server about, and `Revo-Dead-Letter`.
+
+    Raises:
+        QueueFullError, TransportError: it could not be stored now; trying again is safe.
+    """
+    error = result.error or ErrorInfo(code="unknown", message="no error was given")
+    letter = DeadLetter(
+        task_id=envelope.task_id,
+        capability=envelope.capability,
+        client=envelope.client,
+        subject=envelope.subject,
+        sequence=envelope.sequence,
+        reason=error.code,
+        error=error,
+        attempts=result.attempts,
+        deliveries=result.deliveries,
+        agent=result.agent,
+        instance=result.instance,
+        submitted_at=result.submitted_at,
+        died_at=result.finished_at,
+    )
+    headers = without_control_headers(envelope.headers)
+    headers[DEAD_LETTER] = json.dumps(letter.model_dump(), ensure_ascii=False)
+    headers[TASK_ID] = envelope.task_id
+    headers[EXPECTED_SUBJECT_SEQUENCE] = "0"
+    subject = subjects.dead(envelope.client, envelope.capability, envelope.task_id)
+    try:
+        await jetstream.store(connection, subject, envelope.body, headers)
+    except WrongSequenceError:
+        return  # it stands already
+
+
+def error_info(error: BaseException) -> ErrorInfo:
+    """An exception as it crosses the wire; long texts are cut, so that it always fits."""
+    code = getattr(error, "code", None)
+    details = getattr(error, "details", None)
+    frames = "" if isinstance(error, BusError) else "".join(traceback.format_exception(error))
+    return ErrorInfo(
+        code=code if isinstance(code, str) and code else _snake(type(error).__name__),
+        message=str(error)[:MAX_MESSAGE],
+        retryable=is_retryable(error),
+        type=f"{type(error).__module__}.{type(error).__qualname__}",
+        details=_bounded(details) if isinstance(details, dict) else {},
+        traceback=frames[-MAX_TRACEBACK:],
+    )
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Whether a retry may help: what the error says of itself, and yes when it says nothing."""
+    return bool(getattr(error, "retryable", True))
+
+
+def _snake(name: str) -> str:
+    return _CAMEL.sub("_", name).lower()
+
+
+def _bounded(details: dict[str, Any]) -> dict[str, Any]:
+    try:
+        text = json.dumps(details, ensure_ascii=False)
+    except (TypeError, ValueError):
+        return {"omitted": "details that do not encode"}
+    return json.loads(text) if len(text) <= MAX_DETAILS else {"omitted": f"{len(text)} characters of details"}

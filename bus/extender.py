@@ -1,0 +1,127 @@
+"""Keeps the tasks in hand ours: tells the server, while their handlers run, that they are still worked on.
+
+It runs in a thread with a connection and an event loop of its own, so that a handler which blocks the worker's
+loop does not lose its task to another worker. The same thread sees that the loop is blocked and says by what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import Final
+
+from bus.connection import Connection
+from bus.errors import BusError
+from bus.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BLOCKED_AFTER: Final = 2.0
+"""Seconds without a turn of the worker's loop before it is reported with its stack."""
+
+
+class Extender:
+    """Extends the ack deadline of every held delivery each third of `ack_wait` seconds.
+
+    `hold` and `release` cost a dictionary write; nothing else is done per message.
+    """
+
+    def __init__(self, url: str, *, name: str, ack_wait: float, settings: Settings) -> None:
+        self._url = url
+        self._name = name
+        self._interval = ack_wait / 3
+        self._settings = settings
+        self._held: dict[int, str] = {}
+        self._loop = asyncio.get_running_loop()
+        self._watched = threading.get_ident()
+        self._seen = time.monotonic()
+        self._stop: asyncio.Event | None = None
+        self._thread_loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._main, name=f"{name} extender", daemon=True)
+        self._started = False
+
+    def hold(self, sequence: int, reply: str) -> None:
+        """Extend this delivery from now on. A newer delivery of the same task replaces the older."""
+        self._held[sequence] = reply
+        if not self._started:
+            self._started = True
+            self._thread.start()  # with the first task: an idle agent has one thread and one connection less
+
+    def release(self, sequence: int) -> None:
+        """Extend it no more: it is about to be settled."""
+        self._held.pop(sequence, None)
+
+    async def close(self) -> None:
+        """End the thread. Returns when its connection is closed, after two seconds at the most."""
+        self._held.clear()
+        loop, stop = self._thread_loop, self._stop
+        if self._started and loop is not None and stop is not None:
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:
+                return  # its loop has ended by itself
+            await asyncio.to_thread(self._thread.join, 2.0)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._run())
+        except BusError as error:
+            # The worker's own connection decides whether the process lives; tasks fall back to their ack deadline.
+            log.error("extender of %s ended: %s", self._name, error)  # noqa: TRY400  (one line says it)
+
+    async def _run(self) -> None:
+        self._thread_loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        connection = await self._connect()
+        try:
+            while not self._stop.is_set():
+                await self._extend(connection)
+                self._watch()
+                try:
+                    async with asyncio.timeout(self._interval):
+                        await self._stop.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            await connection.close()
+
+    async def _connect(self) -> Connection:
+        while True:
+            try:
+                return await Connection.open(self._url, name=f"{self._name}-extender", settings=self._settings)
+            except BusError as error:
+                if not error.retryable:
+                    raise
+                log.warning("extender of %s: %s", self._name, error)
+
+    async def _extend(self, connection: Connection) -> None:
+        if not connection.is_connected:
+            return  # what would be sent after the reconnect may be about tasks that are long settled
+        for reply in list(self._held.values()):
+            await connection.publish(reply, b"+WPI")
+
+    def _watch(self) -> None:
+        """Report a blocked loop, with its stack, once for each time it is found blocked."""
+        now = time.monotonic()
+        blocked = now - self._seen
+        if blocked > self._interval + BLOCKED_AFTER and self._held:
+            frame = sys._current_frames().get(self._watched)  # noqa: SLF001  (the documented way to another thread)
+            stack = "".join(traceback.format_stack(frame)) if frame else "no stack"
+            log.warning(
+                "the event loop of %s has been blocked for %.1f s; use a plain `def` handler, which runs in a "
+                "thread, or asyncio.to_thread. It is at:\n%s",
+                self._name,
+                blocked,
+                stack,
+            )
+        try:
+            self._loop.call_soon_threadsafe(self._turn)
+        except RuntimeError:
+            log.debug("the loop of %s has ended", self._name)
+
+    def _turn(self) -> None:
+        self._seen = time.monotonic()

@@ -1,0 +1,211 @@
+"""Durable storage as JetStream offers it: publish and know it is stored, read what is stored, call its API.
+
+Errors are told apart by their code, never by their text. Must not know which streams there are (`bus.topology`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+
+from bus import subjects
+from bus.connection import Connection
+from bus.errors import (
+    BusError,
+    NotFoundError,
+    PayloadTooLargeError,
+    QueueFullError,
+    ServerError,
+    TransportError,
+    WrongSequenceError,
+)
+from bus.messages import MSG_ID
+
+_WRONG_SEQUENCE: Final = frozenset({10071, 10164})
+_NOT_FOUND: Final = frozenset({10014, 10037, 10059})  # consumer, message, stream
+_FULL: Final = frozenset({10077, 10047, 10023, 10028, 10026, 10074})
+_TOO_LARGE: Final = 10054
+_SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Where a message was stored. `duplicate`: an earlier one with the same id stands there."""
+
+    stream: str
+    sequence: int
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """One message as it stands in a stream; `stored_at` is unix seconds."""
+
+    subject: str
+    sequence: int
+    headers: dict[str, str]
+    body: bytes
+    stored_at: float
+
+
+async def call(
+    connection: Connection, operation: str, *names: str, body: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Call the JetStream API and return its answer.
+
+    Raises:
+        NotFoundError: when the stream, consumer or message does not exist.
+        ServerError: when the server refuses for another reason.
+        TransportError: when there was no answer.
+    """
+    subject = subjects.api(operation, *names)
+    message = await connection.request(subject, json.dumps(body).encode() if body is not None else b"")
+    return _checked(message, subject)
+
+
+async def store(
+    connection: Connection,
+    subject: str,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    *,
+    patience: float | None = None,
+) -> Stored:
+    """Publish one message and return once its stream has stored it.
+
+    A publish whose answer is lost is sent again for up to `patience` seconds (default: the setting
+    `publish_timeout`), across reconnects; give it a `Nats-Msg-Id` or an expected sequence, or it may stand twice.
+
+    Raises:
+        PayloadTooLargeError: before anything is sent, or by the stream's own limit.
+        QueueFullError: at once, when the stream is at its limit.
+        WrongSequenceError: when the expected sequence in the headers is not the stream's.
+        TransportError: the last one, when `patience` is used up; whether the message is stored is not known.
+    """
+    patience = connection.settings.publish_timeout if patience is None else patience
+    try:
+        return _stored(await connection.request(subject, body, headers), subject, body)
+    except TransportError as error:
+        if isinstance(error, QueueFullError):
+            raise
+        first = error
+    loop = asyncio.get_running_loop()
+    until = loop.time() + patience
+    pause = 0.05
+    while True:
+        remaining = until - loop.time()
+        if remaining <= 0:
+            raise first
+        try:
+            async with asyncio.timeout(remaining):
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
+                await connection.connected()
+        except TimeoutError:
+            raise first from None
+        pause = min(2.0, pause * 2)
+        try:
+            return _stored(await connection.request(subject, body, headers), subject, body)
+        except TransportError as error:
+            if isinstance(error, QueueFullError):
+                raise
+            first = error
+
+
+def _stored(message: Msg, subject: str, body: bytes) -> Stored:
+    answer = _checked(message, subject, size=len(body))
+    return Stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
+
+
+def _checked(message: Msg, subject: str, *, size: int = 0) -> dict[str, Any]:
+    """The answer's fields.
+
+    Raises:
+        ServerError: what the answer's error code stands for.
+    """
+    answer: dict[str, Any] = json.loads(message.data)
+    if "error" in answer:
+        fault = answer["error"]
+        raise _error(subject, int(fault.get("err_code", 0)), str(fault.get("description", "")), size)
+    return answer
+
+
+def _error(subject: str, code: int, text: str, size: int) -> BusError:
+    if code in _WRONG_SEQUENCE:
+        return WrongSequenceError(subject, text, code)
+    if code in _NOT_FOUND:
+        return NotFoundError(subject, text, code)
+    if code in _FULL:
+        return QueueFullError(subject, text)
+    if code == _TOO_LARGE:
+        return PayloadTooLargeError(subject, size, size - 1)
+    if code in _SERVER_BUSY:
+        return JetStreamBusyError(subject, text)
+    return ServerError(subject, text, code)
+
+
+class JetStreamBusyError(TransportError):
+    """JetStream is starting or electing a leader; the same call works in a moment."""
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(subject, reason)
+        self.subject = subject
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"jetstream cannot serve {self.subject} yet: {self.reason}"
+
+
+async def last(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+    """The newest message on `subject` (wildcards allowed) as the stream's leader has it, or None.
+
+    The leader is asked, not the nearest copy: a direct get may answer from a minority.
+    """
+    try:
+        answer = await call(connection, "STREAM.MSG.GET", stream, body={"last_by_subj": subject})
+    except NotFoundError as error:
+        if error.api_code == 10037:
+            return None
+        raise
+    return _parse(answer["message"])
+
+
+async def at(connection: Connection, stream: str, sequence: int) -> StoredMessage | None:
+    """The message at a sequence, or None when it is gone."""
+    try:
+        answer = await call(connection, "STREAM.MSG.GET", stream, body={"seq": sequence})
+    except NotFoundError as error:
+        if error.api_code == 10037:
+            return None
+        raise
+    return _parse(answer["message"])
+
+
+def _parse(raw: Mapping[str, Any]) -> StoredMessage:
+    headers: dict[str, str] = {}
+    for line in base64.b64decode(raw.get("hdrs", "")).decode(errors="replace").split("\r\n")[1:]:
+        name, colon, value = line.partition(":")
+        if colon:
+            headers[name.strip()] = value.strip()
+    # Nanoseconds are beyond what `fromisoformat` reads.
+    date, _, fraction = str(raw["time"]).rstrip("Z").partition(".")
+    stored = datetime.datetime.fromisoformat(date).replace(tzinfo=datetime.UTC).timestamp()
+    return StoredMessage(
+        subject=raw["subject"],
+        sequence=raw["seq"],
+        headers=headers,
+        body=base64.b64decode(raw.get("data", "")),
+        stored_at=stored + float(f"0.{fraction or 0}"),
+    )
+
+
+def message_id(*parts: str) -> dict[str, str]:
+    """The header by which a stream drops doubles."""
+    return {MSG_ID: ".".join(parts)}

@@ -1,0 +1,279 @@
+"""The client's face: connect, submit tasks, await their results, ask services, read traces."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from nats.aio.msg import Msg
+from pydantic import BaseModel
+
+from bus import codec, endings, rpc, subjects, tasks, topology
+from bus.connection import Connection, Subscription
+from bus.errors import (
+    BusError,
+    DecodeError,
+    NotFoundError,
+    ResultTimeoutError,
+    TaskFailedError,
+    TransportError,
+)
+from bus.messages import Result, SpanRecord
+from bus.settings import Settings
+from bus.telemetry import Telemetry
+from bus.traces import read_trace
+
+log = logging.getLogger(__name__)
+
+
+class Handle:
+    """A submitted task. Its result may be awaited as often as one likes, from as many places."""
+
+    def __init__(self, mesh: Mesh, capability: str, task_id: str) -> None:
+        self._mesh = mesh
+        self.capability = capability
+        self.task_id = task_id
+        self.sequence = 0
+        """Where the task stands in TASKS."""
+        self.duplicate = False
+        """Whether the same task was submitted before; then this handle is of that one."""
+        self.warning = ""
+        """What the submitter should know, such as that no agent has the capability yet."""
+        self._known_before = True
+        self._future = mesh._future(capability, task_id)  # noqa: SLF001  (a handle is half of its mesh)
+
+    async def outcome(self, timeout: float | None = None) -> Result:
+        """Wait for the task's end, however it ends, and return its result.
+
+        `timeout` is seconds; None waits until the task has ended, which its deadline bounds.
+
+        Raises:
+            ResultTimeoutError: there is no result yet. The task goes on.
+            BusClosedError: the mesh was closed meanwhile.
+        """
+        await self._mesh._watch(self)  # noqa: SLF001
+        done, _ = await asyncio.wait(
+            (self._future, self._mesh.connection.closed), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._future.done():
+            return self._future.result()
+        if done:
+            await self._mesh.connection.connected()  # raises why it is closed
+        assert timeout is not None
+        raise ResultTimeoutError(self.task_id, timeout)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the task's end and return its value: plain data, as the handler's model dumps it.
+
+        Raises:
+            TaskFailedError: the task failed or expired; says why.
+            ResultTimeoutError: there is no result yet. The task goes on.
+        """
+        outcome = await self.outcome(timeout)
+        if outcome.status != "succeeded":
+            error = outcome.error
+            code = error.code if error else "unknown"
+            message = error.message if error else ""
+            raise TaskFailedError(self.task_id, outcome.status, code, message, error.details if error else None)
+        return outcome.value
+
+
+class Mesh:
+    """A client of the mesh. Get one with `async with Mesh.connect() as mesh`."""
+
+    def __init__(self, connection: Connection, telemetry: Telemetry, *, client: str) -> None:
+        self.connection = connection
+        self.telemetry = telemetry
+        self.client = subjects.token(client, "client")
+        self._waiting: weakref.WeakValueDictionary[tuple[str, str], asyncio.Future[Result]] = (
+            weakref.WeakValueDictionary()
+        )
+        self._results: Subscription | None = None
+        self._subscribing = asyncio.Lock()
+        self._served: set[str] = set()
+        self._rereading: set[asyncio.Task[None]] = set()
+        connection.on_reconnect(self._reread)
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        url: str | None = None,
+        *,
+        client: str | None = None,
+        settings: Settings | None = None,
+        service: str = "client",
+    ) -> AsyncIterator[Mesh]:
+        """A connected client for the length of a block.
+
+        Without `url` it is the setting `REVO_NATS_URL`, else the mesh that runs here (`$REVO_HOME/mesh.json`). `client`
+        names the application: its results come to it alone, and its task ids are its own (default `REVO_CLIENT`, else
+        `anon`, which all that give no name share). `service` is its name in traces.
+
+        Raises:
+            ServerUnreachableError, AuthenticationError, ServerTooOldError, TopologyError: see `Connection.open`.
+        """
+        settings = settings or Settings.from_env()
+        connection = await Connection.open(url or settings.find_url(), name=service, settings=settings)
+        telemetry = Telemetry(service=service, instance=f"{service}-{id(connection):x}", sample=settings.trace_sample)
+        telemetry.start(connection.publish)
+        mesh = cls(connection, telemetry, client=client or settings.client)
+        try:
+            await topology.apply(connection)
+            yield mesh
+        finally:
+            await mesh.close()
+
+    async def submit(
+        self,
+        capability: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        priority: str = "normal",
+        task_id: str | None = None,
+        deadline: float | None = None,
+    ) -> Handle:
+        """Store one task and return its handle.
+
+        When it returns the task is durable and ends in exactly one result; before, nothing is promised. `deadline`
+        is seconds from now (default: the setting, one hour). The same `task_id` twice is one task.
+
+        Raises:
+            InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
+            QueueFullError: the queue is full; nothing was stored.
+            TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
+        """
+        await self._subscribe()
+        chosen = tasks.new_task_id() if task_id is None else subjects.token(task_id, "task id")
+        handle = Handle(self, capability, chosen)
+        handle._known_before = task_id is not None  # noqa: SLF001
+        stored = await tasks.submit(
+            self.connection,
+            self.telemetry,
+            capability,
+            message,
+            priority=priority,
+            client=self.client,
+            task_id=chosen,
+            fresh=task_id is None,
+            deadline=deadline,
+        )
+        handle.sequence, handle.duplicate = stored.sequence, stored.duplicate
+        handle._known_before |= stored.duplicate  # noqa: SLF001
+        if capability not in self._served:
+            handle.warning = await self._check_served(capability)
+        return handle
+
+    async def _check_served(self, capability: str) -> str:
+        try:
+            if await topology.has_workers(self.connection, capability):
+                self._served.add(capability)
+                return ""
+        except BusError as error:
+            log.debug("cannot tell whether %s has workers: %s", capability, error)
+            return ""
+        warning = f"no agent has had the capability {capability} yet; the task waits for one until its deadline"
+        log.warning("%s", warning)
+        return warning
+
+    def handle(self, capability: str, task_id: str) -> Handle:
+        """The handle of a task that this client submitted before, in this process or another."""
+        subjects.result(self.client, subjects.token(capability, "capability"), subjects.token(task_id, "task id"))
+        return Handle(self, capability, task_id)
+
+    async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
+        """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""
+        return await rpc.call(self.connection, self.telemetry, service, method, message, timeout=timeout)
+
+    async def tell(self, service: str, method: str, message: object = None) -> None:
+        """Send a service a message that nobody answers; see `bus.rpc.tell`."""
+        await rpc.tell(self.connection, self.telemetry, service, method, message)
+
+    async def trace(self, task_or_trace_id: str) -> list[SpanRecord]:
+        """The spans of a task, found by its id or by its trace's, as far as they stand in TRACES.
+
+        Raises:
+            NotFoundError: neither a result nor a span knows the id.
+        """
+        result = None
+        if len(task_or_trace_id) <= 64:
+            result = await endings.stored_result(self.connection, subjects.result_of(task_or_trace_id))
+        since = result.submitted_at - 60.0 if result else time.time() - self.connection.settings.traces_max_age
+        trace_id = result.trace_id if result and result.trace_id else task_or_trace_id
+        await self.telemetry.flush()
+        spans = await read_trace(self.connection, trace_id, since=since)
+        if not spans:
+            raise NotFoundError(
+                f"trace of {task_or_trace_id}", "no span is known; was it sampled, and in the last day?"
+            )
+        return spans
+
+    async def close(self) -> None:
+        """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""
+        for task in self._rereading:
+            task.cancel()
+        await self.telemetry.close()
+        await self.connection.close()
+
+    # --- results ------------------------------------------------------------------------------------------
+
+    async def _subscribe(self) -> None:
+        """Listen to this client's results: one subscription for all its tasks."""
+        if self._results is None:
+            async with self._subscribing:
+                if self._results is None:
+                    self._results = await self.connection.subscribe(subjects.done(self.client), self._on_done)
+
+    def _future(self, capability: str, task_id: str) -> asyncio.Future[Result]:
+        """Where a task's result arrives. All handles of the task share it, and it lives as long as one of them."""
+        key = (capability, task_id)
+        future = self._waiting.get(key)
+        if future is None:
+            self._waiting[key] = future = asyncio.get_running_loop().create_future()
+        return future
+
+    async def _watch(self, handle: Handle) -> None:
+        """Make sure that the handle hears of its result, also of one that was stored before we listened."""
+        await self._subscribe()
+        if handle._known_before and not handle._future.done():  # noqa: SLF001
+            await self._read((handle.capability, handle.task_id), handle._future)  # noqa: SLF001
+
+    async def _on_done(self, message: Msg) -> None:
+        """A result was stored. RESULTS republishes what it stored, so a refused publish is never seen here."""
+        future = self._waiting.get(subjects.parse_done(message.subject))
+        if future is None or future.done():
+            return
+        try:
+            future.set_result(codec.read(Result, message.headers or {}, message.data, subject=message.subject))
+        except DecodeError as error:
+            log.warning("%s", error)
+
+    async def _read(self, key: tuple[str, str], future: asyncio.Future[Result]) -> None:
+        result = await endings.stored_result(self.connection, subjects.result(self.client, *key))
+        if result is not None and not future.done():
+            future.set_result(result)
+
+    async def _reread(self) -> None:
+        """After a reconnect: results may have been stored while nobody listened."""
+        task = asyncio.get_running_loop().create_task(self._read_all())
+        self._rereading.add(task)
+        task.add_done_callback(self._rereading.discard)
+
+    async def _read_all(self) -> None:
+        for key, future in list(self._waiting.items()):
+            while not future.done() and self.connection.is_connected:
+                try:
+                    await self._read(key, future)
+                except TransportError as error:
+                    log.debug("result of %s: %s", key, error)
+                    await asyncio.sleep(0.2)  # JetStream comes up a moment after the server does
+                except BusError as error:
+                    log.warning("result of %s: %s", key, error)
+                    break
+                else:
+                    break

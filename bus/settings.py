@@ -1,0 +1,118 @@
+"""The `REVO_*` environment, read once and validated.
+
+Every limit of the design is a setting here. Must not know who uses a setting.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bus.errors import ConfigError, NoMeshError
+from bus.subjects import token
+
+MIB = 1024 * 1024
+
+MESH_FILE = "mesh.json"
+"""Below `home`: what runs on this machine, written by `revo up`."""
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Bytes = Annotated[int, Field(gt=0)]
+
+
+class Settings(BaseModel):
+    """All settings of a process. Times are seconds, sizes are bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    nats_url: str = Field("", description="the server to use; empty: the mesh that runs here, see `home`")
+    home: Path = Field(Path(".revo"), description="where a mesh that runs on this machine keeps its files")
+    nats_server: str = Field("", description="path of a nats-server binary; empty: the one that was installed")
+    client: str = Field("anon", description="the client's token in task and result subjects")
+    connect_timeout: Seconds = Field(5.0, description="how long the first connect may take")
+    request_timeout: Seconds = Field(5.0, description="how long one request to the server or an actor may take")
+    publish_timeout: Seconds = Field(15.0, description="how long a durable publish is tried before it is an error")
+    deadline: Seconds = Field(3600.0, description="of a task that names none")
+    result_ttl: Seconds = Field(3600.0, description="how long a result is kept, at the least until the deadline")
+    ack_wait: Seconds = Field(5.0, description="after how long a dead worker's task runs elsewhere")
+    max_attempts: int = Field(3, ge=1, description="how often a handler may fail before the task is dead")
+    time_limit: Seconds = Field(30.0, description="how long one attempt may run")
+    backoff: Seconds = Field(1.0, description="before the second attempt; doubles with every further one")
+    backoff_max: Seconds = Field(60.0, description="the longest pause between two attempts")
+    max_deaths: int = Field(3, ge=1, description="processes that may die of one task before it is dead")
+    hold: Seconds = Field(30.0, description="how long a task in hand waits for a slot before it is handed back")
+    settle_patience: Seconds = Field(60.0, description="how long a result that cannot be stored is kept in hand")
+    drain_timeout: Seconds = Field(20.0, description="how long a drain waits for the work in hand")
+    mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
+    trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
+    replicas: int = Field(1, ge=1, le=5, description="copies of every stream, for a cluster")
+    tasks_max_bytes: Bytes = 1024 * MIB
+    results_max_bytes: Bytes = 1024 * MIB
+    dead_max_bytes: Bytes = 512 * MIB
+    traces_max_bytes: Bytes = 256 * MIB
+    attempts_max_bytes: Bytes = 64 * MIB
+    dead_max_age: Seconds = 30 * 86400.0
+    traces_max_age: Seconds = 86400.0
+
+    @field_validator("nats_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        if value and (urlsplit(value).scheme not in ("nats", "tls", "ws", "wss") or not urlsplit(value).hostname):
+            raise ValueError("must look like nats://host:4222")
+        return value
+
+    @field_validator("client")
+    @classmethod
+    def _client(cls, value: str) -> str:
+
+        return token(value, "client")
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
+        """The settings that the environment names; the rest are the defaults above.
+
+        Raises:
+            ConfigError: when a value cannot be used; it names the variable. A variable `REVO_...` that is
+                no setting is not an error: newer and older processes share environments.
+        """
+        env = os.environ if env is None else env
+        given = {
+            field: env[name]
+            for field in cls.model_fields
+            if (name := f"REVO_{field.upper()}") in env and env[name] != ""
+        }
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = f"REVO_{str(first['loc'][0]).upper()}"
+            shown = name if "url" in first["loc"] else f"{name}={first['input']}"  # a URL may hold a password
+            raise ConfigError(shown, first["msg"]) from None
+
+    def find_url(self) -> str:
+        """The server to use: the setting `REVO_NATS_URL`, else that of the mesh which runs here.
+
+        Raises:
+            NoMeshError: neither is there.
+        """
+        if self.nats_url:
+            return self.nats_url
+        try:
+            return str(json.loads((self.home / MESH_FILE).read_text(encoding="utf-8"))["url"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise NoMeshError(str(self.home / MESH_FILE)) from None
+
+
+def redact(url: str) -> str:
+    """The URL without user and password, fit for a log line or an error."""
+    parts = urlsplit(url)
+    if parts.username is None and parts.password is None:
+        return url
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"

@@ -1,0 +1,216 @@
+"""Carries out the outcome table: stores results, makes sure of dead letters, settles deliveries. In this order.
+
+A step that the server must confirm is done again until it is confirmed, while the task stays in hand. Each can be
+repeated after a crash. What happened to a task is decided in `bus.worker`, what becomes of it in `bus.outcomes`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from bus import attempts, endings, subjects
+from bus.connection import Connection
+from bus.errors import EncodeError, PayloadTooLargeError, Retry, TransportError
+from bus.extender import Extender
+from bus.messages import Attempts, Envelope, Result, Status
+from bus.outcomes import Happening, Outcome, Policy, Settle, decide
+from bus.telemetry import Span
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Handler = Callable[[Envelope], Awaitable[object]]
+"""Takes a task and returns its value (plain or pydantic). An interceptor takes a handler and returns one.
+
+It raises `DecodeError` when the body is not the message it declares and `EncodeError` when what it would return is not
+what it declares; whatever else it raises is its own error.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """A kind of work that a worker does."""
+
+    name: str
+    handler: Handler
+    policy: Policy
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One task in hand."""
+
+    envelope: Envelope
+    capability: Capability
+    record: Attempts = field(default_factory=Attempts)
+    task: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    alone: asyncio.Future[None] | None = None
+    stopped: Happening | None = None
+    started_at: float = 0.0
+    in_handler: bool = False
+
+    @property
+    def ran_alone(self) -> bool:
+        """Whether it has been run with nothing else in the process, and counted as such."""
+        return self.alone is not None and self.alone.done() and not self.alone.cancelled()
+
+
+class Settler:
+    """Ends what a worker has in hand. `waiting` is how many tasks wait for the server to confirm something."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        extender: Extender,
+        *,
+        agent: str,
+        instance: str,
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` is called when `waiting` rises from or falls to a new value."""
+        self._connection = connection
+        self._extender = extender
+        self._agent = agent
+        self._instance = instance
+        self._changed = changed
+        self.waiting = 0
+
+    async def stored_result(self, envelope: Envelope) -> Result | None:
+        """The result that the task has already, or None."""
+        subject = subjects.result(envelope.client, envelope.capability, envelope.task_id)
+        return await endings.stored_result(self._connection, subject)
+
+    async def conclude(self, run: Run, span: Span, happening: Happening, payload: object) -> None:
+        """Carry out what the table says of `happening`; `payload` is the handler's value, the error or the result.
+
+        Raises:
+            BusError: the server refuses for good; the worker cannot go on.
+        """
+        envelope, policy = run.envelope, run.capability.policy
+        outcome = decide(happening, attempt=envelope.attempt, policy=policy)
+        error = payload if isinstance(payload, BaseException) else None
+        if error is not None and happening is not Happening.HANDED_BACK:
+            span.fail(error)
+        span.set("revo.outcome", outcome.result or outcome.settle.name.lower())
+        try:
+            if happening is Happening.ENDED_BEFORE:
+                assert isinstance(payload, Result)
+                await self._make_sure_of_dead_letter(run, payload)
+                await self._settle(run, outcome.settle)
+            elif outcome.result is None:
+                await self._give_back(run, span, outcome, error)
+            else:
+                await self._end(run, span, outcome, payload, error)
+        except TransportError as failure:
+            log.warning("task %s is handed back: %s", envelope.task_id, failure)
+            await self._settle(run, Settle.NAK)
+
+    async def _end(self, run: Run, span: Span, outcome: Outcome, payload: object, error: BaseException | None) -> None:
+        """Store the result, make sure of the dead letter, settle: in this order, whatever dies in between."""
+        assert outcome.result is not None
+        result = self.result(run, outcome.result, error, None if error else payload)
+        result.trace_id = span.trace_id
+        store = endings.store_result
+        try:
+            standing = await self.persist(run, lambda: store(self._connection, run.envelope, result))
+        except (EncodeError, PayloadTooLargeError) as unfit:
+            span.fail(unfit)
+            failed = self.result(run, "failed", unfit)
+            failed.trace_id = span.trace_id
+            standing = await self.persist(run, lambda: store(self._connection, run.envelope, failed))
+        if standing.status == "failed":
+            span.event("dead letter", code=standing.error.code if standing.error else "")
+        await self._make_sure_of_dead_letter(run, standing)
+        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)
+
+    async def _make_sure_of_dead_letter(self, run: Run, result: Result) -> None:
+        # A result that names another stored message ends another task of the same id; so does its dead letter.
+        if result.status == "failed" and result.sequence == run.envelope.sequence:
+            await self.persist(run, lambda: endings.bury(self._connection, run.envelope, result))
+
+    async def _give_back(self, run: Run, span: Span, outcome: Outcome, error: BaseException | None) -> None:
+        """Record how this delivery ended, then hand the task back: at once, or after a pause when it failed."""
+        envelope = run.envelope
+        delay = 0.0
+        if outcome.counts:
+            asked = error.delay if isinstance(error, Retry) else None
+            delay = run.capability.policy.pause(envelope.attempt) if asked is None else asked
+            span.event("retry", delay=delay, attempt=envelope.attempt)
+            update: dict[str, Any] = {"errors": envelope.attempt, "suspect": False, "alone": 0}
+        else:
+            update = {"suspect": run.record.suspect}
+            if run.alone is not None and run.alone.done() and not run.alone.cancelled():
+                update["alone"] = max(0, run.record.alone - 1)  # it came back: nothing died of it
+        update["returned"] = envelope.deliveries
+        await self.persist(
+            run,
+            lambda: attempts.change(self._connection, envelope, lambda record: record.model_copy(update=update)),
+        )
+        await self._settle(run, outcome.settle, delay=delay)
+
+    async def _settle(self, run: Run, settle: Settle, *, delay: float = 0.0) -> None:
+        """Tell the server what became of the delivery: the only place that does."""
+        self._extender.release(run.envelope.sequence)
+        body = settle.value
+        if settle is Settle.NAK and delay > 0:
+            body += b' {"delay": %d}' % int(delay * 1e9)
+        await self._connection.publish(run.envelope.reply, body)
+
+    def result(self, run: Run, status: Status, error: BaseException | None, value: object = None) -> Result:
+        """The result of this run, not yet stored."""
+        envelope = run.envelope
+        return Result.model_construct(
+            task_id=envelope.task_id,
+            capability=envelope.capability,
+            client=envelope.client,
+            status=status,
+            value=value,
+            error=endings.error_info(error) if error is not None else None,
+            attempts=envelope.attempt,
+            deliveries=envelope.deliveries,
+            sequence=envelope.sequence,
+            agent=self._agent,
+            instance=self._instance,
+            submitted_at=envelope.stored_at,
+            started_at=run.started_at,
+            finished_at=time.time(),
+            trace_id="",
+        )
+
+    async def persist(self, run: Run, step: Callable[[], Awaitable[T]]) -> T:
+        """Do a step that the server must confirm, again with backoff while it cannot; the task stays in hand.
+
+        While any step waits, nothing is pulled: what cannot be stored must not pile up.
+
+        Raises:
+            TransportError: the last one, when the setting `settle_patience` is used up.
+        """
+        try:
+            return await step()
+        except TransportError as error:
+            first = error
+        log.warning("task %s: %s; trying again", run.envelope.task_id, first)
+        until = time.monotonic() + self._connection.settings.settle_patience
+        pause = 0.1
+        self.waiting += 1
+        self._changed()
+        try:
+            while True:
+                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+                try:
+                    return await step()
+                except TransportError:
+                    if time.monotonic() > until:
+                        raise
+                    pause = min(2.0, pause * 2)
+        finally:
+            self.waiting -= 1
+            self._changed()

@@ -1,0 +1,179 @@
+"""Every subject, stream, bucket and consumer name: built and parsed here, and nowhere else.
+
+Tokens that come from outside keep to `[A-Za-z0-9_-]`, 1 to 64 characters. Must not know what travels on a subject.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from bus.errors import InvalidSubjectError
+
+TASKS: Final = "TASKS"
+RESULTS: Final = "RESULTS"
+DEAD: Final = "DEAD"
+TRACES: Final = "TRACES"
+ATTEMPTS: Final = "KV_ATTEMPTS"
+"""The stream under the key-value bucket ATTEMPTS: what is known of tasks that did not end at the first try."""
+
+PRIORITIES: Final = ("critical", "urgent", "high", "normal", "low")
+"""From the most to the least urgent."""
+
+ANONYMOUS: Final = "anon"
+"""The client token of a task that names none."""
+
+TASK_FORMS: Final = tuple(
+    form for priority in PRIORITIES for form in (f"revo.task.*.{priority}", f"revo.task.*.{priority}.*")
+)
+"""All that TASKS stores. Listed one by one: with `revo.task.>` a misspelt priority would be stored for ever."""
+
+BARE_TASKS: Final = "revo.task.*.*"
+CLIENT_TASKS: Final = f"revo.task.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{ANONYMOUS}"
+"""The ingest transform: a bare task becomes one of client `anon`, so that one filter a consumer finds them all."""
+
+RESULT_SUBJECTS: Final = "revo.result.>"
+DONE_SUBJECTS: Final = "revo.done.>"
+DEAD_SUBJECTS: Final = "revo.dead.>"
+SPAN_SUBJECTS: Final = "revo.span.>"
+ATTEMPT_SUBJECTS: Final = "$KV.ATTEMPTS.>"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+
+
+def token(value: str, what: str = "name") -> str:
+    """Return `value` if it may stand as one token of a subject.
+
+    Raises:
+        InvalidSubjectError: when it is not 1 to 64 characters of A-Z, a-z, 0-9, `_` and `-`.
+    """
+    if not isinstance(value, str) or not _TOKEN.match(value):
+        shown = value if isinstance(value, str) and len(value) <= 80 else f"{value!r:.80}..."
+        raise InvalidSubjectError(shown, f"a {what} is 1 to 64 characters of A-Z, a-z, 0-9, underscore and hyphen")
+    return value
+
+
+def priority(value: str) -> str:
+    """Return `value` if it is one of the five priorities.
+
+    Raises:
+        InvalidSubjectError: when it is not.
+    """
+    if value not in PRIORITIES:
+        raise InvalidSubjectError(value, f"a priority is one of {', '.join(PRIORITIES)}")
+    return value
+
+
+class TaskAddress(NamedTuple):
+    """What the subject of a stored task says."""
+
+    capability: str
+    priority: str
+    client: str
+
+
+def task(capability: str, priority_: str, client: str = ANONYMOUS) -> str:
+    """The subject that a task for `capability` is published to."""
+    return f"revo.task.{token(capability, 'capability')}.{priority(priority_)}.{token(client, 'client')}"
+
+
+def parse_task(subject: str) -> TaskAddress:
+    """Read a task's subject as it stands in TASKS.
+
+    Raises:
+        InvalidSubjectError: when it is not a task's subject.
+    """
+    parts = subject.split(".")
+    if len(parts) == 5 and parts[0] == "revo" and parts[1] == "task":
+        return TaskAddress(parts[2], parts[3], parts[4])
+    if len(parts) == 4 and parts[0] == "revo" and parts[1] == "task":
+        return TaskAddress(parts[2], parts[3], ANONYMOUS)
+    raise InvalidSubjectError(subject, "not the subject of a task")
+
+
+def consumer(capability: str, priority_: str) -> str:
+    """The durable consumer on TASKS that all replicas of a capability share, one for each priority."""
+    return f"{token(capability, 'capability')}-{priority_}"
+
+
+def consumer_filter(capability: str, priority_: str) -> str:
+    """What that consumer delivers: the tasks of every client."""
+    return f"revo.task.{token(capability, 'capability')}.{priority_}.*"
+
+
+def result(client: str, capability: str, task_id: str) -> str:
+    """The subject of the one result of a task."""
+    return f"revo.result.{client}.{capability}.{task_id}"
+
+
+def result_of(task_id: str) -> str:
+    """A filter that finds a task's result whoever sent it to whichever capability."""
+    return f"revo.result.*.*.{token(task_id, 'task id')}"
+
+
+def dead_of(task_id: str) -> str:
+    """A filter that finds a task's dead letter."""
+    return f"revo.dead.*.*.{token(task_id, 'task id')}"
+
+
+def done(client: str) -> str:
+    """Where a client hears of its results once they are stored (RESULTS republishes there)."""
+    return f"revo.done.{token(client, 'client')}.>"
+
+
+def parse_done(subject: str) -> tuple[str, str]:
+    """The (capability, task id) of a result that was republished."""
+    _, _, _, capability, task_id = subject.split(".")
+    return capability, task_id
+
+
+def dead(client: str, capability: str, task_id: str) -> str:
+    """The subject of the dead letter of a task that failed for good."""
+    return f"revo.dead.{client}.{capability}.{task_id}"
+
+
+def attempt(client: str, capability: str, task_id: str) -> str:
+    """The key that holds what is known of a task's earlier tries."""
+    return f"$KV.ATTEMPTS.{client}.{capability}.{task_id}"
+
+
+def span(service: str) -> str:
+    """Where a process without a collector sends its spans."""
+    return f"revo.span.{token(service, 'service')}"
+
+
+def rpc(service: str, method: str) -> str:
+    """The subject that a service answers a method on; its queue group is the service's name."""
+    return f"revo.rpc.{token(service, 'service')}.{token(method, 'method')}"
+
+
+def micro(verb: str, name: str = "", instance: str = "") -> str:
+    """A control subject of the NATS micro service protocol (ADR-32); verb is PING, INFO or STATS."""
+    return ".".join(part for part in ("$SRV", verb, name, instance) if part)
+
+
+def api(operation: str, *names: str) -> str:
+    """A subject of the JetStream API, as in `api("STREAM.CREATE", "TASKS")`."""
+    return ".".join(("$JS.API", operation, *names))
+
+
+class AckToken(NamedTuple):
+    """What the reply subject of a JetStream delivery says."""
+
+    deliveries: int
+    sequence: int
+    stored_at_ns: int
+
+
+def parse_ack(reply: str) -> AckToken:
+    """Read the reply subject of a delivery, without or with a domain (ADR-15).
+
+    Raises:
+        InvalidSubjectError: when the message is not a JetStream delivery.
+    """
+    parts = reply.split(".")
+    if len(parts) == 9 and reply.startswith("$JS.ACK."):
+        return AckToken(int(parts[4]), int(parts[5]), int(parts[7]))
+    if len(parts) >= 11 and reply.startswith("$JS.ACK."):
+        return AckToken(int(parts[6]), int(parts[7]), int(parts[9]))
+    raise InvalidSubjectError(reply, "not the reply subject of a JetStream delivery")

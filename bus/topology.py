@@ -1,0 +1,231 @@
+"""Streams, consumers and buckets as data. Applying it creates what is missing, reports what differs, and may be repeated.
+
+What stands on a server may hold somebody's work, so nothing that exists is changed here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any, Final
+
+from bus import jetstream, subjects
+from bus.connection import Connection
+from bus.errors import BusError, NotFoundError, ServerError
+from bus.messages import HEADROOM
+from bus.outcomes import Policy
+from bus.settings import Settings
+
+log = logging.getLogger(__name__)
+
+NS: Final = 1_000_000_000
+MAX_CONSUMERS: Final = 100_000
+"""Said outright: since 2.15 the server's own default is 1,000 a stream, and every capability takes five."""
+MAX_WAITING: Final = 10_000
+"""Standing pulls on one consumer: one for each idle replica."""
+DEDUP_WINDOW: Final = 120 * NS
+
+_NAME_IN_USE: Final = 10058
+_CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
+
+Config = dict[str, Any]
+
+
+def streams(settings: Settings, max_payload: int) -> list[Config]:
+    """Every stream that a mesh stands on, as the server's API takes it."""
+    common: Config = {"num_replicas": settings.replicas, "storage": "file", "max_consumers": MAX_CONSUMERS}
+    kept: Config = {**common, "retention": "limits", "allow_msg_ttl": True}
+    one_each: Config = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
+    return [
+        {
+            "name": subjects.TASKS,
+            "description": "tasks that wait for, or are with, a worker",
+            "subjects": list(subjects.TASK_FORMS),
+            "subject_transform": {"src": subjects.BARE_TASKS, "dest": subjects.CLIENT_TASKS},
+            "retention": "workqueue",
+            "discard": "new",
+            "max_bytes": settings.tasks_max_bytes,
+            "max_msg_size": max_payload - HEADROOM,
+            "duplicate_window": DEDUP_WINDOW,
+            **common,
+        },
+        {
+            "name": subjects.RESULTS,
+            "description": "the one result of every task",
+            "subjects": [subjects.RESULT_SUBJECTS],
+            "republish": {"src": subjects.RESULT_SUBJECTS, "dest": subjects.DONE_SUBJECTS},
+            "max_bytes": settings.results_max_bytes,
+            **one_each,
+            **kept,
+        },
+        {
+            "name": subjects.DEAD,
+            "description": "tasks that failed for good, as they were submitted",
+            "subjects": [subjects.DEAD_SUBJECTS],
+            "max_bytes": settings.dead_max_bytes,
+            "max_age": int(settings.dead_max_age * NS),
+            **one_each,
+            **kept,
+        },
+        {
+            "name": subjects.ATTEMPTS,
+            "description": "what is known of tasks that did not end at the first try",
+            "subjects": [subjects.ATTEMPT_SUBJECTS],
+            "max_bytes": settings.attempts_max_bytes,
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "allow_rollup_hdrs": True,
+            "allow_direct": True,
+            "deny_delete": True,
+            **kept,
+        },
+        {
+            "name": subjects.TRACES,
+            "description": "spans of processes without a collector",
+            "subjects": [subjects.SPAN_SUBJECTS],
+            "discard": "old",
+            "max_bytes": settings.traces_max_bytes,
+            "max_age": int(settings.traces_max_age * NS),
+            "retention": "limits",
+            **common,
+        },
+    ]
+
+
+async def apply(connection: Connection) -> list[str]:
+    """Create the streams that are missing; say, in words, what differs in those that exist.
+
+    Raises:
+        ServerError: when the server refuses a stream (no room, no permission).
+    """
+    found: list[str] = []
+    for wanted in streams(connection.settings, connection.max_payload):
+        name = wanted["name"]
+        try:
+            standing = await jetstream.call(connection, "STREAM.INFO", name)
+        except NotFoundError:
+            standing = await _create_stream(connection, wanted)
+        found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
+    return found
+
+
+async def _create_stream(connection: Connection, wanted: Config) -> dict[str, Any]:
+    try:
+        return await jetstream.call(connection, "STREAM.CREATE", wanted["name"], body=wanted)
+    except ServerError as error:
+        if error.api_code != _NAME_IN_USE:
+            raise
+        # Another process created it between our two calls; if from other settings, the comparison says so.
+        return await jetstream.call(connection, "STREAM.INFO", wanted["name"])
+
+
+async def differences(connection: Connection) -> list[str]:
+    """What `apply` would create or report, in words, without touching anything."""
+    found: list[str] = []
+    for wanted in streams(connection.settings, connection.max_payload):
+        try:
+            standing = await jetstream.call(connection, "STREAM.INFO", wanted["name"])
+        except NotFoundError:
+            found.append(f"stream {wanted['name']} does not exist")
+        else:
+            found += [f"stream {wanted['name']}: {line}" for line in compare(wanted, standing["config"])]
+    return found
+
+
+def compare(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[str]:
+    """What differs, key by key. What the server adds by itself is no difference."""
+    lines = []
+    for key, value in wanted.items():
+        other = standing.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            lines += [f"{key}.{line}" for line in compare(value, other)]
+        elif value != other and not (value in (False, 0, "") and other is None):
+            lines.append(f"{key} is {json.dumps(other)}, wanted {json.dumps(value)}")
+    return lines
+
+
+# --- capabilities -----------------------------------------------------------------------------------------
+
+_POLICY: Final = "revo.policy"
+_AGENT: Final = "revo.agent"
+
+
+class PolicyConflictError(BusError):
+    """Two agents want one capability run in two ways. The one that came first stands."""
+
+    def __init__(self, capability: str, ours: str, theirs: str, lines: tuple[str, ...]) -> None:
+        super().__init__(capability, ours, theirs, lines)
+        self.capability = capability
+        self.ours = ours
+        self.theirs = theirs
+        self.lines = lines
+
+    def __str__(self) -> str:
+        return f"agents {self.theirs} and {self.ours} disagree on how {self.capability} is run: {'; '.join(self.lines)}"
+
+
+def consumers(capability: str, policy: Policy, agent: str, replicas: int) -> list[Config]:
+    """The five shared pull consumers of a capability, one for each priority."""
+    return [
+        {
+            "durable_name": subjects.consumer(capability, priority),
+            "description": f"{priority} tasks for {capability}",
+            "filter_subject": subjects.consumer_filter(capability, priority),
+            "ack_policy": "explicit",
+            "ack_wait": int(policy.ack_wait * NS),
+            "max_deliver": -1,  # the worker that gets a task over its limits ends it (bus.worker)
+            "max_ack_pending": -1,  # a retry that waits keeps its slot: it must not stall the others
+            "max_waiting": MAX_WAITING,
+            "num_replicas": replicas,
+            "metadata": {_POLICY: json.dumps(dataclasses.asdict(policy), sort_keys=True), _AGENT: agent},
+        }
+        for priority in subjects.PRIORITIES
+    ]
+
+
+async def ensure_capability(
+    connection: Connection, capability: str, policy: Policy, agent: str
+) -> tuple[Policy, PolicyConflictError | None]:
+    """Create the capability's consumers where they are missing; return the policy that stands.
+
+    How a capability is run belongs to the capability: when another agent, or an earlier version of this one, set
+    it up differently, what stands holds, and the second value says what differs and names both.
+    """
+    standing: dict[str, Any] = {}
+    for wanted in consumers(capability, policy, agent, connection.settings.replicas):
+        name = wanted["durable_name"]
+        try:
+            standing = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name)
+        except NotFoundError:
+            body = {"stream_name": subjects.TASKS, "config": wanted, "action": "create"}
+            try:
+                standing = await jetstream.call(
+                    connection, "CONSUMER.CREATE", subjects.TASKS, name, wanted["filter_subject"], body=body
+                )
+            except ServerError as error:
+                if error.api_code not in _CONSUMER_EXISTS:
+                    raise
+                standing = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name)
+    metadata = standing["config"].get("metadata", {})
+    try:
+        held = Policy(**json.loads(metadata[_POLICY]))
+    except (KeyError, ValueError, TypeError):
+        log.warning("consumer %s carries no policy that this version reads; ours is used", capability)
+        return policy, None
+    if held == policy:
+        return policy, None
+    ours, theirs = dataclasses.asdict(policy), dataclasses.asdict(held)
+    lines = tuple(f"{key} {theirs[key]:g} and {ours[key]:g}" for key in ours if ours[key] != theirs[key])
+    return held, PolicyConflictError(capability, agent, metadata.get(_AGENT, "?"), lines)
+
+
+async def has_workers(connection: Connection, capability: str) -> bool:
+    """Whether any agent ever had the capability: its consumers exist from its first worker on."""
+    name = subjects.consumer(capability, "normal")
+    try:
+        await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name)
+    except NotFoundError:
+        return False
+    return True

@@ -1,0 +1,386 @@
+"""Does tasks: pulls them by priority, runs their handlers, and carries out the outcome table (`bus.outcomes`).
+
+A task in hand is held (it waits for a slot), secluded (it waits until nothing else runs, for a worker died with it
+before) or active. While it is any of the three its ack deadline is extended. It leaves by being settled, in one place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from nats.aio.msg import Msg
+
+from bus import attempts, endings, subjects
+from bus.connection import Connection
+from bus.errors import (
+    BusError,
+    CodecError,
+    DeadlineExceededError,
+    EncodeError,
+    TimeLimitError,
+    WorkerDiedError,
+)
+from bus.extender import Extender
+from bus.intake import Intake
+from bus.outcomes import Happening
+from bus.pull import Puller
+from bus.settling import Capability, Handler, Run, Settler
+from bus.tasks import receive
+from bus.telemetry import Attributes, Span, Telemetry
+
+__all__ = ["Capability", "Handler", "Worker", "WorkerFaultError"]
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs up to `concurrency` tasks of its capabilities at once, and loses none.
+
+    Use it as a context manager: on the way out it drains.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        telemetry: Telemetry,
+        capabilities: Sequence[Capability],
+        *,
+        agent: str,
+        instance: str,
+        concurrency: int = 1,
+    ) -> None:
+        self._connection = connection
+        self._settings = connection.settings
+        self._telemetry = telemetry
+        self._capabilities = {capability.name: capability for capability in capabilities}
+        self._agent = agent
+        self._instance = instance
+        self._concurrency = concurrency
+        self._in_hand: dict[int, Run] = {}
+        self._held: Intake[Run] = Intake()
+        self._secluded: deque[Run] = deque()
+        self._active: set[Run] = set()
+        self._exclusive: Run | None = None
+        self._draining = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._idle = asyncio.Event()
+        self.failed: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
+        """Done when the worker cannot go on: its process should end, so that a new one takes over."""
+        consumers = [
+            (f"{name}.{priority}", subjects.consumer(name, priority))
+            for priority in subjects.PRIORITIES
+            for name in self._capabilities
+        ]
+        self._puller = Puller(
+            connection,
+            subjects.TASKS,
+            consumers,
+            self._on_message,
+            spawn=self._spawn,
+            fail=self._fail,
+            on_quiet=self._schedule,
+        )
+        self._extender = Extender(
+            connection.url,
+            name=f"{agent}-{instance}",
+            ack_wait=min(capability.policy.ack_wait for capability in capabilities),
+            settings=self._settings,
+        )
+        self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
+
+    def start(self) -> None:
+        """Take work from now on."""
+        self._schedule()
+
+    @property
+    def in_hand(self) -> int:
+        """How many tasks are in hand: held, secluded or active."""
+        return len(self._in_hand)
+
+    # --- work comes in ------------------------------------------------------------------------------------
+
+    def _on_message(self, message: Msg) -> None:
+        envelope = receive(message, self._settings.deadline)
+        known = self._in_hand.get(envelope.sequence)
+        if known is not None:
+            # It came again while we have it: the connection was lost, or we were too slow to extend. It runs on,
+            # and is settled by its newest delivery.
+            known.envelope.reply = envelope.reply
+            known.envelope.deliveries = envelope.deliveries
+            self._extender.hold(envelope.sequence, envelope.reply)
+            return
+        run = Run(envelope, self._capabilities[envelope.capability])
+        self._in_hand[envelope.sequence] = run
+        self._extender.hold(envelope.sequence, envelope.reply)
+        self._held.put(run, envelope.priority)
+        self._schedule()
+        if run.task is None:
+            loop = asyncio.get_running_loop()
+            run.timer = loop.call_later(self._settings.hold, self._hand_back_held, run)
+
+    def _schedule(self) -> None:
+        """Start what may start and say how much more may come. Called after every change."""
+        if self._draining:
+            return
+        while len(self._active) < self._concurrency and self._exclusive is None:
+            run = self._held.next()
+            if run is None:
+                break
+            self._start(run)
+        if self._secluded and self._exclusive is None:
+            self._puller.want(0, now=True)
+            if not self._active and not self._held and self._puller.quiet:
+                self._exclusive = run = self._secluded.popleft()
+                self._active.add(run)
+                assert run.alone is not None
+                run.alone.set_result(None)
+        elif self._exclusive is not None or self._settler.waiting:
+            self._puller.want(0, now=True)
+        else:
+            self._puller.want(max(0, self._concurrency - len(self._active)))
+
+    def _start(self, run: Run) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+            run.timer = None
+        self._active.add(run)
+        run.task = self._spawn(self._work(run))
+
+    # --- one task -----------------------------------------------------------------------------------------
+
+    async def _work(self, run: Run) -> None:
+        envelope = run.envelope
+        attributes: Attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": envelope.subject,
+            "messaging.consumer.group.name": envelope.capability,
+            "messaging.message.id": envelope.task_id,
+            "revo.deliveries": envelope.deliveries,
+            "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
+        }
+        name = f"process {envelope.capability}"
+        with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
+            try:
+                await self._settler.conclude(run, span, *await self._happen(run, span))
+            finally:
+                self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        if run.timer is not None:
+            run.timer.cancel()
+        self._extender.release(run.envelope.sequence)
+        self._in_hand.pop(run.envelope.sequence, None)
+        self._active.discard(run)
+        if self._exclusive is run:
+            self._exclusive = None
+        if not self._in_hand:
+            self._idle.set()
+        self._schedule()
+
+    async def _happen(self, run: Run, span: Span) -> tuple[Happening, object]:
+        """Run the task unless something forbids it; return what happened, and the value or error."""
+        envelope = run.envelope
+        run.started_at = time.time()
+        try:
+            if envelope.deliveries > 1 or envelope.named:
+                ended = await self._settler.persist(run, lambda: self._settler.stored_result(envelope))
+                if ended is not None:
+                    return Happening.ENDED_BEFORE, ended
+            if envelope.deliveries > 1:
+                deaths = await self._look_back(run, span)
+                if deaths >= run.capability.policy.max_deaths:
+                    return Happening.KILLED_ITS_PROCESS, WorkerDiedError(envelope.task_id, deaths)
+            if envelope.fault is not None:
+                return Happening.UNREADABLE, envelope.fault
+            if envelope.deadline <= time.time():
+                return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
+            return await self._handle(run, span)
+        except asyncio.CancelledError:
+            if run.stopped is None:
+                raise
+            self._uncancel(run)
+            return run.stopped, DeadlineExceededError(envelope.task_id, envelope.deadline)
+
+    async def _look_back(self, run: Run, span: Span) -> int:
+        """Learn what earlier tries left behind; after a worker's death, wait until nothing else is in hand.
+
+        Returns how many processes died while they ran this task alone.
+        """
+        run.record, _ = await self._settler.persist(run, lambda: attempts.read(self._connection, run.envelope))
+        run.envelope.attempt = run.record.errors + 1
+        deaths = run.record.alone
+        if not attempts.suspects(run.record, run.envelope):
+            return 0
+        span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
+        run.record.suspect = True
+        if deaths < run.capability.policy.max_deaths:
+            await self._seclude(run)
+            run.record = await self._settler.persist(
+                run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
+            )
+        return deaths
+
+    async def _seclude(self, run: Run) -> None:
+        loop = asyncio.get_running_loop()
+        run.alone = loop.create_future()
+        self._active.discard(run)
+        self._secluded.append(run)
+        hold = loop.call_later(self._settings.hold, self._stop, run, Happening.HANDED_BACK)
+        try:
+            self._schedule()
+            await run.alone
+        finally:
+            hold.cancel()
+            if run in self._secluded:
+                self._secluded.remove(run)
+
+    async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
+        envelope, policy = run.envelope, run.capability.policy
+        now = time.time()
+        run.started_at = now
+        span.set("revo.attempt", envelope.attempt)
+        expires = envelope.deadline - now <= policy.time_limit
+        limit = envelope.deadline - now if expires else policy.time_limit
+        run.timer = asyncio.get_running_loop().call_later(limit, lambda: self._limit(run, expires=expires))
+        run.in_handler = True
+        try:
+            return Happening.RETURNED, await run.capability.handler(envelope)
+        except asyncio.CancelledError as error:
+            if run.stopped is Happening.RAISED:
+                self._uncancel(run)
+                return Happening.RAISED, TimeLimitError(envelope.capability, policy.time_limit)
+            if run.stopped is not None or self._cancelling(run):
+                raise
+            # Nobody cancelled us: the handler let the cancellation of something that it awaited escape.
+            return Happening.RAISED, error
+        except EncodeError as error:
+            return Happening.UNENCODABLE, error
+        except CodecError as error:
+            return Happening.UNREADABLE, error
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises is an outcome)
+            return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
+        finally:
+            run.in_handler = False
+            run.timer.cancel()
+
+    def _limit(self, run: Run, *, expires: bool) -> None:
+        """The time of a running handler is up. An expired task gets its result before its handler hears of it."""
+        if expires:
+            self._spawn(self._expire(run))
+        else:
+            expires_in = run.envelope.deadline - time.time()
+            self._stop(run, Happening.RAISED)
+            # A thread cannot be killed: should it run on to the deadline, the task ends without it.
+            run.timer = asyncio.get_running_loop().call_later(expires_in, lambda: self._limit(run, expires=True))
+
+    async def _expire(self, run: Run) -> None:
+        error = DeadlineExceededError(run.envelope.task_id, run.envelope.deadline)
+        result = self._settler.result(run, "expired", error)
+        await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
+        if run.in_handler:
+            self._stop(run, Happening.EXPIRED)
+
+    def _stop(self, run: Run, why: Happening) -> None:
+        """Cancel a run; what it was cancelled for is its outcome. The first reason stands."""
+        if run.stopped is None and run.task is not None and not run.task.done():
+            run.stopped = why
+            run.task.cancel()
+
+    def _cancelling(self, run: Run) -> bool:
+        return run.task is not None and run.task.cancelling() > 0
+
+    def _uncancel(self, run: Run) -> None:
+        while run.task is not None and run.task.uncancel() > 0:
+            continue
+
+    # --- leaving ------------------------------------------------------------------------------------------
+
+    def _hand_back_held(self, run: Run) -> None:
+        """A held task found no slot here for too long: another replica may have one."""
+        if run.task is None:
+            self._held.remove(run, run.envelope.priority)
+            run.task = self._spawn(self._return(run))
+
+    async def _return(self, run: Run) -> None:
+        try:
+            await self._settler.conclude(run, Span(), Happening.HANDED_BACK, None)
+        finally:
+            self._leave(run)
+
+    async def drain(self, timeout: float | None = None) -> None:
+        """Take no more, hand back what has not started, finish what runs; after `timeout` seconds hand that back."""
+        timeout = self._settings.drain_timeout if timeout is None else timeout
+        if self._draining:
+            return
+        self._draining = True
+        await self._puller.stop()
+        for run in self._held.clear():
+            if run.timer is not None:
+                run.timer.cancel()
+            run.task = self._spawn(self._return(run))
+        for run in list(self._secluded):
+            self._stop(run, Happening.HANDED_BACK)
+        await self._until_idle(timeout)
+        for run in list(self._in_hand.values()):
+            log.warning("task %s is handed back: the drain took over %g s", run.envelope.task_id, timeout)
+            self._stop(run, Happening.HANDED_BACK)
+        await self._until_idle(5.0)
+        await self._extender.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _until_idle(self, timeout: float) -> None:
+        self._idle.clear()
+        if self._in_hand:
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._idle.wait()
+            except TimeoutError:
+                return
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            # Nothing that a handler does ends here: a fault of ours, or a server that refuses us.
+            log.error("worker %s: %s: %s", self._instance, type(error).__name__, error, exc_info=error)
+            self._fail(error if isinstance(error, BusError) else WorkerFaultError(str(error)))
+
+    def _fail(self, error: BusError) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.drain()
+
+
+class WorkerFaultError(BusError):
+    """The worker itself is at fault; its process should end, and what it held goes to another."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"fault in the worker: {self.reason}"

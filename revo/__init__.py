@@ -1,0 +1,59 @@
+"""The face of Revo: write agents, use the mesh.
+
+Names are loaded when they are first used, so that a process pays for what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from actors.actor import Actor, ActorRef, Agent, TaskContext, rpc, task
+    from bus.errors import BusError, Retry, TaskFailedError
+    from bus.mesh import Handle, Mesh
+    from bus.messages import Result
+    from bus.settings import Settings
+    from bus.telemetry import span
+
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "Agent",
+    "BusError",
+    "Handle",
+    "Mesh",
+    "Result",
+    "Retry",
+    "Settings",
+    "TaskContext",
+    "TaskFailedError",
+    "__version__",
+    "rpc",
+    "span",
+    "task",
+]
+
+_HOMES: Final = {
+    "actors.actor": ("Actor", "ActorRef", "Agent", "TaskContext", "rpc", "task"),
+    "bus.errors": ("BusError", "Retry", "TaskFailedError"),
+    "bus.mesh": ("Handle", "Mesh"),
+    "bus.messages": ("Result",),
+    "bus.settings": ("Settings",),
+    "bus.telemetry": ("span",),
+}
+_HOME_OF: Final = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("revo-mesh")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'revo' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

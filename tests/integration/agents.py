@@ -1,0 +1,71 @@
+"""Agents that tests run as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from revo import Agent, Retry, TaskContext, rpc, task
+
+
+class Work(BaseModel):
+    """A piece of work: `seconds` long, writing its id to `journal` when it begins."""
+
+    id: int = 0
+    seconds: float = 0.0
+    journal: str = ""
+    what: str = "sleep"
+
+
+class Sum(BaseModel):
+    a: int
+    b: int
+
+
+def note(work: Work, what: str) -> None:
+    if work.journal:
+        with Path(work.journal).open("a") as file:
+            file.write(f"{what} {work.id} {os.getpid()} {time.time():.3f}\n")
+
+
+class Toiler(Agent):
+    """Does as it is told."""
+
+    concurrency = 4
+
+    @task("toil", ack_wait=1.0, backoff=0.05, time_limit=60.0)
+    async def toil(self, work: Work, context: TaskContext) -> int:
+        note(work, "begin")
+        if work.what == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if work.what == "raise":
+            raise ValueError("as told")
+        if work.what == "retry" and context.attempt < 3:
+            raise Retry(0.01)
+        if work.what == "block":
+            time.sleep(work.seconds)  # noqa: ASYNC251, TID251  (the fault that the test is about)
+        else:
+            await asyncio.sleep(work.seconds)  # noqa: TID251  (the work itself)
+        note(work, "end")
+        return work.id
+
+    @rpc("add")
+    def add(self, numbers: Sum) -> int:
+        """Plain `def`: runs in a thread."""
+        return numbers.a + numbers.b
+
+
+class Threaded(Agent):
+    """Does its tasks in a thread."""
+
+    @task("thread", ack_wait=1.0, time_limit=60.0)
+    def thread(self, work: Work, context: TaskContext) -> str:
+        note(work, "begin")
+        stopped = context.stop.wait(work.seconds)
+        note(work, "stopped" if stopped else "end")
+        return "stopped" if stopped else "slept"

@@ -1,0 +1,314 @@
+"""Each trap of nats-py that the bus can meet: a test that fails without its cure.
+
+The numbers are those of the list in `docs/adr/0003-one-connection.md`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import nats
+import nats.errors
+import pytest
+from nats.aio.msg import Msg
+
+from bus import jetstream, subjects
+from bus.connection import Connection
+from bus.errors import (
+    AuthenticationError,
+    BusClosedError,
+    ConnectionLostError,
+    NoRespondersError,
+    PayloadTooLargeError,
+    PermissionDeniedError,
+    RequestTimeoutError,
+    ServerTooOldError,
+    ServerUnreachableError,
+)
+from bus.mesh import Mesh
+from bus.server import Server
+from bus.settings import Settings
+from tests.conftest import Gate, StartWorker
+from tests.eventually import eventually
+
+
+async def test_trap_1_a_subscription_is_known_to_the_server_when_subscribe_returns(
+    server: Server, connection: Connection
+) -> None:
+    async with await Connection.open(server.url) as other:
+        for n in range(300):
+
+            async def answer(message: Msg) -> None:
+                await connection.publish(message.reply, b"here")
+
+            await connection.subscribe(f"trap.one.{n}", answer)
+            assert (await other.request(f"trap.one.{n}", timeout=2)).data == b"here"
+
+
+async def test_trap_1_draining_a_busy_queue_member_loses_nothing(server: Server, connection: Connection) -> None:
+    seen = 0
+
+    async def count(_: Msg) -> None:
+        nonlocal seen
+        seen += 1
+
+    total, members = 16_000, 4
+    async with contextlib.AsyncExitStack() as stack:
+        opened = [await stack.enter_async_context(await Connection.open(server.url)) for _ in range(members)]
+        subscriptions = [await member.subscribe("trap.drain", count, queue="q") for member in opened]
+
+        async def publish() -> None:
+            for n in range(total):
+                await connection.publish("trap.drain", b"x")
+                if n % 50 == 0:
+                    await asyncio.sleep(0)  # noqa: TID251  (lets the other side in; waits for nothing)
+            await connection.flush()
+
+        publishing = asyncio.create_task(publish())
+        for subscription in subscriptions[:-1]:
+            await eventually(lambda: seen > 0)
+            await subscription.drain()
+        await publishing
+        await subscriptions[-1].drain()
+    assert seen == total
+
+
+async def test_trap_2_headers_count_for_the_limit_and_the_connection_survives(connection: Connection) -> None:
+    body = b"x" * (connection.max_payload - 100)
+    with pytest.raises(PayloadTooLargeError) as caught:
+        await connection.publish("trap.two", body, {"Some-Header": "y" * 200})
+    assert caught.value.limit == connection.max_payload
+    assert caught.value.size > connection.max_payload
+    await connection.publish("trap.two", body)
+    await connection.flush()
+    assert connection.is_connected
+
+
+async def test_trap_2_the_size_that_is_checked_is_the_size_that_the_server_counts(
+    connection: Connection,
+) -> None:
+    headers = {"Some-Header": "ä" * 50, "Another": "b"}
+    overhead = 12 + sum(len(k) + 2 + len(v.encode()) + 2 for k, v in headers.items())
+    exact = b"x" * (connection.max_payload - overhead - 8)
+    await connection.publish("trap.two", exact, headers)
+    await connection.flush()
+    assert connection.is_connected
+
+
+async def test_trap_3_a_request_in_flight_fails_at_once_when_the_server_dies(
+    server: Server, connection: Connection
+) -> None:
+    asked = asyncio.Event()
+
+    async def silent(_: Msg) -> None:
+        asked.set()
+
+    await connection.subscribe("trap.three", silent)
+    waiting = asyncio.create_task(connection.request("trap.three", timeout=60))
+    await asyncio.wait_for(asked.wait(), 5)
+    server.kill()
+    with pytest.raises(ConnectionLostError):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_trap_3_durable_publishes_go_on_across_a_killed_server_and_none_stands_twice(
+    server: Server, mesh: Mesh
+) -> None:
+    await mesh.submit("echo", {"n": -1})
+
+    async def submit(n: int) -> str:
+        return (await mesh.submit("echo", {"n": n}, task_id=f"task-{n}")).task_id
+
+    submitting = [asyncio.create_task(submit(n)) for n in range(300)]
+    await asyncio.wait(submitting, return_when=asyncio.FIRST_COMPLETED)
+    server.kill()
+    await server.wait()
+    late = [asyncio.create_task(submit(n)) for n in range(300, 330)]
+    await server.start()
+    ids = await asyncio.wait_for(asyncio.gather(*submitting, *late), 30)
+    assert len(set(ids)) == 330
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    assert info["state"]["messages"] == 331
+
+
+async def test_trap_4_a_standing_pull_survives_a_restart_of_the_server(
+    server: Server, mesh: Mesh, start_worker: StartWorker
+) -> None:
+    async def echo(message: Any) -> Any:
+        return message
+
+    await start_worker(echo)
+    assert await (await mesh.submit("echo", {"n": 1})).result(timeout=5) == {"n": 1}
+    server.kill()
+    await server.wait()
+    await server.start()
+    handle = await mesh.submit("echo", {"n": 2})
+    assert await handle.result(timeout=6) == {"n": 2}
+
+
+async def test_trap_5_a_client_hears_of_a_result_that_was_stored_while_it_was_cut_off(
+    server: Server, mesh: Mesh, start_worker: StartWorker, gate: Gate
+) -> None:
+    await start_worker(gate)
+    handle = await mesh.submit("echo", {"n": 1})
+    await asyncio.wait_for(gate.begun.get(), 5)
+    server.kill()
+    await server.wait()
+    gate.open.set()
+    await server.start()
+    # The worker may be back, and store the result, before this client listens again: both orders must end well.
+    assert await handle.result(timeout=10) == {"n": 1}
+    assert len(gate.runs) == 1
+
+
+async def test_trap_8_closing_waits_for_what_was_published(server: Server, connection: Connection) -> None:
+    seen: list[Msg] = []
+
+    async def keep(message: Msg) -> None:
+        seen.append(message)
+
+    await connection.subscribe("trap.eight", keep)
+    async with await Connection.open(server.url) as other:
+        for _ in range(2000):
+            await other.publish("trap.eight", b"x")
+    await eventually(lambda: len(seen) == 2000)
+
+
+@pytest.fixture
+async def guarded_server(tmp_path: Path) -> Any:
+    """A server where user `a` may publish and subscribe to `free.>` only."""
+    running = Server(tmp_path / "nats")
+    write = running._write_config
+
+    def with_auth() -> Path:
+        path = write()
+        path.write_text(
+            path.read_text()
+            + """
+authorization { users: [
+  { user: a, password: secret, permissions: {
+      publish: ["free.>"], subscribe: ["free.>", "_INBOX.>"] } } ] }
+"""
+        )
+        return path
+
+    running._write_config = with_auth  # type: ignore[method-assign]
+    async with running:
+        yield running
+
+
+def _as_user(url: str, password: str = "secret") -> str:  # noqa: S107
+    return url.replace("nats://", f"nats://a:{password}@")
+
+
+async def test_trap_11_a_denied_request_fails_at_once_and_names_the_subject(guarded_server: Server) -> None:
+    async with await Connection.open(_as_user(guarded_server.url)) as connection:
+        with pytest.raises(PermissionDeniedError, match=r"publish to Closed\.Thing"):
+            await asyncio.wait_for(connection.request("Closed.Thing", timeout=30), 5)
+
+
+async def test_trap_11_a_denied_subscription_is_an_error(guarded_server: Server) -> None:
+    async def ignore(_: Msg) -> None:
+        return
+
+    async with await Connection.open(_as_user(guarded_server.url)) as connection:
+        with pytest.raises(PermissionDeniedError, match="subscribe"):
+            await connection.subscribe("closed.thing", ignore)
+
+
+async def test_trap_11_a_denied_publish_is_an_error_at_the_next_flush(guarded_server: Server) -> None:
+    async with await Connection.open(_as_user(guarded_server.url)) as connection:
+        await connection.publish("closed.thing", b"x")
+        with pytest.raises(PermissionDeniedError, match=r"closed\.thing"):
+            await connection.flush()
+
+
+async def test_refused_credentials_are_an_error_at_once_and_never_shown(guarded_server: Server) -> None:
+    with pytest.raises(AuthenticationError) as caught:
+        await asyncio.wait_for(Connection.open(_as_user(guarded_server.url, "wrong-word")), 3)
+    assert "wrong-word" not in str(caught.value)
+
+
+async def test_trap_12_the_first_connect_gives_up_in_time_with_one_line_that_names_the_url(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = Settings(connect_timeout=0.3)
+    with pytest.raises(ServerUnreachableError, match=r"no NATS server at nats://127\.0\.0\.1:1 within 0\.3 s"):
+        await asyncio.wait_for(Connection.open("nats://127.0.0.1:1", settings=settings), 3)
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_lost_server_is_a_log_line_and_the_connection_comes_back(
+    server: Server, connection: Connection, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.kill()
+    await server.wait()
+    await eventually(lambda: not connection.is_connected)
+    await server.start()
+    await asyncio.wait_for(connection.connected(), 10)
+    await connection.flush()
+    assert "is lost; reconnecting" in caplog.text
+    assert "is back after" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+async def test_nobody_there_is_told_apart_from_nobody_answering(connection: Connection) -> None:
+    async def silent(_: Msg) -> None:
+        return
+
+    with pytest.raises(NoRespondersError):
+        await connection.request("nobody.there", timeout=30)
+    await connection.subscribe("somebody.silent", silent)
+    with pytest.raises(RequestTimeoutError):
+        await connection.request("somebody.silent", timeout=0.1)
+
+
+async def test_a_closed_connection_says_so(connection: Connection) -> None:
+    await connection.close()
+    with pytest.raises(BusClosedError):
+        await connection.publish("x", b"")
+    with pytest.raises(BusClosedError):
+        await connection.connected()
+
+
+async def test_a_server_that_is_too_old_is_refused_with_feature_and_version() -> None:
+    async def old_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.9.4","max_payload":1048576,"jetstream":true}\r\n')
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(old_server, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    async with listening:
+        with pytest.raises(ServerTooOldError, match=r"Nats-TTL.* needs nats-server 2\.11 .* runs 2\.9"):
+            await Connection.open(f"nats://127.0.0.1:{port}", settings=Settings(connect_timeout=3))
+
+
+async def test_a_stopped_process_is_taken_out_of_its_queue_group(server: Server) -> None:
+    """A hung member keeps its interest; the server's pings find it (the embedded server is set up for that)."""
+    config = (Path(server._home) / "nats.conf").read_text()
+    assert 'ping_interval: "5s"' in config
+    assert server.pid
+    os.kill(server.pid, signal.SIGCONT)
+
+
+async def test_plain_nats_py_closes_for_good_where_the_bus_refuses(server: Server) -> None:
+    """Why trap 2 has a cure: what nats-py 2.16 does without one. When this fails, the cure may go."""
+    client = await nats.connect(server.url)
+    closed = asyncio.Event()
+
+    async def on_closed() -> None:
+        closed.set()
+
+    client._closed_cb = on_closed
+    with contextlib.suppress(nats.errors.Error):
+        await client.publish("x", b"x" * (client.max_payload - 10), headers={"A": "b" * 100})
+    await asyncio.wait_for(closed.wait(), 5)
+    assert client.is_closed

@@ -1,0 +1,82 @@
+"""Every error of the bus survives pickling, says what it is about, and knows whether a retry helps."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from bus import errors, jetstream, pull, topology, worker
+from bus.errors import BusError
+
+EXAMPLES: list[BusError] = [
+    errors.ConfigError("REVO_DEADLINE=x", "not a number"),
+    errors.InvalidSubjectError("a.b", "a dot"),
+    errors.EncodeError("revo.task.x.low.y", "a set"),
+    errors.DecodeError("revo.task.x.low.y", "not json"),
+    errors.PayloadTooLargeError("x", 1_200_000, 1_048_576),
+    errors.BusClosedError("closed for good"),
+    errors.ServerError("x", "no", 10052),
+    errors.NotFoundError("x", "no", 10059),
+    errors.WrongSequenceError("x", "wrong last sequence", 10071),
+    errors.PermissionDeniedError("publish to", "x"),
+    errors.AuthenticationError("nats://h:1"),
+    errors.ServerTooOldError("nats://h:1", "results", "2.11", "2.9"),
+    errors.TopologyError("TASKS", ["a", "b"]),
+    errors.ServerUnreachableError("nats://h:1", 5.0, "refused"),
+    errors.NoMeshError(".revo/mesh.json"),
+    errors.ConnectionLostError("x"),
+    errors.NoRespondersError("x"),
+    errors.RequestTimeoutError("x", 2.0),
+    errors.SlowConsumerError("x"),
+    errors.QueueFullError("x", "maximum bytes exceeded"),
+    errors.MailboxFullError("echo", 10),
+    errors.Retry(1.5, "later"),
+    errors.TimeLimitError("echo", 30.0),
+    errors.DeadlineExceededError("t1", 12.0),
+    errors.WorkerDiedError("t1", 3),
+    errors.RemoteError("oops", "it broke", True, {"n": 1}),
+    errors.TaskFailedError("t1", "failed", "oops", "it broke", {"n": 1}),
+    errors.ResultTimeoutError("t1", 2.0),
+    jetstream.JetStreamBusyError("x", "no leader"),
+    pull.ConsumerGoneError("echo-low", "deleted"),
+    topology.PolicyConflictError("echo", "a", "b", ("ack_wait 5 and 6",)),
+    worker.WorkerFaultError("a bug"),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_an_error_survives_pickling_with_its_fields(error: BusError) -> None:
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301  (our own bytes)
+    assert type(copy) is type(error)
+    assert (str(copy), copy.code, copy.retryable) == (str(error), error.code, error.retryable)
+    assert vars(copy) == vars(error)
+
+
+def _all(root: type[BusError]) -> set[type[BusError]]:
+    return {root}.union(*(_all(child) for child in root.__subclasses__()))
+
+
+def test_every_error_class_has_an_example_here() -> None:
+    abstract = {BusError, errors.CodecError, errors.TransportError}
+    ours = {cls for cls in _all(BusError) if cls.__module__.startswith("bus.") and cls.__module__ != "bus.server"}
+    assert ours - abstract == {type(error) for error in EXAMPLES}
+
+
+def test_transport_errors_are_retryable_and_the_callers_mistakes_are_not() -> None:
+    for error in EXAMPLES:
+        if isinstance(error, errors.TransportError):
+            assert error.retryable
+        if isinstance(error, errors.ConfigError | errors.CodecError | errors.ServerError):
+            assert not error.retryable
+
+
+def test_a_code_is_the_class_name_in_snake_case() -> None:
+    assert errors.NoRespondersError("x").code == "no_responders"
+    assert errors.Retry().code == "retry"
+
+
+@pytest.mark.parametrize("delay", [-1, float("inf"), float("nan")])
+def test_a_retry_with_an_impossible_delay_is_refused(delay: float) -> None:
+    with pytest.raises(errors.ConfigError):
+        errors.Retry(delay)
