@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 ifeq ($(origin PYTHON),undefined)
 PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+else
+CHOSEN := --this-python
 endif
 
 BIN := .venv/bin
@@ -19,9 +21,9 @@ help:  ## show this
 	@sed -n 's/^\([a-z][a-z]*\):[^#]*## \(.*\)/  \1	\2/p' Makefile | expand -t 12
 
 setup:  ## make or update .venv from requirements/lock.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Revo needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not; try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
-	@$(PYTHON) tools/setup_venv.py
+	@"$(PYTHON)" tools/setup_venv.py $(CHOSEN)
 
 check: setup  ## lint, format, types, layers, lock; all of them, also when one fails
 	@failed=; \

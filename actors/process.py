@@ -1,6 +1,7 @@
 """One actor as a child process: start it, know when it is ready, hear it, end it.
 
-The child is `revo run` in a session of its own, so that Ctrl-C in the terminal is its parent's to act on. It dies with its parent.
+The child is `revo run` in a session of its own, so that Ctrl-C in the terminal is its parent's to act on.
+It dies with its parent.
 """
 
 from __future__ import annotations

@@ -27,7 +27,6 @@ from bus.errors import (
     TransportError,
     WrongSequenceError,
 )
-from bus.messages import MSG_ID
 
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059})  # consumer, message, stream
@@ -194,18 +193,17 @@ def _parse(raw: Mapping[str, Any]) -> StoredMessage:
         name, colon, value = line.partition(":")
         if colon:
             headers[name.strip()] = value.strip()
-    # Nanoseconds are beyond what `fromisoformat` reads.
-    date, _, fraction = str(raw["time"]).rstrip("Z").partition(".")
-    stored = datetime.datetime.fromisoformat(date).replace(tzinfo=datetime.UTC).timestamp()
     return StoredMessage(
         subject=raw["subject"],
         sequence=raw["seq"],
         headers=headers,
         body=base64.b64decode(raw.get("data", "")),
-        stored_at=stored + float(f"0.{fraction or 0}"),
+        stored_at=unix_seconds(raw["time"]),
     )
 
 
-def message_id(*parts: str) -> dict[str, str]:
-    """The header by which a stream drops doubles."""
-    return {MSG_ID: ".".join(parts)}
+def unix_seconds(timestamp: str) -> float:
+    """A server's timestamp as unix seconds. It has nanoseconds, which `fromisoformat` does not read."""
+    date, _, fraction = timestamp.rstrip("Z").partition(".")
+    whole = datetime.datetime.fromisoformat(date).replace(tzinfo=datetime.UTC).timestamp()
+    return whole + float(f"0.{fraction or 0}")

@@ -1,4 +1,4 @@
-"""Streams, consumers and buckets as data. Applying it creates what is missing, reports what differs, and may be repeated.
+"""Streams, consumers and buckets as data. Applying it creates what is missing, reports what differs, may be repeated.
 
 What stands on a server may hold somebody's work, so nothing that exists is changed here.
 """
@@ -229,3 +229,9 @@ async def has_workers(connection: Connection, capability: str) -> bool:
     except NotFoundError:
         return False
     return True
+
+
+async def server_time(connection: Connection) -> float:
+    """The server's clock, in unix seconds."""
+    info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
+    return jetstream.unix_seconds(info["ts"])

@@ -1,16 +1,23 @@
-"""placeholder until the command line lands"""
+"""The command `revo`.
+
+`revo run` is what a pod starts, so it goes past everything that it does not need: the terminal's libraries stay unloaded.
+"""
+
+from __future__ import annotations
 
 import sys
 
 
 def main() -> int:
-    import uvloop
+    """Run the command line and return its exit status."""
+    arguments = sys.argv[1:]
+    if arguments[:1] == ["run"] and not {"--help", "-h"} & set(arguments):
+        from revo.cli.run import main as run
 
-    from actors.host import run
+        return run(arguments[1:])
+    from revo.cli.app import main as app
 
-    args = sys.argv[2:]
-    name = args[args.index("--name") + 1] if "--name" in args else None
-    return run(args[0], name=name, runner=uvloop.run)
+    return app(arguments)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Makes `.venv`: the locked packages, each checked by its hash, and this project in editable form.
 
-Runs on a bare Python 3.11 or newer. Does nothing when `.venv` already is what the lock and `pyproject.toml`
+Runs on a bare Python 3.11 or newer; `--this-python` says that it was chosen by name, so a `.venv` of another version
+is made again, which otherwise keeps its Python. Does nothing when `.venv` already is what the lock and `pyproject.toml`
 ask for. An interrupted run leaves a mark, and the next one starts from nothing.
 """
 
@@ -34,16 +35,19 @@ def wanted() -> dict[str, str]:
     return {
         "lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
         "project": hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest(),
-        "place": str(VENV),  # a venv that was moved does not work
+        "place": str(VENV),
     }
 
 
 def installed() -> dict[str, str]:
-    """What `.venv` was made from; empty when there is none that works."""
-    if UNFINISHED.exists() or not STAMP.exists() or not _works():
+    """What `.venv` was made from; empty when there is none to build upon."""
+    if UNFINISHED.exists() or not STAMP.exists():
         return {}
     found: dict[str, str] = json.loads(STAMP.read_text("utf-8"))
-    return found
+    version = _version()
+    usable = version >= [3, 11] and found.get("place") == str(VENV)  # one that was moved does not work
+    unwanted = "--this-python" in sys.argv and version != list(sys.version_info[:3])
+    return found if usable and not unwanted else {}
 
 
 def base_python() -> str:
@@ -68,8 +72,8 @@ def run(*command: str) -> None:
 
 
 def make(old: dict[str, str], new: dict[str, str]) -> None:
-    """Bring `.venv` to what is wanted, from nothing unless the old one is whole and stands where it was made."""
-    if old.get("place") != new["place"]:
+    """Bring `.venv` to what is wanted, from nothing where there is no old one to build upon."""
+    if not old:
         shutil.rmtree(VENV, ignore_errors=True)
     VENV.mkdir(exist_ok=True)
     UNFINISHED.touch()
@@ -97,11 +101,14 @@ def main() -> None:
     print(f"setup: .venv is ready ({time.monotonic() - started:.0f} s)", flush=True)
 
 
-def _works() -> bool:
+def _version() -> list[int]:
+    """The version of the Python in `.venv`; empty when it does not run or has no pip."""
     if not PYTHON.exists():
-        return False
-    probe = [str(PYTHON), "-c", "import pip, sys; sys.exit(sys.version_info < (3, 11))"]
-    return subprocess.run(probe, capture_output=True, check=False).returncode == 0
+        return []
+    probe = [str(PYTHON), "-c", "import json, pip, sys; print(json.dumps(sys.version_info[:3]))"]
+    done = subprocess.run(probe, capture_output=True, check=False)
+    version: list[int] = json.loads(done.stdout) if done.returncode == 0 else []
+    return version
 
 
 if __name__ == "__main__":

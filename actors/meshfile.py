@@ -1,0 +1,137 @@
+"""The mesh file: which actors run, how many of each, with which settings.
+
+Every mistake in it is one line that names file, line and key.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from bus import subjects
+from bus.errors import ConfigError, InvalidSubjectError
+
+DEFAULT_NAME: Final = "mesh.toml"
+CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
+
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ActorEntry(BaseModel):
+    """One table `[actors.NAME]`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: str = Field(description="package.module:Class, or path/to/file.py:Class seen from the mesh file")
+    count: int = Field(1, ge=1, le=1000)
+    settings: dict[str, Any] = {}
+
+    @field_validator("target")
+    @classmethod
+    def _target(cls, value: str) -> str:
+        if not re.fullmatch(r"[^:\s]+:[A-Za-z_]\w*", value):
+            raise ValueError("must look like package.module:Class or path/to/file.py:Class")
+        return value
+
+
+class ServerEntry(BaseModel):
+    """The table `[server]`: the embedded server."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(0, ge=0, le=65535, description="0: 4222 when it is free, else any")
+
+
+class Supervision(BaseModel):
+    """The table `[supervision]`: what is done about an actor whose process ends by itself."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_restarts: int = Field(5, ge=0, description="so often within `within` seconds, then it is left for dead")
+    within: Seconds = 60.0
+    backoff: Seconds = 0.2
+    backoff_max: Seconds = 10.0
+
+
+class MeshFile(BaseModel):
+    """A whole mesh file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: ServerEntry = ServerEntry()
+    supervision: Supervision = Supervision()
+    actors: dict[str, ActorEntry] = Field(min_length=1)
+
+    @field_validator("actors")
+    @classmethod
+    def _names(cls, value: dict[str, ActorEntry]) -> dict[str, ActorEntry]:
+        for name in value:
+            try:
+                subjects.token(name, "actor name")
+            except InvalidSubjectError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @classmethod
+    def default(cls) -> MeshFile:
+        """The actors that come with Revo, one of each."""
+        return cls(actors={"code-analyst": ActorEntry(target=CODE_ANALYST)})
+
+    @classmethod
+    def load(cls, path: Path) -> MeshFile:
+        """The mesh file at `path`.
+
+        Raises:
+            ConfigError: it cannot be read or used; names file, line and key.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
+            raise ConfigError(str(path), (reason or "cannot be read").lower()) from error
+        try:
+            raw = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            reason, _, line = str(error).partition(" (at line ")
+            where = f"{path}:{line.partition(',')[0]}" if line else str(path)
+            raise ConfigError(where, reason.lower()) from error
+        try:
+            return cls.model_validate(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = [str(part) for part in first["loc"]]
+            reason = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], first["msg"])
+            what = f"{path}:{line_of(text, key)}: {'.'.join(key)}"
+            raise ConfigError(what, reason.removeprefix("Value error, ").lower()) from error
+
+
+_HEADER = re.compile(r"\s*\[\[?\s*(.+?)\s*\]\]?\s*(#.*)?$")
+_KEY = re.compile(r"\s*((?:\"[^\"]*\"|'[^']*'|[A-Za-z0-9_.\s-])+?)\s*=")
+_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([A-Za-z0-9_-]+)")
+
+
+def line_of(text: str, key: list[str]) -> int:
+    """The line, from 1, where a key stands, or the nearest table around it: tomllib gives no positions."""
+    best, depth, table = 1, 0, list[str]()
+    for number, line in enumerate(text.splitlines(), start=1):
+        header = _HEADER.match(line)
+        found = _KEY.match(line)
+        if header and "=" not in line.partition("]")[0]:
+            table = _parts(header.group(1))
+            here = table
+        elif found:
+            here = table + _parts(found.group(1))
+        else:
+            continue
+        shared = len(here) if key[: len(here)] == here else 0
+        if shared > depth:
+            best, depth = number, shared
+    return best
+
+
+def _parts(dotted: str) -> list[str]:
+    return [a or b or c for a, b, c in _PART.findall(dotted)]

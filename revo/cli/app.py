@@ -1,0 +1,183 @@
+"""The table of commands."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer.exceptions import TyperException
+
+from revo.cli import common
+from revo.cli.common import Output, guarded
+
+app = typer.Typer(
+    help="The mesh that AI agents live on: durable tasks, actors as processes, one trace through all of them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+bench = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts")]
+UrlOption = Annotated[
+    str | None, typer.Option("--url", help="the NATS server; default: REVO_NATS_URL, else the mesh here")
+]
+
+
+def main(arguments: list[str]) -> int:
+    """Parse and run; returns the exit status."""
+
+    def command() -> int:
+        try:
+            status = app(arguments, prog_name="revo", standalone_mode=False)
+        except typer.Abort:
+            return common.INTERRUPTED
+        except TyperException as error:
+            return _wrong_usage(error)
+        return int(status or 0)
+
+    return guarded(command)
+
+
+def _wrong_usage(error: TyperException) -> int:
+    """Say in one line what was typed wrong. A group without its command gets its help instead."""
+    context = getattr(error, "ctx", None)
+    text = error.format_message() if hasattr(error, "format_message") else str(error)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stdout.write(f"{text}\n")
+    else:
+        path = context.command_path if context is not None else "revo"
+        sys.stderr.write(f"revo: {' '.join(text.split())}; try `{path} --help`\n")
+    return common.USAGE
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context, *, version: Annotated[bool, typer.Option("--version", help="print the version")] = False
+) -> None:
+    """Every command answers in JSON with `--output json`.
+
+    Exit codes: 0 done, 1 the task failed, 2 wrong usage, 3 no mesh reachable, 4 timed out.
+    """
+    if version:
+        from importlib.metadata import version as version_of
+
+        sys.stdout.write(f"revo {version_of('revo-mesh')}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help() + "\n")
+        raise typer.Exit(common.USAGE)
+
+
+@app.command(epilog="Examples: revo up | revo up mesh.toml | revo up --detach --output json")
+def up(
+    mesh_file: Annotated[
+        Path | None, typer.Argument(help="default: ./mesh.toml, else the actors that come with Revo")
+    ] = None,
+    *,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="return when every actor is ready")] = False,
+    url: Annotated[str | None, typer.Option("--url", help="use this NATS server instead of an embedded one")] = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Start a mesh: a NATS server and every actor of the mesh file, each a process of its own."""
+    from revo.cli.up import up as start
+
+    return start(mesh_file, detach=detach, url=url, output=output)
+
+
+@app.command(epilog="Example: revo down")
+def down(output: OutputOption = Output.TEXT) -> int:
+    """End the mesh that runs here: actors finish what they have in hand."""
+    from revo.cli.up import down as end
+
+    return end(output=output)
+
+
+@app.command(epilog="Examples: revo run examples/echo_agent.py:Echo | revo run actors.agents.code_analyst:CodeAnalyst")
+def run(
+    target: Annotated[str, typer.Argument(help="package.module:Class or path/to/file.py:Class")],
+    name: Annotated[str | None, typer.Option("--name", help="its address; default: the class's name")] = None,
+    url: UrlOption = None,
+) -> int:
+    """Run one actor in the foreground. SIGTERM or Ctrl-C drains it, a second one stops it at once."""
+    from revo.cli.run import run as run_actor
+
+    return run_actor(target, name, url)
+
+
+@app.command(
+    epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
+)
+def submit(
+    capability: Annotated[str, typer.Argument(help="the kind of work")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="key=value; numbers, true, [..] and {..} as in JSON")
+    ] = None,
+    *,
+    json_text: Annotated[
+        str | None, typer.Option("--json", help="the whole message as JSON; - reads it from stdin")
+    ] = None,
+    priority: Annotated[str, typer.Option("--priority", "-p", help="critical, urgent, high, normal or low")] = "normal",
+    task_id: Annotated[str | None, typer.Option("--id", help="the same id twice is one task")] = None,
+    deadline: Annotated[float | None, typer.Option("--deadline", help="seconds until the task expires")] = None,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
+    ] = None,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Submit one task. When this returns, the task is durable and ends in exactly one result."""
+    from revo.cli.submit import Request
+    from revo.cli.submit import submit as send
+
+    request = Request(capability, fields or [], json_text, priority, task_id, deadline)
+    return send(request, wait=wait, timeout=timeout, url=url, output=output)
+
+
+@app.command(epilog="Example: revo trace 55110d561f2abc5cd77d05f1c50de13a")
+def trace(
+    task_or_trace_id: Annotated[str, typer.Argument(help="a task's id, or a trace's")],
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Print the trace of a task as a tree with times."""
+    from revo.cli.trace import trace as show
+
+    return show(task_or_trace_id, url=url, output=output)
+
+
+@app.command(epilog="Example: revo doctor --output json")
+def doctor(url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
+    """Find out what is wrong, and what to do about it."""
+    from revo.cli.doctor import doctor as examine
+
+    return examine(url=url, output=output)
+
+
+@app.command(epilog="Examples: revo demo | DEMO_PATH=src revo demo")
+def demo(
+    path: Annotated[
+        Path | None,
+        typer.Option("--path", envvar="DEMO_PATH", help="Python files to review; default: the standard library"),
+    ] = None,
+    files: Annotated[int, typer.Option("--files", min=1, help="how many at the most")] = 200,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Let two agents review 200 files, kill one of them on the way, and count what was lost."""
+    from revo.cli.demo import demo as perform
+
+    return perform(path, files=files, output=output)
+
+
+@bench.command("start", epilog="Example: revo bench start --output json")
+def bench_start(
+    runs: Annotated[int, typer.Option("--runs", min=1, help="how often")] = 5, output: OutputOption = Output.TEXT
+) -> int:
+    """Measure how soon an actor process is ready, and how much memory it holds when idle."""
+    from revo.cli.bench import start
+
+    return start(runs, output=output)

@@ -1,0 +1,128 @@
+"""What all commands share: exit codes, one-line errors, output for people and for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from bus.errors import (
+    AuthenticationError,
+    BusError,
+    ConfigError,
+    EncodeError,
+    NoMeshError,
+    PayloadTooLargeError,
+    ResultTimeoutError,
+    ServerTooOldError,
+    ServerUnreachableError,
+    TaskFailedError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+T = TypeVar("T")
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+NO_MESH: Final = 3
+TIMED_OUT: Final = 4
+INTERNAL: Final = 70
+INTERRUPTED: Final = 130
+
+_EXIT: Final[tuple[tuple[type[BusError], int], ...]] = (
+    (ConfigError, USAGE),
+    (EncodeError, USAGE),
+    (PayloadTooLargeError, USAGE),
+    (ServerUnreachableError, NO_MESH),
+    (NoMeshError, NO_MESH),
+    (AuthenticationError, NO_MESH),
+    (ServerTooOldError, NO_MESH),
+    (ResultTimeoutError, TIMED_OUT),
+    (TaskFailedError, FAILED),
+)
+
+
+class Output(enum.StrEnum):
+    """How a command answers."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit status that stands for an error."""
+    for kind, code in _EXIT:
+        if isinstance(error, kind):
+            return code
+    return FAILED
+
+
+def say_error(error: BaseException) -> int:
+    """Write an error as one line to stderr and return its exit status; a fault of ours says how to learn more."""
+    if isinstance(error, BusError):
+        code, line = exit_code(error), str(error)
+    else:
+        code = INTERNAL
+        line = f"internal error: {type(error).__name__}: {error}; set REVO_DEBUG=1 to see where"
+    sys.stderr.write(f"revo: {' '.join(line.split())}\n")
+    if os.environ.get("REVO_DEBUG"):
+        traceback.print_exception(error)
+    return code
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; whatever goes wrong is one line and an exit status, never a traceback."""
+    try:
+        return command()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read us has left
+        return DONE
+    except BaseExceptionGroup as group:
+        return say_error(_first(group))
+    except Exception as error:  # noqa: BLE001  (the last line of defence)
+        return say_error(error)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop."""
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON on stdout."""
+    sys.stdout.write(json.dumps(value, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A terminal to draw on."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def quiet_logs() -> None:
+    """Show warnings of the bus as one line each, nothing below them."""
+    import logging
+
+    logging.basicConfig(level=os.environ.get("REVO_LOG", "WARNING").upper(), format="revo: %(message)s")

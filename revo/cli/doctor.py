@@ -1,0 +1,158 @@
+"""`revo doctor`: what is wrong, and what to do about it. Each check is one function."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from actors.meshhome import MeshHome
+from bus import topology
+from bus.connection import Connection
+from bus.errors import BusError
+from bus.server import find_binary
+from bus.settings import Settings, redact
+from revo.cli.common import DONE, FAILED, NO_MESH, Output, console, print_json, run_async
+
+CLOCK_TOLERANCE: Final = 0.5
+"""Seconds that our clock and the server's may differ: deadlines are unix times."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check found. `advice` says what to do unless it is `ok`."""
+
+    check: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+def doctor(*, url: str | None, output: Output) -> int:
+    """Run all checks; returns 0 when none failed, 3 when no mesh is reachable, else 1."""
+    settings = Settings.from_env()
+    findings = [_safely(check, settings) for check in (python, binary, home, shadows, tools)]
+    try:
+        address = url or settings.find_url()
+    except BusError as error:
+        mesh = [Finding("mesh", "fail", "none runs here", str(error))]
+    else:
+        mesh = run_async(server(address, settings))
+    findings += mesh
+    if output is Output.JSON:
+        print_json([asdict(finding) for finding in findings])
+    else:
+        _show(findings)
+    if any(finding.check == "mesh" and finding.state == "fail" for finding in mesh):
+        return NO_MESH
+    return FAILED if any(finding.state == "fail" for finding in findings) else DONE
+
+
+def _safely(check: Callable[[Settings], Finding], settings: Settings) -> Finding:
+    try:
+        return check(settings)
+    except (BusError, OSError, subprocess.SubprocessError) as error:
+        return Finding(check.__name__, "fail", str(error), "mend it and run `revo doctor` again")
+
+
+def python(_: Settings) -> Finding:
+    """The interpreter."""
+    return Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def binary(settings: Settings) -> Finding:
+    """The nats-server that `revo up` would start."""
+    path = find_binary(settings.nats_server)
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+    return Finding("nats-server", "ok", f"{said.strip()} at {path}")
+
+
+def home(settings: Settings) -> Finding:
+    """`$REVO_HOME` and what was left in it."""
+    place = MeshHome(settings.home.absolute())
+    shown = str(settings.home)
+    if not place.folder.exists():
+        return Finding("home", "ok", f"{shown} does not exist yet; `revo up` makes it")
+    if not os.access(place.folder, os.W_OK):
+        return Finding("home", "fail", f"{shown} cannot be written", "change its owner, or set REVO_HOME")
+    if place.state.exists() and not place.holder():
+        advice = f"the mesh ended without tidying up; delete {place.state} or run `revo up`"
+        return Finding("home", "warn", f"{place.state} names a mesh that is gone", advice)
+    return Finding("home", "ok", shown)
+
+
+def shadows(_: Settings) -> Finding:
+    """Folders in the way of our packages."""
+    ours = {name: importlib.util.find_spec(name) for name in ("bus", "actors")}
+    here = Path.cwd()
+    hiding = [
+        name
+        for name, spec in ours.items()
+        if (here / name).is_dir() and not (spec and spec.origin and Path(spec.origin).is_relative_to(here))
+    ]
+    if hiding:
+        advice = "rename it, or run revo from another folder: Python would import it in place of ours"
+        return Finding("packages", "fail", f"a folder {' and '.join(hiding)} here hides Revo's own", advice)
+    return Finding("packages", "ok", "nothing here hides bus or actors")
+
+
+def tools(_: Settings) -> Finding:
+    """What the agents that come with Revo use."""
+    beside = Path(sys.executable).parent
+    missing = [name for name in ("ruff",) if not ((beside / name).exists() or shutil.which(name))]
+    missing += [name for name in ("complexipy",) if importlib.util.find_spec(name) is None]
+    if missing:
+        return Finding(
+            "tools", "fail", f"{', '.join(missing)} missing", "install revo-mesh anew, with its dependencies"
+        )
+    return Finding("tools", "ok", "ruff and complexipy are there")
+
+
+async def server(url: str, settings: Settings) -> list[Finding]:
+    """The server, its clock and its streams."""
+    shown = redact(url)
+    try:
+        connection = await Connection.open(url, name="revo-doctor", settings=settings)
+    except BusError as error:
+        return [Finding("mesh", "fail", f"{shown} cannot be used", str(error))]
+    async with connection:
+        version = connection.client.connected_server_version
+        found = f"{shown}, nats-server {version.major}.{version.minor}.{version.patch} with JetStream"
+        findings = [Finding("mesh", "ok", found)]
+        findings.append(await clock(connection))
+        lines = await topology.differences(connection)
+        advice = "what exists is left as it is; change the setting back, or change the stream with the nats tool"
+        findings += [Finding("streams", "warn", line, advice) for line in lines]
+        if not lines:
+            findings.append(Finding("streams", "ok", "as this version wants them"))
+        return findings
+
+
+async def clock(connection: Connection) -> Finding:
+    """Our clock against the server's."""
+    before = time.time()
+    skew = await topology.server_time(connection) - (before + time.time()) / 2
+    if abs(skew) > CLOCK_TOLERANCE:
+        return Finding("clock", "warn", f"{skew:+.1f} s from the server's", "run NTP on both: deadlines are unix times")
+    return Finding("clock", "ok", f"within {CLOCK_TOLERANCE:g} s of the server's")
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.text import Text
+
+    terminal = console()
+    styles = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+    for finding in findings:
+        line = Text(f"{finding.state:5}", style=styles[finding.state])
+        line.append(f"{finding.check:12}", style="bold").append(finding.found, style="default")
+        terminal.print(line, soft_wrap=True)
+        if finding.state != "ok":
+            terminal.print(Text(f"{'':17}{finding.advice}", style="dim"), soft_wrap=True)

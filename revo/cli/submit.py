@@ -1,0 +1,110 @@
+"""`revo submit`: one task from the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from bus.errors import ConfigError, ResultTimeoutError, TaskFailedError
+from bus.mesh import Mesh
+from bus.messages import Result
+from bus.settings import Settings
+from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, say_error
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to submit, as the user wrote it."""
+
+    capability: str
+    fields: list[str]
+    json_text: str | None
+    priority: str
+    task_id: str | None
+    deadline: float | None
+
+    def message(self) -> dict[str, Any]:
+        """The task's message.
+
+        Raises:
+            ConfigError: a field without `=`, or JSON that is no map.
+        """
+        message: dict[str, Any] = {}
+        if self.json_text is not None:
+            text = sys.stdin.read() if self.json_text == "-" else self.json_text
+            try:
+                message = json.loads(text)
+            except ValueError as error:
+                raise ConfigError("--json", f"is not JSON: {error}") from error
+            if not isinstance(message, dict):
+                raise ConfigError("--json", 'must be a map, as in {"text": "hi"}')
+        for field in self.fields:
+            key, equals, value = field.partition("=")
+            if not equals or not key:
+                raise ConfigError(field, "a field is written key=value, as in text=hi")
+            message[key] = _value(value)
+        return message
+
+
+def _value(text: str) -> Any:
+    """Numbers, true, false, null, lists, maps and quoted strings as JSON reads them; everything else is a string."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def submit(request: Request, *, wait: bool, timeout: float | None, url: str | None, output: Output) -> int:
+    """Submit and, if asked, wait; returns the exit status."""
+    quiet_logs()
+    return run_async(_submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output))
+
+
+async def _submit(
+    request: Request, message: dict[str, Any], *, wait: bool, timeout: float | None, url: str | None, output: Output
+) -> int:
+    async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
+        handle = await mesh.submit(
+            request.capability,
+            message,
+            priority=request.priority,
+            task_id=request.task_id,
+            deadline=request.deadline,
+        )
+        if not wait:
+            if output is Output.JSON:
+                print_json({"task_id": handle.task_id, "duplicate": handle.duplicate, "warning": handle.warning})
+            else:
+                sys.stdout.write(handle.task_id + "\n")
+            return DONE
+        try:
+            with _spinner(request.capability):
+                result = await handle.outcome(timeout=timeout)
+        except ResultTimeoutError as error:
+            if output is Output.JSON:
+                print_json({"task_id": handle.task_id, "status": "waiting"})
+            return say_error(error)
+    return _show(result, output)
+
+
+def _spinner(capability: str) -> AbstractContextManager[object]:
+    terminal = console(stderr=True)
+    return terminal.status(f"waiting for {capability}") if terminal.is_terminal else nullcontext()
+
+
+def _show(result: Result, output: Output) -> int:
+    if output is Output.JSON:
+        print_json(result.model_dump(mode="json"))
+    elif result.status == "succeeded":
+        text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
+        sys.stdout.write(f"{text}\n")
+    if result.status == "succeeded":
+        return DONE
+    if output is Output.TEXT:
+        error = result.error
+        code, message = (error.code, error.message) if error else ("unknown", "")
+        say_error(TaskFailedError(result.task_id, result.status, code, message))
+    return FAILED
