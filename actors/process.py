@@ -7,9 +7,9 @@ It dies with its parent.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.host import ACTOR_SETTINGS, LIFELINE_FD, READY_FD
+from bus.child import PIPE, STDOUT, Child
 from bus.errors import BusError
 from bus.lifeline import Lifeline
 
@@ -45,8 +46,7 @@ class ActorProcess:
         self.said: deque[str] = deque(maxlen=20)
         """The last lines that it wrote."""
         self._on_line = on_line
-        self._process: asyncio.subprocess.Process | None = None
-        self._lifeline = Lifeline()
+        self._process: Child | None = None
         self._reading: asyncio.Task[None] | None = None
 
     @property
@@ -57,7 +57,7 @@ class ActorProcess:
     @property
     def running(self) -> bool:
         """Whether the process lives."""
-        return self._process is not None and self._process.returncode is None
+        return self._process is not None and self._process.status is None
 
     async def start(
         self, *, url: str, cwd: Path, settings: Mapping[str, Any] | None = None, timeout: float = 15.0
@@ -69,25 +69,19 @@ class ActorProcess:
             TimeoutError: it is not ready within `timeout` seconds; it is killed.
         """
         read, write = os.pipe()
+        lifeline = Lifeline()
         env = {
             **os.environ,
             "REVO_NATS_URL": url,
             READY_FD: str(write),
-            LIFELINE_FD: str(self._lifeline.fd),
+            LIFELINE_FD: str(lifeline.fd),
             ACTOR_SETTINGS: json.dumps(settings or {}),
             "PYTHONUNBUFFERED": "1",
         }
         command = [sys.executable, "-m", "revo", "run", self.target, "--name", self.name]
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                cwd=cwd,
-                env=env,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
-                pass_fds=(write, self._lifeline.fd),
-                start_new_session=True,
+            self._process = await Child.start(
+                command, cwd=cwd, env=env, stdout=PIPE, stderr=STDOUT, pass_fds=(write,), lifeline=lifeline
             )
         finally:
             os.close(write)
@@ -104,13 +98,13 @@ class ActorProcess:
             raise ActorExitedError(self.name, status, self.said[-1] if self.said else "")
         self.instance = str(json.loads(ready)["instance"])
 
-    async def _read(self, process: asyncio.subprocess.Process) -> None:
+    async def _read(self, process: Child) -> None:
         assert process.stdout is not None
         while True:
             try:
                 raw = await process.stdout.readline()
             except ValueError:
-                continue  # a line beyond the reader's limit of 64 KiB: dropped, the rest is read on
+                continue  # a line beyond the reader's limit: dropped, the rest is read on
             if not raw:
                 return
             line = raw.decode(errors="replace").rstrip("\n")
@@ -120,23 +114,20 @@ class ActorProcess:
     async def wait(self) -> int:
         """Wait for the end; returns the exit status, negative for a signal. Everything it wrote has been read."""
         assert self._process is not None
-        status = await self._process.wait()
+        await self._process.wait()
         if self._reading is not None:
             await self._reading
-        self._lifeline.release()
-        return status
+        return await self._process.finish()
 
     def terminate(self) -> None:
         """Ask it to drain (SIGTERM)."""
         if self.running and self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
+            self._process.signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """End it at once (SIGKILL)."""
         if self.running and self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+            self._process.signal(signal.SIGKILL)
 
 
 async def _first_line(fd: int) -> bytes:

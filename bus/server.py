@@ -7,7 +7,6 @@ started it, however that ends (`bus.lifeline`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import shutil
@@ -18,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from bus.child import PIPE, Child
 from bus.errors import BusError, ConfigError
-from bus.lifeline import Lifeline, guarded
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +69,7 @@ class Server:
         self._binary = binary
         self._host = host
         self._port = port
-        self._process: asyncio.subprocess.Process | None = None
-        self._lifeline: Lifeline | None = None
+        self._process: Child | None = None
         self._reader: asyncio.Task[None] | None = None
         self._ready: asyncio.Future[None] | None = None
         self._said: deque[str] = deque(maxlen=20)
@@ -84,7 +82,7 @@ class Server:
     @property
     def pid(self) -> int:
         """The process id of the running server, 0 when none runs."""
-        return self._process.pid if self._process and self._process.returncode is None else 0
+        return self._process.pid if self._process and self._process.status is None else 0
 
     async def start(self, *, timeout: float = 10.0) -> None:
         """Start the server; returns when it takes clients and has recovered its streams.
@@ -96,16 +94,8 @@ class Server:
         binary = find_binary(self._binary)
         config = await asyncio.to_thread(self._write_config)
         await self.stop()  # what is left of a server that died
-        self._lifeline = Lifeline()
         self._said.clear()
-        self._process = await asyncio.create_subprocess_exec(
-            *guarded([binary, "-c", str(config)], self._lifeline.fd, group=False),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(self._lifeline.fd,),
-            start_new_session=True,  # Ctrl-C in the terminal is ours to act on: the server stops last
-        )
+        self._process = await Child.start([binary, "-c", str(config)], stderr=PIPE)
         self._ready = asyncio.get_running_loop().create_future()
         self._reader = asyncio.create_task(self._read_log(self._process), name="nats-server log")
         try:
@@ -132,7 +122,7 @@ class Server:
         )
         return config
 
-    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+    async def _read_log(self, process: Child) -> None:
         assert process.stderr is not None
         assert self._ready is not None
         with (self._home / "nats.log").open("ab", buffering=0) as file:
@@ -164,22 +154,17 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-            try:
-                async with asyncio.timeout(STOP_TIMEOUT):
-                    await process.wait()
-            except TimeoutError:
-                log.warning("nats-server did not stop within %g s and is killed", STOP_TIMEOUT)
-                process.kill()
+        process.signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT):
                 await process.wait()
-        if self._reader is not None:
+        except TimeoutError:
+            log.warning("nats-server did not stop within %g s and is killed", STOP_TIMEOUT)
+        if self._reader is not None and process.status is not None:
             await self._reader
+        await process.finish()
         if self._ready is not None and self._ready.done() and not self._ready.cancelled():
             self._ready.exception()  # read once: nobody may wait for it any more
-        if self._lifeline is not None:
-            self._lifeline.release()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -191,6 +176,6 @@ class Server:
         await self.stop()
 
 
-def process_name(process: asyncio.subprocess.Process) -> str:
+def process_name(process: Child) -> str:
     """How errors name the server process."""
     return f"nats-server (process {process.pid})"

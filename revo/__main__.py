@@ -1,6 +1,6 @@
 """The command `revo`.
 
-`revo run` is what a pod starts, so it goes past everything that it does not need: the terminal's libraries stay unloaded.
+`revo run` is what a pod starts, so it goes past all that it does not need: the terminal's libraries stay unloaded.
 """
 
 from __future__ import annotations

@@ -1,23 +1,20 @@
 """Runs a command-line tool for an agent: bounded, without our environment, and never outliving its task.
 
-A tool runs in a session of its own. Its whole process group is killed when it ends, when its time is up, when it says too
-much, when its task is cancelled and, by its lifeline, when our own process dies.
+A tool runs in a session of its own. Its whole process group is killed when it ends, when its time is up, when it says
+too much, when its task is cancelled and, by its lifeline, when our own process dies.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from bus.lifeline import Lifeline, guarded
+from bus.child import PIPE, Child
 from bus.telemetry import span
 
 MAX_OUTPUT: Final = 32 * 1024 * 1024
@@ -95,42 +92,27 @@ async def run_tool(
         ToolFailedError: it could not be started.
     """
     with span(name) as seen:
-        lifeline = Lifeline()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *guarded(argv, lifeline.fd, group=True),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                cwd="/",
-                env=_ENVIRONMENT,
-                pass_fds=(lifeline.fd,),
-                start_new_session=True,
+            process = await Child.start(
+                argv, group=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=Path("/"), env=_ENVIRONMENT
             )
         except OSError as error:
-            lifeline.release()
             raise ToolFailedError(name, f"does not start: {error.strerror}") from error
         try:
             finished = await _communicate(name, process, stdin, timeout, max_output)
         finally:
-            # The watcher of the lifeline is in the group, so the group is still this tool's.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
-            lifeline.release()
+            await asyncio.shield(process.finish())
         seen.set("tool.exit_status", finished.status)
         return finished
 
 
-async def _communicate(
-    name: str, process: asyncio.subprocess.Process, stdin: bytes, timeout: float, max_output: int
-) -> Finished:
+async def _communicate(name: str, process: Child, stdin: bytes, timeout: float, max_output: int) -> Finished:
     assert process.stdout is not None
     assert process.stderr is not None
     limit = asyncio.timeout(timeout)
     try:
         async with limit, asyncio.TaskGroup() as group:
-            group.create_task(_feed(process, stdin))
+            group.create_task(process.feed(stdin))
             out = group.create_task(_read(name, process.stdout, max_output))
             err = group.create_task(_read(name, process.stderr, max_output))
             status = await process.wait()
@@ -147,14 +129,6 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-async def _feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
-    assert process.stdin is not None
-    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # a tool need not read all of it
-        process.stdin.write(stdin)
-        await process.stdin.drain()
-    process.stdin.close()
 
 
 async def _read(name: str, stream: asyncio.StreamReader, limit: int) -> bytes:

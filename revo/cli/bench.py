@@ -29,7 +29,7 @@ class Echo(Agent):
 
 
 def start(runs: int, *, output: Output) -> int:
-    """Print how soon an actor is ready, from its process's start, and what it holds when idle; returns the exit status."""
+    """Print how soon after its start an actor is ready, and what it holds when idle; returns the exit status."""
     figures = run_async(_measure(runs))
     ready = statistics.median(seconds for seconds, _ in figures)
     resident = statistics.median(size for _, size in figures)

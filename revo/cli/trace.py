@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from bus.mesh import Mesh
-from bus.messages import SpanRecord
+from bus.messages import SpanEvent, SpanRecord
 from bus.settings import Settings
 from bus.traces import Node, tree
 from revo.cli.common import DONE, Output, console, print_json, quiet_logs, run_async
@@ -14,7 +14,11 @@ from revo.cli.common import DONE, Output, console, print_json, quiet_logs, run_a
 if TYPE_CHECKING:
     from rich.table import Table
 
-BAR: Final = 14
+BAR: Final = 12
+PROCESS: Final = 14
+WIDE: Final = 100
+"""Columns from which there is room for bars."""
+_WITH_BARS: Final = 5
 _SHOWN: Final = {
     "revo.attempt": "attempt",
     "revo.deliveries": "delivery",
@@ -31,7 +35,8 @@ def trace(task_or_trace_id: str, *, url: str | None, output: Output) -> int:
     if output is Output.JSON:
         print_json([span.model_dump() for span in sorted(spans, key=lambda span: span.start)])
     else:
-        console().print(render(spans))
+        terminal = console()
+        terminal.print(render(spans, width=terminal.width))
     return DONE
 
 
@@ -40,7 +45,7 @@ async def _read(task_or_trace_id: str, url: str | None) -> list[SpanRecord]:
         return await mesh.trace(task_or_trace_id)
 
 
-def render(spans: Sequence[SpanRecord]) -> Table:
+def render(spans: Sequence[SpanRecord], *, width: int = 80) -> Table:
     """The spans as a tree: what, where, when it began, how long it took. Readable at 80 columns, without colour too."""
     from rich.table import Table
 
@@ -49,39 +54,50 @@ def render(spans: Sequence[SpanRecord]) -> Table:
     table = Table(
         title=f"trace {spans[0].trace_id}: {whole * 1e3:.1f} ms", title_justify="left", box=None, pad_edge=False
     )
-    table.add_column("span", no_wrap=True, overflow="ellipsis", ratio=1)
-    table.add_column("process", no_wrap=True, overflow="ellipsis", max_width=22)
-    table.add_column("at ms", justify="right", no_wrap=True)
-    table.add_column("ms", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True, width=BAR)
+    figures, bar = 9, BAR if width >= WIDE else 0
+    left = width - PROCESS - 2 * figures - bar - 6
+    table.add_column("span", no_wrap=True, overflow="ellipsis", width=max(30, left))
+    table.add_column("process", no_wrap=True, overflow="ellipsis", width=PROCESS)
+    table.add_column("at ms", justify="right", no_wrap=True, width=figures)
+    table.add_column("ms", justify="right", no_wrap=True, width=figures)
+    if bar:
+        table.add_column("", no_wrap=True, width=bar)
     for node in tree(spans):
-        _add(table, node, "", "", start, whole)
+        _add(table, node, ("", ""), (start, whole))
     return table
 
 
-def _add(table: Table, node: Node, lead: str, below: str, start: float, whole: float) -> None:
+def _add(table: Table, node: Node, leads: tuple[str, str], scale: tuple[float, float]) -> None:
+    """Add a span, what happened in it, and its children. `leads` are drawn before its line and before those below."""
     from rich.text import Text
 
-    span = node.span
-    failed = span.status == "error"
+    span, (lead, below), (start, _) = node.span, leads, scale
     name = Text(lead, style="dim")
-    name.append(span.name, style="bold red" if failed else "bold")
+    name.append(span.name, style="bold red" if span.status == "error" else "bold")
     facts = [f"{word} {span.attributes[key]}".strip() for key, word in _SHOWN.items() if key in span.attributes]
     if node.orphan:
         facts.append("(its parent was lost with its process)")
     if facts:
         name.append(" " + ", ".join(facts), style="dim")
+    cells = [_bar(span, *scale)] if len(table.columns) == _WITH_BARS else []
     at, took = (span.start - start) * 1e3, (span.end - span.start) * 1e3
-    table.add_row(name, span.instance or span.service, f"{at:.1f}", f"{took:.1f}", _bar(span, start, whole))
+    table.add_row(name, span.instance or span.service, f"{at:.1f}", f"{took:.1f}", *cells)
+    stem = below + ("│  " if node.children else "   ")
     for event in span.events:
-        told = " ".join(f"{key}={value}" for key, value in event.attributes.items() if "stacktrace" not in key)
-        line = Text(below + "· ", style="dim")
-        line.append(f"{event.name} {told}".strip(), style="red" if event.name == "exception" else "dim")
-        table.add_row(line, "", f"{(event.time - start) * 1e3:.1f}", "", "")
+        line = Text(stem, style="dim").append(_told(event), style="red" if event.name == "exception" else "dim")
+        table.add_row(line, "", f"{(event.time - start) * 1e3:.1f}")
     for child in node.children:
-        last = child is node.children[-1]
-        branch, rest = ("└─ ", "   ") if last else ("├─ ", "│  ")
-        _add(table, child, below + branch, below + rest, start, whole)
+        branch, rest = ("└─ ", "   ") if child is node.children[-1] else ("├─ ", "│  ")
+        _add(table, child, (below + branch, below + rest), scale)
+
+
+def _told(event: SpanEvent) -> str:
+    """An event in a few words."""
+    facts = event.attributes
+    if event.name == "exception":
+        kind = str(facts.get("exception.type", "")).rpartition(".")[2]
+        return f"{kind}: {facts.get('exception.message', '')}"
+    return " ".join([event.name, *(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in facts.items())])
 
 
 def _bar(span: SpanRecord, start: float, whole: float) -> str:

@@ -1,6 +1,7 @@
 """The same two tools run directly over many files: what the sum of all reviews must equal.
 
-Written apart from the reviews on purpose, so that it can catch them out: one ruff over all files, complexipy in this process.
+Written apart from the reviews on purpose, so that it can catch them out: one ruff over all files, complexipy in this
+process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from actors.agents.code_analyst.analysis import RUFF_OPTIONS
 from actors.agents.tools import find_tool
@@ -74,19 +75,21 @@ def direct_totals(files: Sequence[Path]) -> Totals:
     for path in files:
         if str(path) in broken:
             continue
-        for function in code_complexity(path.read_text(encoding="utf-8-sig"), no_ignore=True, with_plans=False).functions:
+        for function in code_complexity(
+            path.read_text(encoding="utf-8-sig"), no_ignore=True, with_plans=False
+        ).functions:
             functions += 1
             complexity += function.complexity
     return Totals(dict(sorted(rules.items())), functions, complexity, len(broken))
 
 
-def add_up(reports: Iterable[dict[str, object]]) -> Totals:
+def add_up(reports: Iterable[dict[str, Any]]) -> Totals:
     """The totals of many reports, as they came out of the mesh."""
     rules: Counter[str] = Counter()
     functions = complexity = 0
     for report in reports:
-        rules.update(report["rules"])  # type: ignore[arg-type]
-        values = [function["complexity"] for function in report["functions"]]  # type: ignore[attr-defined]
+        rules.update(report["rules"])
+        values = [function["complexity"] for function in report["functions"]]
         functions += len(values)
         complexity += sum(values)
     return Totals(dict(sorted(rules.items())), functions, complexity, 0)

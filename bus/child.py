@@ -1,0 +1,154 @@
+"""A child process on its lifeline, with its output as asyncio streams.
+
+Not `asyncio.create_subprocess_exec`: under uvloop it leaves copies of the child's own pipes open in the child, so that
+the lifeline's watcher would hold them and their end would never be seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from bus.lifeline import Lifeline, guarded
+
+PIPE: Final = subprocess.PIPE
+DEVNULL: Final = subprocess.DEVNULL
+STDOUT: Final = subprocess.STDOUT
+
+LINE_LIMIT: Final = 1024 * 1024
+
+
+class Child:
+    """A running child in a session of its own: Ctrl-C in the terminal is its parent's to act on.
+
+    It is killed when this process ends, however that ends. Call `finish` when done with it.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: Lifeline, *, group: bool) -> None:
+        self._process = process
+        self._lifeline = lifeline
+        self._group = group
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self.stdout: asyncio.StreamReader | None = None
+        self.stderr: asyncio.StreamReader | None = None
+        self._transports: list[asyncio.BaseTransport] = []
+        threading.Thread(target=self._wait, name=f"wait for {process.pid}", daemon=True).start()
+
+    @classmethod
+    async def start(
+        cls,
+        argv: Sequence[str],
+        *,
+        group: bool = False,
+        stdin: int = DEVNULL,
+        stdout: int = DEVNULL,
+        stderr: int = DEVNULL,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        pass_fds: Sequence[int] = (),
+        lifeline: Lifeline | None = None,
+    ) -> Child:
+        """Start a child. With `group` its whole process group dies with it.
+
+        With a `lifeline` the child watches that by itself; without, a guard does it for it.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        guard = lifeline is None
+        lifeline = lifeline or Lifeline()
+        try:
+            process = subprocess.Popen(  # noqa: ASYNC220  (takes 1 ms: the fork shares memory)
+                guarded(argv, lifeline.fd, group=group) if guard else argv,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=cwd,
+                pass_fds=(*pass_fds, lifeline.fd),
+                start_new_session=True,
+            )
+        except OSError:
+            lifeline.release()
+            raise
+        child = cls(process, lifeline, group=group)
+        if process.stdout is not None:
+            child.stdout = await child._reader(process.stdout.fileno())
+        if process.stderr is not None:
+            child.stderr = await child._reader(process.stderr.fileno())
+        return child
+
+    async def _reader(self, fd: int) -> asyncio.StreamReader:
+        reader = asyncio.StreamReader(limit=LINE_LIMIT)
+        transport, _ = await self._loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(fd), "rb", buffering=0)
+        )
+        self._transports.append(transport)
+        return reader
+
+    @property
+    def pid(self) -> int:
+        """The process id; it stays the child's until `wait` has returned."""
+        return self._process.pid
+
+    @property
+    def status(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+        return self._ended.result() if self._ended.done() else None
+
+    def _wait(self) -> None:
+        status = self._process.wait()
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody asks any more
+            self._loop.call_soon_threadsafe(self._set_ended, status)
+
+    def _set_ended(self, status: int) -> None:
+        if not self._ended.done():
+            self._ended.set_result(status)
+
+    async def wait(self) -> int:
+        """Wait for the end of the child itself; returns its exit status, negative for a signal."""
+        return await asyncio.shield(self._ended)
+
+    async def feed(self, data: bytes) -> None:
+        """Write all of its standard input and close it. A child that does not read it all is no error."""
+        assert self._process.stdin is not None
+        fd = os.dup(self._process.stdin.fileno())
+        self._process.stdin.close()
+        transport, protocol = await self._loop.connect_write_pipe(
+            asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
+        )
+        writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            writer.write(data)
+            await writer.drain()
+        writer.close()  # what is still buffered goes out first
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it still runs."""
+        if self.status is None:
+            self._process.send_signal(number)
+
+    async def finish(self) -> int:
+        """Kill what is left (with `group`: of the whole group), reap it, let go of its pipes; returns the status."""
+        if self._group:
+            # The guard's watcher is in the group until it is released, so the group is still this child's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        elif self.status is None:
+            self._process.kill()
+        status = await self.wait()
+        for transport in self._transports:
+            transport.close()
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        self._lifeline.release()
+        return status

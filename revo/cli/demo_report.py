@@ -1,0 +1,78 @@
+"""What the demo prints at its end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from revo.cli.common import console
+from revo.cli.trace import render
+
+if TYPE_CHECKING:
+    from revo.cli.demo import Story
+
+TOP_RULES = 12
+
+
+def show(story: Story) -> None:
+    """Print findings, replicas, the trace of a task that outlived its worker, and the count."""
+    terminal = console()
+    terminal.print(_findings(story))
+    terminal.print()
+    terminal.print(_replicas(story))
+    terminal.print()
+    if story.trace:
+        terminal.print("a task whose worker was killed:")
+        terminal.print(render(story.trace, width=terminal.width))
+        terminal.print()
+    for line in _count(story):
+        terminal.print(line, soft_wrap=True)
+
+
+def _findings(story: Story) -> Table:
+    assert story.totals is not None
+    table = Table(title="findings", title_justify="left", box=None, pad_edge=False)
+    table.add_column("rule")
+    table.add_column("found", justify="right")
+    ranked = sorted(story.totals.rules.items(), key=lambda item: -item[1])
+    for rule, count in ranked[:TOP_RULES]:
+        table.add_row(rule, f"{count:,}")
+    rest = ranked[TOP_RULES:]
+    if rest:
+        table.add_row(f"{len(rest)} other rules", f"{sum(count for _, count in rest):,}")
+    return table
+
+
+def _replicas(story: Story) -> Table:
+    table = Table(title="tasks per replica", title_justify="left", box=None, pad_edge=False)
+    table.add_column("instance")
+    table.add_column("tasks", justify="right")
+    table.add_column("")
+    for instance, count in sorted(story.by_replica.items()):
+        table.add_row(instance, str(count), "killed -9 with a task in hand" if instance == story.killed else "")
+    return table
+
+
+def _count(story: Story) -> list[Text]:
+    assert story.audit is not None
+    assert story.totals is not None
+    found = sum(story.totals.rules.values())
+    lines = [
+        Text(f"{story.files} files in {story.seconds:.1f} s: {story.files / story.seconds:.1f} tasks/s"),
+        Text(f"{found:,} findings, {story.totals.functions:,} functions, complexity {story.totals.complexity:,}"),
+        _verdict("equal to running the tools directly", good=story.equal),
+        _verdict(f"redelivered: {story.redelivered}", good=story.redelivered > 0),
+        _verdict(
+            f"accepted: {story.audit.accepted}  ended: {story.audit.ended}  doubled: {story.audit.doubled}",
+            good=story.audit.ended == story.files and not story.audit.doubled,
+        ),
+        _verdict(f"lost: {story.audit.lost}", good=not story.audit.lost),
+    ]
+    lines += [Text(f"{count} files failed: {code}") for code, count in story.failed.items()]
+    return lines
+
+
+def _verdict(text: str, *, good: bool) -> Text:
+    return Text(text if good else f"{text}  <- not as it should be", style="green" if good else "bold red")
