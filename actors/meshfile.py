@@ -106,7 +106,7 @@ class MeshFile(BaseModel):
             key = [str(part) for part in first["loc"]]
             reason = {"extra_forbidden": "unknown key", "missing": "is missing"}.get(first["type"], first["msg"])
             what = f"{path}:{line_of(text, key)}: {'.'.join(key)}"
-            raise ConfigError(what, reason.removeprefix("Value error, ").lower()) from error
+            raise ConfigError(what, reason.removeprefix("Value error, ")) from error
 
 
 _HEADER = re.compile(r"\s*\[\[?\s*(.+?)\s*\]\]?\s*(#.*)?$")

@@ -147,6 +147,7 @@ class Child:
         status = await self.wait()
         for transport in self._transports:
             transport.close()
+        await asyncio.sleep(0)  # they close their files in the loop's next turn
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream is not None:
                 stream.close()

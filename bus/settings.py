@@ -92,7 +92,7 @@ class Settings(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"REVO_{str(first['loc'][0]).upper()}"
-            shown = name if "url" in first["loc"] else f"{name}={first['input']}"  # a URL may hold a password
+            shown = name if name.endswith("URL") else f"{name}={first['input']}"  # a URL may hold a password
             raise ConfigError(shown, first["msg"]) from None
 
     def find_url(self) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 BAR: Final = 12
-PROCESS: Final = 14
+PROCESS: Final = 16
 WIDE: Final = 100
 """Columns from which there is room for bars."""
 _WITH_BARS: Final = 5
@@ -81,7 +81,7 @@ def _add(table: Table, node: Node, leads: tuple[str, str], scale: tuple[float, f
         name.append(" " + ", ".join(facts), style="dim")
     cells = [_bar(span, *scale)] if len(table.columns) == _WITH_BARS else []
     at, took = (span.start - start) * 1e3, (span.end - span.start) * 1e3
-    table.add_row(name, span.instance or span.service, f"{at:.1f}", f"{took:.1f}", *cells)
+    table.add_row(name, _tail(span.instance or span.service), f"{at:.1f}", f"{took:.1f}", *cells)
     stem = below + ("│  " if node.children else "   ")
     for event in span.events:
         line = Text(stem, style="dim").append(_told(event), style="red" if event.name == "exception" else "dim")
@@ -89,6 +89,11 @@ def _add(table: Table, node: Node, leads: tuple[str, str], scale: tuple[float, f
     for child in node.children:
         branch, rest = ("└─ ", "   ") if child is node.children[-1] else ("├─ ", "│  ")
         _add(table, child, (below + branch, below + rest), scale)
+
+
+def _tail(instance: str) -> str:
+    """The end of an instance's name, which tells it from its siblings."""
+    return instance if len(instance) <= PROCESS else "…" + instance[1 - PROCESS :]
 
 
 def _told(event: SpanEvent) -> str:

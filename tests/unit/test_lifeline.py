@@ -50,8 +50,8 @@ def test_a_child_dies_when_its_parent_is_killed(pipe: tuple[int, int]) -> None:
     read, write = pipe
     parent, _ = start_parent(["/bin/sleep", "1000"], group=False, out=write)
     os.close(write)
-    parent.kill()
-    parent.wait()
+    with parent:
+        parent.kill()
     # The child held the other end of the pipe as its standard output: the end of the pipe is its end.
     assert os.read(read, 1) == b""
     os.close(read)
@@ -63,8 +63,8 @@ def test_a_whole_group_dies_when_its_parent_is_killed(pipe: tuple[int, int]) -> 
     parent, _ = start_parent(command, group=True, out=write)
     os.close(write)
     assert os.read(read, 100) == b"started\n"
-    parent.kill()
-    parent.wait()
+    with parent:
+        parent.kill()
     assert os.read(read, 1) == b""
     os.close(read)
 

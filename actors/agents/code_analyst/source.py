@@ -48,12 +48,13 @@ def _read_bytes(path: str, resolved: Path, max_bytes: int) -> bytes:
         raise MissingFileError(path, "does not exist") from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {(error.strerror or 'unknown error').lower()}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise NotAFileError(path, "is not a regular file")
-        if status.st_size > max_bytes:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+        os.close(descriptor)
+        if stat.S_ISREG(status.st_mode):
             raise TooLargeError(path, status.st_size, max_bytes)
+        raise NotAFileError(path, "is not a regular file")
+    with os.fdopen(descriptor, "rb") as file:
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:  # it grew while we read
         raise TooLargeError(path, len(data), max_bytes)
