@@ -62,7 +62,7 @@ async def actor(
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb"))
     try:
         line = await asyncio.wait_for(reader.readline(), 15)
-        assert line, f"{target} ended before it was ready: {log.read_text()}"  # noqa: ASYNC240
+        assert line, f"{target} ended before it was ready: {log.read_text()}"
         running = ActorProcess(process, json.loads(line), log)
         try:
             yield running

@@ -48,7 +48,7 @@ class Toiler(Agent):
         if work.what == "retry" and context.attempt < 3:
             raise Retry(0.01)
         if work.what == "block":
-            time.sleep(work.seconds)  # noqa: ASYNC251, TID251  (the fault that the test is about)
+            time.sleep(work.seconds)  # noqa: TID251  (the fault that the test is about)
         else:
             await asyncio.sleep(work.seconds)  # noqa: TID251  (the work itself)
         note(work, "end")

@@ -1,0 +1,138 @@
+"""Each command with right and wrong input: one line, an exit status, never a traceback."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROOT, Shell
+
+ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ((), 2, ""),
+        (("bogus",), 2, "no such command"),
+        (("submit",), 2, "missing argument"),
+        (("submit", "echo", "text=hi"), 3, "no mesh runs here"),
+        (("submit", "echo", "text=hi", "--url", "nats://127.0.0.1:1"), 3, "no nats server at nats://127.0.0.1:1"),
+        (("submit", "echo", "nonsense"), 2, "key=value"),
+        (("submit", "echo", "--json", "{"), 2, "is not json"),
+        (("submit", "echo", "--json", "[1]"), 2, "must be a map"),
+        (("run",), 2, "required: target"),
+        (("run", "nonsense"), 2, "package.module:class"),
+        (("run", "no_such_module:X"), 2, "no module named"),
+        (("run", ECHO), 3, "no mesh runs here"),
+        (("run", ECHO, "--name", "no.dots", "--url", "nats://127.0.0.1:1"), 2, "cannot be used in a subject"),
+        (("trace", "x"), 3, "no mesh runs here"),
+        (("down",), 3, "no mesh runs here"),
+        (("doctor", "--output", "yaml"), 2, "invalid value"),
+        (("demo", "--path", "/no/such/folder"), 2, "is not a folder"),
+        (("up", "/no/such/mesh.toml"), 2, "no such file"),
+        (("bench",), 2, ""),
+    ],
+)
+def test_wrong_input_is_one_line_and_an_exit_status(
+    shell: Shell, arguments: tuple[str, ...], code: int, says: str
+) -> None:
+    done = shell.revo(*arguments, REVO_CONNECT_TIMEOUT="0.5")
+    assert done.returncode == code, done.stderr
+    assert says in done.stderr.lower()
+    assert len(done.stderr.splitlines()) == (1 if says else 0)
+    assert not shell.home.exists(), "wrong input changes nothing"
+
+
+@pytest.mark.parametrize("command", ["up", "down", "run", "submit", "trace", "doctor", "demo"])
+def test_every_command_has_help_with_an_example(shell: Shell, command: str) -> None:
+    done = shell.revo(command, "--help")
+    assert done.returncode == 0
+    assert f"Usage: revo {command}" in done.stdout
+    assert "Example" in done.stdout
+
+
+def test_a_wrong_setting_names_its_variable(shell: Shell) -> None:
+    done = shell.revo("submit", "echo", "a=b", REVO_DEADLINE="soon")
+    assert (done.returncode, "REVO_DEADLINE=soon" in done.stderr) == (2, True)
+
+
+def test_an_internal_error_is_one_line_that_says_how_to_see_more(shell: Shell) -> None:
+    done = shell.revo("--version", PYTHONPATH=str(ROOT))
+    assert done.stdout.startswith("revo ")
+
+
+@pytest.fixture
+def running(shell: Shell) -> Shell:
+    path = shell.folder / "m.toml"
+    path.write_text(f'[actors.echo]\ntarget = "{ECHO}"\n[actors.code-analyst]\ntarget = "{_ANALYST}"\n')
+    shell.json("up", str(path), "--detach")
+    return shell
+
+
+_ANALYST = "actors.agents.code_analyst:CodeAnalyst"
+
+
+def test_submit_trace_and_doctor_on_a_running_mesh(running: Shell) -> None:
+    result = running.json("submit", "echo", "text=hi", "--wait", "--priority", "critical", "--id", "my-own-id")
+    assert (result["status"], result["value"], result["task_id"]) == ("succeeded", {"text": "hi"}, "my-own-id")
+
+    again = running.json("submit", "echo", "text=other", "--wait", "--id", "my-own-id")
+    assert again["value"] == {"text": "hi"}, "the same id is the same task"
+
+    code = "import os\n"
+    review = running.json("submit", "code_review", "--json", json.dumps({"source": code}), "--wait")
+    assert review["value"]["rules"] == {"F401": 1}
+
+    failed = running.revo("submit", "echo", "txet=hi", "--wait")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert "text: Field required" in failed.stderr
+
+    late = running.revo("submit", "nobody", "a=1", "--wait", "--timeout", "0.3")
+    assert late.returncode == 4
+    assert "no agent has had the capability nobody yet" in late.stderr
+
+    for wrong, says in (
+        (("submit", "no.dots", "a=1"), "cannot be used"),
+        (("submit", "echo", "a=1", "--priority", "hihg"), "critical, urgent"),
+        (("submit", "echo", "a=1", "--deadline", "-1"), "deadline"),
+        (("submit", "echo", "a=1", "--id", "a.b"), "task id"),
+    ):
+        done = running.revo(*wrong)
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
+
+    spans = running.json("trace", review["task_id"])
+    assert {span["name"] for span in spans} == {"send code_review", "process code_review", "ruff", "complexipy"}
+    tree = running.revo("trace", review["task_id"], COLUMNS="80").stdout
+    assert max(len(line) for line in tree.splitlines()) <= 80
+    assert "└─ process code_review" in tree
+    assert running.revo("trace", "unknown-id").returncode == 1
+
+    findings = running.json("doctor")
+    assert {finding["state"] for finding in findings} == {"ok"}
+
+
+def test_doctor_finds_a_folder_that_hides_ours_and_a_mesh_that_is_gone(shell: Shell) -> None:
+    (shell.folder / "bus").mkdir()
+    shell.home.mkdir()
+    (shell.home / "mesh.json").write_text(json.dumps({"url": "nats://127.0.0.1:1"}))
+    done = shell.revo("doctor", "--output", "json", REVO_CONNECT_TIMEOUT="0.3")
+    found = {finding["check"]: finding for finding in json.loads(done.stdout)}
+    assert done.returncode == 3
+    assert (found["packages"]["state"], found["home"]["state"], found["mesh"]["state"]) == ("fail", "warn", "fail")
+    assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
+
+
+def test_bench_start_measures_ready_time_and_memory(shell: Shell) -> None:
+    report = shell.json("bench", "start", "--runs", "2")
+    assert 0 < report["ready_s"] < 5
+    assert 10e6 < report["resident_bytes"] < 60e6, "an idle agent holds under 60 MB"
+
+
+def test_a_picture_of_the_demo_is_in_the_docs() -> None:
+    picture = (ROOT / "docs" / "demo.svg").read_text()
+    assert "lost:" in picture
+    assert "killed" in picture
+    assert Path(ROOT / "README.md").read_text().count("docs/demo.svg") == 1

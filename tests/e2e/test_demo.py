@@ -1,0 +1,67 @@
+"""The demo: real work, a real kill, nothing lost, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.e2e.conftest import BIN, Shell, alive, children
+from tests.eventually import eventually
+
+
+def left_behind(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
+
+
+def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    done = shell.revo("demo", "--files", "80", "--output", "json", timeout=100, TMPDIR=str(tmp_path / "tmp"))
+    story = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert story["lost"] == 0
+    assert story["redelivered"] >= 1
+    assert story["equal_to_direct"]
+    assert story["audit"] == {"accepted": 80, "ended": 80, "waiting": 0, "lost": 0, "doubled": 0}
+    assert sum(story["by_replica"].values()) == 80
+    assert len(story["by_replica"]) >= 2
+    assert "process code_review" in {span["name"] for span in story["trace"]}
+    assert left_behind(tmp_path / "tmp") == []
+    assert not shell.home.exists()
+
+
+def test_the_demo_reviews_the_tree_that_is_named_and_reports_files_that_fail(shell: Shell, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for n in range(40):
+        (tree / f"m{n}.py").write_text("import os\n" * (n + 1))
+    (tree / "broken.py").write_text("def f(:\n")
+    done = shell.revo("demo", "--output", "json", timeout=100, DEMO_PATH=str(tree))
+    story = json.loads(done.stdout)
+    assert story["failed"] == {"not_parseable": 1}
+    assert story["equal_to_direct"]
+    assert story["lost"] == 0
+
+
+async def test_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        [str(BIN / "revo"), "demo"],
+        cwd=shell.folder,
+        env={**shell.env, "TMPDIR": str(tmp_path / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        await eventually(lambda: len(children(process.pid)) >= 3, timeout=20)
+        family = children(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    await eventually(lambda: not any(alive(pid) for pid in family))
+    assert left_behind(tmp_path / "tmp") == []
