@@ -264,3 +264,61 @@ async def test_the_same_id_twice_is_one_task_while_it_waits_and_after_it_ended(
     assert await third.result(timeout=5) == 1
     await eventually(lambda: _is_empty(mesh))
     assert runs == 1
+
+
+async def test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_own_drains(
+    mesh: Mesh, start_worker: StartWorker, gate: Gate
+) -> None:
+    handles = [
+        await mesh.submit("echo", {"n": 0}, priority="normal"),
+        await mesh.submit("echo", {"n": 1}, priority="low"),
+    ]
+    first = await start_worker(gate, policy=Policy(ack_wait=30.0))
+    begun = (await asyncio.wait_for(gate.begun.get(), 5))["n"]  # whichever arrived first
+    running, held = handles[begun], handles[1 - begun]
+    await eventually(lambda: first.in_hand == 2)
+    done: list[Any] = []
+
+    async def note(message: Any) -> Any:
+        done.append(message)
+        return message
+
+    await start_worker(note)
+    draining = asyncio.create_task(first.drain(20))
+    outcome = await held.outcome(timeout=5)  # far below the ack deadline: it was handed back, not abandoned
+    assert (outcome.deliveries, outcome.attempts) == (2, 1)
+    gate.open.set()
+    await draining
+    assert (await running.outcome(timeout=5)).deliveries == 1
+
+
+async def test_a_worker_without_a_free_slot_draws_nothing(mesh: Mesh, start_worker: StartWorker, gate: Gate) -> None:
+    busy = await start_worker(gate)
+    await mesh.submit("echo", {"n": 0})
+    await asyncio.wait_for(gate.begun.get(), 5)
+    await eventually(lambda: busy._puller.quiet)
+
+    async def echo(message: Any) -> Any:
+        return message
+
+    handles = [
+        await mesh.submit("echo", {"n": n}, priority=priority)
+        for n in range(3)
+        for priority in ("critical", "normal", "low")
+    ]
+    await start_worker(echo)
+    outcomes = [await handle.outcome(timeout=5) for handle in handles]
+    assert {outcome.deliveries for outcome in outcomes} == {1}
+    assert busy.in_hand == 1
+    gate.open.set()
+
+
+async def test_a_critical_task_goes_past_all_that_wait(mesh: Mesh, start_worker: StartWorker, gate: Gate) -> None:
+    for n in range(20):
+        await mesh.submit("echo", {"n": n}, priority="low")
+    await mesh.submit("echo", {"n": "critical"}, priority="critical")
+    await start_worker(gate)
+    first = await asyncio.wait_for(gate.begun.get(), 5)
+    gate.open.set()
+    second = await asyncio.wait_for(gate.begun.get(), 5)
+    assert {"n": "critical"} in (first, second)

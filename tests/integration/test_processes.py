@@ -200,6 +200,24 @@ async def test_work_goes_on_across_a_killed_server(server: Server, mesh: Mesh, t
         assert await _drained(mesh)
 
 
+async def test_a_worker_killed_with_a_result_that_could_not_be_stored_loses_nothing(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.RESULTS)
+    full = {**info["config"], "max_bytes": 10}
+    await jetstream.call(mesh.connection, "STREAM.UPDATE", subjects.RESULTS, body=full)
+    async with actor(TOILER, server.url, tmp_path / "1") as first:
+        handle = await toil(mesh, journal, 1)
+        await eventually(lambda: [line[0] for line in lines(journal)] == ["begin", "end"])
+        await eventually(lambda: "trying again" in first.log)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+    await jetstream.call(mesh.connection, "STREAM.UPDATE", subjects.RESULTS, body=info["config"])
+    async with actor(TOILER, server.url, tmp_path / "2"):
+        assert await handle.result(timeout=15) == 1
+
+
 async def test_two_replicas_share_the_load(server: Server, mesh: Mesh, tmp_path: Path) -> None:
     async with (
         actor(TOILER, server.url, tmp_path / "1"),
