@@ -10,43 +10,50 @@ from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Passes bytes on while it is whole; refuses and drops connections while it is cut."""
+    """Passes bytes on while it is whole; while it is cut, nobody listens at its end."""
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
         self._host, self._port = parts.hostname or "", parts.port or 0
-        self._whole = True
+        self._own_port = 0
+        self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self.serving: set[asyncio.Task[None]] = set()
-        self.url = ""
+        self._serving: set[asyncio.Task[None]] = set()
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection through the wire."""
+    @property
+    def url(self) -> str:
+        """Where clients of the wire connect."""
+        return f"nats://127.0.0.1:{self._own_port}"
+
+    async def mend(self) -> None:
+        """Let connections through, always at the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._own_port)
+        self._own_port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Cut the wire: every connection breaks, and none comes through."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._serving)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self.serving.add(task)
-        task.add_done_callback(self.serving.discard)
-        if not self._whole:
-            await _close(writer)
-            return
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
-        self._writers |= {writer, far_writer}
+        pair = {writer, far_writer}
+        self._writers |= pair
         async with asyncio.TaskGroup() as group:
             group.create_task(_pass_on(reader, far_writer))
             group.create_task(_pass_on(far_reader, writer))
-        self._writers -= {writer, far_writer}
-        await _close(writer)
-        await _close(far_writer)
-
-    def cut(self) -> None:
-        """Cut the wire: every connection breaks, and none comes through."""
-        self._whole = False
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def mend(self) -> None:
-        """Let connections through again."""
-        self._whole = True
+        self._writers -= pair
+        for one in pair:
+            with contextlib.suppress(ConnectionError):
+                await one.wait_closed()
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -57,19 +64,12 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     writer.close()
 
 
-async def _close(writer: asyncio.StreamWriter) -> None:
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
-
-
 @asynccontextmanager
 async def proxied(target: str) -> AsyncIterator[Proxy]:
     """A wire to `target` (a NATS URL) for the length of a block."""
     proxy = Proxy(target)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
-    proxy.url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with server:
+    await proxy.mend()
+    try:
         yield proxy
-        proxy.cut()
-        await asyncio.gather(*proxy.serving)
+    finally:
+        await proxy.cut()

@@ -223,12 +223,12 @@ async def test_trap_5_a_client_hears_of_a_result_that_was_stored_while_it_was_cu
         handle = await far.submit("echo", {"n": 1})
         waiting = asyncio.create_task(handle.result(timeout=20))
         await asyncio.wait_for(gate.begun.get(), 5)
-        wire.cut()
+        await wire.cut()
         await eventually(lambda: not far.connection.is_connected)
         gate.open.set()
         subject = subjects.result_of(handle.task_id)
         await eventually(lambda: jetstream.last(connection, subjects.RESULTS, subject))
-        wire.mend()
+        await wire.mend()
         assert await waiting == {"n": 1}
 
 
