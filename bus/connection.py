@@ -12,20 +12,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.dial import dial, reason
 from bus.errors import (
-    AuthenticationError,
     BusClosedError,
     BusError,
     ConnectionLostError,
@@ -33,8 +31,6 @@ from bus.errors import (
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
-    ServerTooOldError,
-    ServerUnreachableError,
     SlowConsumerError,
 )
 from bus.settings import Settings, redact
@@ -42,15 +38,6 @@ from bus.settings import Settings, redact
 log = logging.getLogger(__name__)
 
 OnMessage = Callable[[Msg], Awaitable[None]]
-
-RECONNECT_FIRST: Final = 0.05
-RECONNECT_MAX: Final = 2.0
-"""Seconds between two attempts to reconnect: from the first to the last, doubling, with full jitter."""
-
-NEEDS: Final = {
-    (2, 11): "results that expire by themselves (Nats-TTL)",
-}
-"""What we stand on, by the first server version that has it."""
 
 
 class Subscription:
@@ -102,7 +89,6 @@ class Connection:
         self._pending: dict[str, tuple[asyncio.Future[Msg], str]] = {}
         self._inbox = ""
         self._count = 0
-        self._opening = True
         self._closing = False
         self._lost_at = 0.0
         self._connected = asyncio.Event()
@@ -110,101 +96,35 @@ class Connection:
         self._on_disconnect: list[Callable[[], None]] = []
         self._denials: list[PermissionDeniedError] = []
         self._last_error: BaseException | None = None
-        self._refused = False
-
-    # --- opening ------------------------------------------------------------------------------------------
 
     @classmethod
     async def open(cls, url: str, *, name: str = "revo", settings: Settings | None = None) -> Connection:
         """A connection that stands.
 
-        Cure of trap 12: nats-py tries an address where nobody listens for 120 s, with a traceback each time; here the
-        first connect gives up after `connect_timeout` seconds. Later losses are healed for ever.
-
         Raises:
-            ServerUnreachableError: when no server answered in time.
+            ServerUnreachableError: when no server answered within the setting `connect_timeout`.
             AuthenticationError: at once, when the server refuses the credentials.
-            ServerTooOldError: when the server lacks what Revo stands on; names the feature and the version.
+            ServerTooOldError, NoJetStreamError: when the server lacks what Revo stands on.
         """
         settings = settings or Settings.from_env()
         self = cls(url, name=name, settings=settings)
+        self.client = await dial(
+            url,
+            name=name,
+            timeout=settings.connect_timeout,
+            on_error=self._on_error,
+            on_lost=self._on_lost,
+            on_back=self._on_back,
+            on_closed=self._on_closed,
+        )
+        self._connected.set()
         try:
-            async with asyncio.timeout(settings.connect_timeout):
-                await self._connect()
-        except (TimeoutError, nats.errors.Error) as error:
-            await self._abandon()
-            if self._refused:
-                raise AuthenticationError(redact(url)) from error
-            reason = _reason(self._last_error)
-            raise ServerUnreachableError(redact(url), settings.connect_timeout, reason) from error
-        except BaseException:
-            await self._abandon()
-            raise
-        try:
-            self._check_version()
             self._inbox = self.client.new_inbox()
             await self.subscribe(f"{self._inbox}.*", self._on_reply)
         except BaseException:
             await self.close()
             raise
-        self._opening = False
-        self._connected.set()
         return self
-
-    async def _connect(self) -> None:
-        while True:
-            try:
-                await self._connect_client()
-            except OSError as error:
-                # A server that refuses us resets the connection; nats-py then stumbles over its own clean-up.
-                self._last_error = error
-                self.client = Client()
-                await asyncio.sleep(RECONNECT_FIRST)
-            else:
-                return
-
-    async def _connect_client(self) -> None:
-        await self.client.connect(
-            self.url,
-            name=self.name,
-            error_cb=self._on_error,
-            disconnected_cb=self._on_lost,
-            reconnected_cb=self._on_back,
-            closed_cb=self._on_closed,
-            allow_reconnect=True,
-            max_reconnect_attempts=-1,
-            reconnect_time_wait=0.2,  # type: ignore[arg-type]  # seconds; nats-py takes floats too
-            reconnect_to_server_handler=self._choose_server,
-            connect_timeout=2,
-            ping_interval=10,
-            max_outstanding_pings=2,
-            skip_subject_validation=True,  # bus.subjects builds them all
-        )
-
-    async def _abandon(self) -> None:
-        """Close what a failed connect left behind."""
-        self._closing = True
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await self.client.close()
-
-    def _check_version(self) -> None:
-        version = self.client.connected_server_version
-        found = (version.major, version.minor)
-        for needs, feature in NEEDS.items():
-            if found < needs:
-                raise ServerTooOldError(
-                    redact(self.url), feature, ".".join(map(str, needs)), f"{version.major}.{version.minor}"
-                )
-        if not self.client._server_info.get("jetstream"):  # noqa: SLF001  (no public way to read INFO)
-            raise ServerTooOldError(redact(self.url), "durable work", "with JetStream (-js)", "without it")
-
-    def _choose_server(self, servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
-        """The next server to try and the pause before: exponential with full jitter, so that a thousand
-        processes do not come back in step.
-        """
-        server = min(servers, key=lambda known: known.reconnects)
-        ceiling = min(RECONNECT_MAX, RECONNECT_FIRST * 2.0 ** min(server.reconnects, 10))
-        return server, random.uniform(0, ceiling)  # noqa: S311  (spreads load, guards nothing)
 
     # --- what nats-py tells us ----------------------------------------------------------------------------
 
@@ -212,17 +132,12 @@ class Connection:
         """Every asynchronous error of nats-py, as a log line or as the error of the call that it belongs to."""
         self._last_error = error
         text = str(error)
-        if self._opening:
-            if "authorization" in text.lower():
-                self._refused = True
-                raise error  # ends the first connect at once instead of trying for ever
-            return
         if isinstance(error, nats.errors.SlowConsumerError):
             log.error("%s", SlowConsumerError(error.subject))
         elif "permissions violation" in text.lower():
             self._on_denied(text)
         elif self._connected.is_set() and not self._closing:
-            log.warning("connection %s: %s", self.name, _reason(error))
+            log.warning("connection %s: %s", self.name, reason(error))
 
     def _on_denied(self, text: str) -> None:
         """Cure of trap 11: a denied publish shows as a time-out and a denied subscribe as success.
@@ -260,13 +175,13 @@ class Connection:
 
     async def _on_closed(self) -> None:
         self._connected.clear()
-        if self.closed.done() or self._opening:
+        if self.closed.done():
             return
-        reason = None if self._closing else BusClosedError(f"the server closed the connection: {self._last_error}")
+        why = None if self._closing else BusClosedError(f"the server closed the connection: {self._last_error}")
         for future, subject in list(self._pending.values()):
             if not future.done():
-                future.set_exception(reason or ConnectionLostError(subject))
-        self.closed.set_result(reason)
+                future.set_exception(why or ConnectionLostError(subject))
+        self.closed.set_result(why)
 
     async def _on_reply(self, message: Msg) -> None:
         entry = self._pending.get(message.subject.rpartition(".")[2])
@@ -311,8 +226,8 @@ class Connection:
 
     def _check_open(self) -> None:
         if self._closing or self.closed.done() or self.client.is_closed:
-            reason = self.closed.result() if self.closed.done() else None
-            raise reason or BusClosedError
+            why = self.closed.result() if self.closed.done() else None
+            raise why or BusClosedError
 
     # --- messages -----------------------------------------------------------------------------------------
 
@@ -479,16 +394,6 @@ class Connection:
         await self.close()
 
 
-@asynccontextmanager
-async def connect(url: str, *, name: str = "revo", settings: Settings | None = None) -> AsyncIterator[Connection]:
-    """A connection for the length of a block; see `Connection.open`."""
-    connection = await Connection.open(url, name=name, settings=settings)
-    try:
-        yield connection
-    finally:
-        await connection.close()
-
-
 def _width(value: str) -> int:
     return len(value) if value.isascii() else len(value.encode())
 
@@ -507,12 +412,3 @@ def _as_coroutine(handler: OnMessage) -> Callable[[Msg], Awaitable[None]]:
         await handler(message)
 
     return call
-
-
-def _reason(error: BaseException | None) -> str:
-    """One line for what nats-py calls an error."""
-    if error is None:
-        return ""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    return str(error).removeprefix("nats: ").strip("'").lower() or type(error).__name__

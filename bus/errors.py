@@ -7,7 +7,7 @@ text is built in `__str__`. Must not know NATS: `bus.connection` turns NATS erro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -162,16 +162,15 @@ class ServerTooOldError(ServerError):
         return f"{self.feature} needs nats-server {self.needs} or newer; {self.url} runs {self.found}"
 
 
-class TopologyError(BusError):
-    """What stands on the server differs from what this process needs, beyond what may be ignored."""
+class NoJetStreamError(ServerError):
+    """The server stores nothing, and Revo's work is stored."""
 
-    def __init__(self, name: str, differences: Sequence[str]) -> None:
-        super().__init__(name, tuple(differences))
-        self.name = name
-        self.differences = tuple(differences)
+    def __init__(self, url: str) -> None:
+        BusError.__init__(self, url)
+        self.url = url
 
     def __str__(self) -> str:
-        return f"{self.name} differs from what this process needs: {'; '.join(self.differences)}"
+        return f"the server at {self.url} runs without JetStream; start it with -js"
 
 
 # --- the world broke it: the same call may work later -----------------------------------------------------

@@ -116,7 +116,7 @@ class Mesh:
         `anon`, which all that give no name share). `service` is its name in traces.
 
         Raises:
-            ServerUnreachableError, AuthenticationError, ServerTooOldError, TopologyError: see `Connection.open`.
+            ServerUnreachableError, AuthenticationError, ServerTooOldError: see `Connection.open`.
         """
         settings = settings or Settings.from_env()
         connection = await Connection.open(url or settings.find_url(), name=service, settings=settings)

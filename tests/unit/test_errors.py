@@ -22,7 +22,7 @@ EXAMPLES: list[BusError] = [
     errors.PermissionDeniedError("publish to", "x"),
     errors.AuthenticationError("nats://h:1"),
     errors.ServerTooOldError("nats://h:1", "results", "2.11", "2.9"),
-    errors.TopologyError("TASKS", ["a", "b"]),
+    errors.NoJetStreamError("nats://h:1"),
     errors.ServerUnreachableError("nats://h:1", 5.0, "refused"),
     errors.NoMeshError(".revo/mesh.json"),
     errors.ConnectionLostError("x"),
