@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 import weakref
 from collections.abc import AsyncIterator
@@ -96,6 +97,7 @@ class Mesh:
         self._results: Subscription | None = None
         self._subscribing = asyncio.Lock()
         self._served: set[str] = set()
+        self._warned: set[str] = set()
         self._rereading: set[asyncio.Task[None]] = set()
         connection.on_reconnect(self._reread)
 
@@ -120,7 +122,8 @@ class Mesh:
         """
         settings = settings or Settings.from_env()
         connection = await Connection.open(url or settings.find_url(), name=service, settings=settings)
-        telemetry = Telemetry(service=service, instance=f"{service}-{id(connection):x}", sample=settings.trace_sample)
+        instance = f"{service}-{secrets.token_hex(4)}"
+        telemetry = Telemetry(service=service, instance=instance, sample=settings.trace_sample)
         telemetry.start(connection.publish)
         mesh = cls(connection, telemetry, client=client or settings.client)
         try:
@@ -178,7 +181,9 @@ class Mesh:
             log.debug("cannot tell whether %s has workers: %s", capability, error)
             return ""
         warning = f"no agent has had the capability {capability} yet; the task waits for one until its deadline"
-        log.warning("%s", warning)
+        if capability not in self._warned:
+            self._warned.add(capability)
+            log.warning("%s", warning)
         return warning
 
     def handle(self, capability: str, task_id: str) -> Handle:

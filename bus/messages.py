@@ -6,6 +6,7 @@ sees it. `docs/wire.md` tells the same to somebody with a NATS client in another
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -36,8 +37,13 @@ EXPECTED_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
 SERVICE_ERROR: Final = "Nats-Service-Error"
 SERVICE_ERROR_CODE: Final = "Nats-Service-Error-Code"
 
+MAX_DEADLINE: Final = 30 * 86400.0
+"""Seconds that a deadline may lie ahead: a result is kept until then, and no task waits for ever."""
+
 HEADROOM: Final = 64 * 1024
 """Bytes of the server's `max_payload` that a task leaves free, so that its dead letter fits in a message too."""
+
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}\Z")  # RFC 9110, token
 
 Headers = dict[str, str]
 Status = Literal["succeeded", "failed", "expired"]
@@ -167,6 +173,11 @@ class SpanBatch(BaseModel):
 def without_control_headers(headers: Mapping[str, str]) -> Headers:
     """The headers less those that order the server about (`Nats-...`): safe to store again.
 
-    A copied `Nats-Rollup` would purge a stream, a copied `Nats-Msg-Id` would be taken for a double.
+    A copied `Nats-Rollup` would purge a stream, a copied `Nats-Msg-Id` would be taken for a double. A name that only
+    some clients can send is left out too.
     """
-    return {name: value for name, value in headers.items() if not name.lower().startswith("nats-")}
+    return {
+        name: value
+        for name, value in headers.items()
+        if _HEADER_NAME.match(name) and not name.lower().startswith("nats-")
+    }

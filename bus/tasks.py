@@ -23,6 +23,7 @@ from bus.messages import (
     FRESH,
     HEADROOM,
     JSON,
+    MAX_DEADLINE,
     MSG_ID,
     MSGPACK,
     TASK_ID,
@@ -67,8 +68,8 @@ async def submit(
     subject = subjects.task(capability, priority, client)
     subjects.token(task_id, "task id")
     seconds = connection.settings.deadline if deadline is None else deadline
-    if not (isinstance(seconds, int | float) and 0 < seconds < math.inf):
-        raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero")
+    if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
+        raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
     headers = {
         MSG_ID: f"{client}.{capability}.{task_id}",
@@ -115,8 +116,9 @@ def receive(message: Msg, default_deadline: float) -> Envelope:
         deadline = float(headers[DEADLINE]) if DEADLINE in headers else stored_at + default_deadline
     except ValueError:
         deadline = math.nan
-    if not 0 < deadline < math.inf:
-        fault = DecodeError(message.subject, f"header {DEADLINE}: {headers[DEADLINE]!r:.40} is not unix seconds")
+    if not 0 < deadline <= stored_at + MAX_DEADLINE + 60.0:  # clocks may differ by a minute
+        reason = f"header {DEADLINE}: {headers[DEADLINE]!r:.40} is not unix seconds, up to 30 days ahead"
+        fault = DecodeError(message.subject, reason)
         deadline = stored_at + default_deadline
     try:
         content_type = codec.content_type_of(headers)

@@ -24,6 +24,7 @@ from bus.errors import (
     DeadlineExceededError,
     EncodeError,
     TimeLimitError,
+    TransportError,
     WorkerDiedError,
 )
 from bus.extender import Extender
@@ -203,6 +204,9 @@ class Worker:
             if envelope.deadline <= time.time():
                 return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
             return await self._handle(run, span)
+        except TransportError as error:
+            # The server could not be asked about earlier tries, for as long as we are patient.
+            return Happening.HANDED_BACK, error
         except asyncio.CancelledError:
             if run.stopped is None:
                 raise

@@ -120,7 +120,9 @@ async def test_any_nats_client_publishes_a_task_and_finds_its_result_as_json(ser
         (b'{"source": "x"}', {"Revo-Task-Id": "no.dots.allowed"}),
         (b'{"source": "x"}', {"Revo-Deadline": "soon"}),
         (b'{"source": "x"}', {"Revo-Deadline": "nan"}),
-        (b"bad", {"Nats-Rollup-Extra": "x", "My-Own": "kept"}),
+        (b'{"source": "x"}', {"Revo-Deadline": "1e300"}),
+        (b'{"source": "x"}', {"Revo-Deadline": "-1"}),
+        (b"bad", {"Nats-Rollup-Extra": "x", "My-Own": "kept", "traceparent": "nonsense"}),
     ],
 )
 async def test_garbage_ends_as_failed_with_a_dead_letter_of_the_original_bytes(
