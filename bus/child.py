@@ -80,10 +80,14 @@ class Child:
             lifeline.release()
             raise
         child = cls(process, lifeline, group=group)
-        if process.stdout is not None:
-            child.stdout = await child._reader(process.stdout.fileno())
-        if process.stderr is not None:
-            child.stderr = await child._reader(process.stderr.fileno())
+        try:
+            if process.stdout is not None:
+                child.stdout = await child._reader(process.stdout.fileno())
+            if process.stderr is not None:
+                child.stderr = await child._reader(process.stderr.fileno())
+        except BaseException:  # cancelled in between: nobody else knows of the child yet
+            await child.finish()
+            raise
         return child
 
     async def _reader(self, fd: int) -> asyncio.StreamReader:
@@ -137,7 +141,22 @@ class Child:
             self._process.send_signal(number)
 
     async def finish(self) -> int:
-        """Kill what is left (with `group`: of the whole group), reap it, let go of its pipes; returns the status."""
+        """Kill what is left (with `group`: of the whole group), reap it, let go of its pipes; returns the status.
+
+        Takes milliseconds and cannot be cut short: a cancellation that comes meanwhile is raised at its end.
+        """
+        ending = asyncio.ensure_future(self._finish())
+        cancelled: asyncio.CancelledError | None = None
+        while not ending.done():
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return ending.result()
+
+    async def _finish(self) -> int:
         if self._group:
             # The guard's watcher is in the group until it is released, so the group is still this child's.
             with contextlib.suppress(ProcessLookupError, PermissionError):

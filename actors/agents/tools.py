@@ -101,7 +101,7 @@ async def run_tool(
         try:
             finished = await _communicate(name, process, stdin, timeout, max_output)
         finally:
-            await asyncio.shield(process.finish())
+            await process.finish()
         seen.set("tool.exit_status", finished.status)
         return finished
 

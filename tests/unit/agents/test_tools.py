@@ -54,6 +54,23 @@ async def test_a_cancelled_task_takes_its_tool_with_it(tmp_path: Path) -> None:
     await eventually(lambda: not sleepers(int(pid.read_text())))
 
 
+async def test_a_task_cancelled_while_its_tool_starts_leaves_nothing(tmp_path: Path) -> None:
+    for turns in range(6):
+        marker = tmp_path / str(turns)
+        script = f"echo $$ > {marker}; exec /bin/sleep 1000"
+        running = asyncio.create_task(run_tool("sleep", ["/bin/sh", "-c", script], timeout=60))
+        for _ in range(turns):
+            await asyncio.sleep(0)  # noqa: TID251  (a turn of the loop, no time)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        said = subprocess.run(
+            ["ps", "-A", "-o", "ppid=,stat=,args="], capture_output=True, text=True, check=True
+        ).stdout
+        ours = [line for line in said.splitlines() if line.split()[0] == str(os.getpid()) and "sleep 1000" in line]
+        assert not [line for line in ours if "Z" not in line.split()[1]]
+
+
 async def test_strays_of_a_tool_that_ended_die_too(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     script = f"echo $$ > {pid}; /bin/sleep 1000 >/dev/null 2>&1 </dev/null & exit 0"
