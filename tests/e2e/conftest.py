@@ -23,7 +23,11 @@ class Shell:
         self.folder = folder
         self.home = folder / "home"
         self.env = {
-            **{key: value for key, value in os.environ.items() if not key.startswith(("REVO_", "OTEL_"))},
+            **{
+                key: value
+                for key, value in os.environ.items()
+                if not key.startswith(("REVO_", "OTEL_", "MAKE", "PYTEST"))
+            },
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "REVO_HOME": str(self.home),
         }
