@@ -20,7 +20,7 @@ from actors.meshfile import DEFAULT_NAME, MeshFile
 from actors.meshhome import MeshHome
 from actors.supervisor import ActorFailedError, Child, State, Supervisor
 from bus.errors import BusError, NoMeshError
-from bus.server import Server
+from bus.server import Server, ServerStartError
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 
@@ -88,14 +88,28 @@ class Up:
         if url:
             yield url
             return
-        port = self._mesh.server.port or (DEFAULT_PORT if _is_free(DEFAULT_PORT) else 0)
-        async with Server(self._home.folder / "nats", binary=self._settings.nats_server, port=port) as server:
-            keeping = asyncio.create_task(self._keep_server(server))
+        server = await self._start_server()
+        keeping = asyncio.create_task(self._keep_server(server))
+        try:
+            yield server.url
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await server.stop()
+
+    async def _start_server(self) -> Server:
+        """An embedded server at the port that the mesh file names, else at the usual one, else at any free one."""
+        named = self._mesh.server.port
+        for port in [named] if named else [DEFAULT_PORT, 0] if _is_free(DEFAULT_PORT) else [0]:
+            server = Server(self._home.folder / "nats", binary=self._settings.nats_server, port=port)
             try:
-                yield server.url
-            finally:
-                keeping.cancel()
-                await asyncio.gather(keeping, return_exceptions=True)
+                await server.start()
+            except ServerStartError:
+                if port == DEFAULT_PORT and not named:
+                    continue  # somebody took it between our look and our start
+                raise
+            return server
+        raise AssertionError("unreachable: the last port has raised")
 
     async def _keep_server(self, server: Server) -> None:
         """Start the server again when it dies; its streams and its port are as they were."""

@@ -60,6 +60,24 @@ class Toiler(Agent):
         return numbers.a + numbers.b
 
 
+class Living(Toiler):
+    """Notes when it starts and stops."""
+
+    async def on_start(self) -> None:
+        Path(os.environ["JOURNAL"]).write_text("start\n")
+
+    async def on_stop(self) -> None:
+        with Path(os.environ["JOURNAL"]).open("a") as file:
+            file.write("stop\n")
+
+
+class Stillborn(Toiler):
+    """Cannot start."""
+
+    async def on_start(self) -> None:
+        raise ValueError("no model to load")
+
+
 class Threaded(Agent):
     """Does its tasks in a thread."""
 

@@ -233,6 +233,27 @@ async def test_two_replicas_share_the_load(server: Server, mesh: Mesh, tmp_path:
     assert min(shares) >= 15
 
 
+async def test_on_start_comes_before_the_first_message_and_on_stop_after_the_last(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    async with actor("tests.integration.agents:Living", server.url, tmp_path / "log", JOURNAL=str(journal)) as living:
+        handle = await mesh.submit("toil", {"id": 1, "journal": str(journal), "seconds": 0.3})
+        await eventually(lambda: begun(journal))
+        living.signal(signal.SIGTERM)
+        assert await living.wait() == 0
+        assert (await handle.outcome(timeout=5)).status == "succeeded"
+    assert [line[0] for line in lines(journal)] == ["start", "begin", "end", "stop"]
+
+
+async def test_an_actor_whose_on_start_fails_says_so_in_one_line(server: Server, tmp_path: Path) -> None:
+    says = "stillborn did not start: ValueError: no model to load"
+    with pytest.raises(AssertionError, match=says) as caught:
+        async with actor("tests.integration.agents:Stillborn", server.url, tmp_path / "log"):
+            pass
+    assert "Traceback" not in str(caught.value)
+
+
 async def test_an_actor_whose_settings_are_wrong_does_not_start(server: Server, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="this actor takes none"):
         async with actor(TOILER, server.url, tmp_path / "log", REVO_ACTOR_SETTINGS='{"x": 1}'):
