@@ -138,11 +138,12 @@ class Demo:
         results: list[Result] = []
         with Progress(*columns, console=terminal) as progress:
             bar = progress.add_task(f"{REPLICAS} replicas of code-analyst review", total=len(handles))
-            for done in asyncio.as_completed([handle.outcome() for handle in handles]):
-                results.append(await done)
-                progress.advance(bar)
-                if not story.killed and len(results) >= len(handles) * KILL_AFTER:
-                    await self._kill_one(story, url)
+            async with asyncio.TaskGroup() as group:  # none of them outlives us, also after Ctrl-C
+                for done in asyncio.as_completed([group.create_task(handle.outcome()) for handle in handles]):
+                    results.append(await done)
+                    progress.advance(bar)
+                    if not story.killed and len(results) >= len(handles) * KILL_AFTER:
+                        await self._kill_one(story, url)
         return results
 
     async def _kill_one(self, story: Story, url: str) -> None:

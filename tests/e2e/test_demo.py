@@ -57,8 +57,12 @@ async def test_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path
         start_new_session=True,
     )
     with process:
+        # In the middle of the work: a replica was killed and another one has taken its place.
         await eventually(lambda: len(children(process.pid)) >= 3, timeout=20)
+        first = children(process.pid)
+        await eventually(lambda: set(children(process.pid)) - set(first), timeout=20)
         family = children(process.pid)
+        family += [tool for child in family for tool in children(child)]
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
