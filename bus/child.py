@@ -12,11 +12,13 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from bus.lifeline import Lifeline, guarded
+
+T = TypeVar("T")
 
 PIPE: Final = subprocess.PIPE
 DEVNULL: Final = subprocess.DEVNULL
@@ -81,14 +83,17 @@ class Child:
             raise
         child = cls(process, lifeline, group=group)
         try:
-            if process.stdout is not None:
-                child.stdout = await child._reader(process.stdout.fileno())
-            if process.stderr is not None:
-                child.stderr = await child._reader(process.stderr.fileno())
-        except BaseException:  # cancelled in between: nobody else knows of the child yet
+            await uninterrupted(child._open())
+        except BaseException:  # cancelled: nobody else knows of the child yet
             await child.finish()
             raise
         return child
+
+    async def _open(self) -> None:
+        if self._process.stdout is not None:
+            self.stdout = await self._reader(self._process.stdout.fileno())
+        if self._process.stderr is not None:
+            self.stderr = await self._reader(self._process.stderr.fileno())
 
     async def _reader(self, fd: int) -> asyncio.StreamReader:
         reader = asyncio.StreamReader(limit=LINE_LIMIT)
@@ -130,10 +135,14 @@ class Child:
             asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
         )
         writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            writer.write(data)
-            await writer.drain()
-        writer.close()  # what is still buffered goes out first
+        try:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                writer.write(data)
+                await writer.drain()
+            writer.close()  # what is still buffered goes out first
+        except asyncio.CancelledError:
+            transport.abort()  # or the loop could not close while somebody holds the other end and does not read
+            raise
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""
@@ -145,16 +154,7 @@ class Child:
 
         Takes milliseconds and cannot be cut short: a cancellation that comes meanwhile is raised at its end.
         """
-        ending = asyncio.ensure_future(self._finish())
-        cancelled: asyncio.CancelledError | None = None
-        while not ending.done():
-            try:
-                await asyncio.shield(ending)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        return ending.result()
+        return await uninterrupted(self._finish())
 
     async def _finish(self) -> int:
         if self._group:
@@ -172,3 +172,18 @@ class Child:
                 stream.close()
         self._lifeline.release()
         return status
+
+
+async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
+    """Run `work`, which is short, to its end; a cancellation that comes meanwhile is raised after it."""
+    task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result

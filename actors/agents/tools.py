@@ -7,18 +7,27 @@ too much, when its task is cancelled and, by its lifeline, when our own process 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
-from bus.child import PIPE, Child
+from bus.child import PIPE, Child, uninterrupted
 from bus.telemetry import span
 
 MAX_OUTPUT: Final = 32 * 1024 * 1024
 """Bytes that a tool may write before it is stopped."""
+
+_FAULTS: Final = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV)
+"""Signals of a fault in the tool itself. SIGKILL is none of them: that is somebody else, or want of memory."""
+
+_UNREAD: Final = 1.0
+"""Seconds that a killed tool's input may take to be given up."""
 
 _ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
 
@@ -50,8 +59,14 @@ class ToolOutputError(ToolError):
     code = "tool_output"
 
 
+class ToolCrashedError(ToolError):
+    """The tool ran into its own fault, such as a stack overflow; on the same input it will again."""
+
+    code = "tool_crashed"
+
+
 class ToolFailedError(ToolError):
-    """The tool crashed or refused to run; a retry may help."""
+    """The tool was killed, refused to run or is not there; a retry may help."""
 
     retryable = True
     code = "tool_failed"
@@ -64,6 +79,11 @@ class Finished:
     status: int
     stdout: bytes
     stderr: bytes
+
+    @property
+    def crash(self) -> str:
+        """The signal that the tool brought upon itself, such as `SIGABRT`; empty when it ended any other way."""
+        return signal.Signals(-self.status).name if -self.status in _FAULTS else ""
 
 
 def find_tool(name: str) -> str:
@@ -84,7 +104,8 @@ async def run_tool(
 ) -> Finished:
     """Run a tool in `/` and return how it ended. `timeout` is seconds, `max_output` bytes on each of its two streams.
 
-    Nothing of it is left when this returns or raises: no process of its group, no file.
+    When this returns or raises, its process has been reaped and its whole group killed, also when we are cancelled
+    while it starts, or again while it ends. Out of reach is only a child that made a session of its own.
 
     Raises:
         ToolTimeoutError: it took longer than `timeout`.
@@ -92,30 +113,69 @@ async def run_tool(
         ToolFailedError: it could not be started.
     """
     with span(name) as seen:
+        process = await _start(name, argv)
+        # Not cancelled while it writes: it would leave its pipe open. Once the tool is killed it ends by itself.
+        feeding = asyncio.create_task(process.feed(stdin))
         try:
-            process = await Child.start(
-                argv, group=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=Path("/"), env=_ENVIRONMENT
-            )
-        except OSError as error:
-            raise ToolFailedError(name, f"does not start: {error.strerror}") from error
-        try:
-            finished = await _communicate(name, process, stdin, timeout, max_output)
+            finished = await _communicate(name, process, timeout, max_output)
         finally:
-            await process.finish()
+            unfed = await uninterrupted(_finish(process, feeding))
+        if unfed is not None:
+            raise ToolFailedError(name, f"could not be given its input: {unfed}") from unfed
         seen.set("tool.exit_status", finished.status)
         return finished
 
 
-async def _communicate(name: str, process: Child, stdin: bytes, timeout: float, max_output: int) -> Finished:
+async def _start(name: str, argv: Sequence[str]) -> Child:
+    try:
+        return await Child.start(
+            argv, group=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=Path("/"), env=_ENVIRONMENT
+        )
+    except OSError as error:
+        raise ToolFailedError(name, f"does not start: {error.strerror}") from error
+
+
+async def _finish(process: Child, feeding: asyncio.Task[None]) -> BaseException | None:
+    """Kill and reap a tool; returns why it was not given all of its input, if that was not its own choice."""
+    await process.finish()
+    if _inherits(process.pid):
+        await asyncio.to_thread(_reap, process.pid)
+    await asyncio.wait((feeding,), timeout=_UNREAD)
+    if feeding.cancel():  # a child that made a session of its own lives and does not read
+        await asyncio.wait((feeding,))
+    return None if feeding.cancelled() else feeding.exception()
+
+
+def _inherits(group: int) -> bool:
+    """Whether the killed rest of a group is ours to reap: what its leader leaves goes to process 1, and in a container
+    that is us. Unreaped, each tool would leave a zombie behind, until there are no process ids left.
+    """
+    try:
+        os.waitpid(-group, os.WNOHANG)
+    except ChildProcessError:
+        return False
+    return True
+
+
+def _reap(group: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:  # all of it is killed, so this ends
+            os.waitpid(-group, 0)
+
+
+async def _communicate(name: str, process: Child, timeout: float, max_output: int) -> Finished:
     assert process.stdout is not None
     assert process.stderr is not None
     limit = asyncio.timeout(timeout)
     try:
         async with limit, asyncio.TaskGroup() as group:
-            group.create_task(process.feed(stdin))
             out = group.create_task(_read(name, process.stdout, max_output))
             err = group.create_task(_read(name, process.stderr, max_output))
             status = await process.wait()
+            # Strays may hold the streams open: without this their end would never be seen. The guard's watcher is in
+            # the group until `finish`, so the group is still this tool's.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
     except TimeoutError:
         raise ToolTimeoutError(name, f"took longer than {timeout:g} s") from None
     except BaseExceptionGroup as errors:

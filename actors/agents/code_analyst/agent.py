@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, DirectoryPath, Field
 
 from actors.actor import Agent, task
 from actors.agents.code_analyst.analysis import complexities, report, ruff_findings
@@ -20,7 +20,7 @@ class CodeAnalystSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    root: Path = Path()
+    root: DirectoryPath = Path()
     """The folder that paths in tasks are below of; nothing outside it is read."""
     max_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     tool_timeout: Annotated[float, Field(gt=0)] = 10.0

@@ -6,10 +6,12 @@ process.
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 import sysconfig
+import tokenize
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,9 @@ from typing import Any, Final
 from actors.agents.code_analyst.analysis import RUFF_OPTIONS
 from actors.agents.tools import find_tool
 
-_SKIPPED: Final = frozenset({"__pycache__", "site-packages", "test", "tests", "idlelib", "lib2to3", ".venv", ".git"})
+_SKIPPED: Final = frozenset(
+    {"__pycache__", "site-packages", "dist-packages", "node_modules", "test", "tests", "idlelib", "lib2to3"}
+)
 MAX_BYTES: Final = 1024 * 1024
 
 
@@ -39,7 +43,9 @@ def python_files(limit: int, root: Path | None = None) -> tuple[Path, list[Path]
     found: list[Path] = []
     for path in sorted(base.rglob("*.py")):
         inside = path.relative_to(base)
-        if _SKIPPED.isdisjoint(inside.parts) and path.is_file() and not path.is_symlink() and _is_text(path):
+        if not _SKIPPED.isdisjoint(inside.parts) or any(part.startswith(".") for part in inside.parts):
+            continue
+        if path.is_file() and path.resolve() == path and _is_text(path):
             found.append(path)
             if len(found) == limit:
                 break
@@ -49,11 +55,14 @@ def python_files(limit: int, root: Path | None = None) -> tuple[Path, list[Path]
 def _is_text(path: Path) -> bool:
     """Whether both ways of running the tools read the same text: UTF-8, not too large."""
     try:
+        if path.stat().st_size > MAX_BYTES:
+            return False
         data = path.read_bytes()
         data.decode()
-    except (OSError, UnicodeDecodeError):
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+    except (OSError, UnicodeDecodeError, SyntaxError):
         return False
-    return len(data) <= MAX_BYTES and b"\0" not in data
+    return encoding in {"utf-8", "utf-8-sig"} and b"\0" not in data
 
 
 def direct_totals(files: Sequence[Path]) -> Totals:
@@ -70,16 +79,18 @@ def direct_totals(files: Sequence[Path]) -> Totals:
         raise RuntimeError(f"ruff ended with status {found.returncode}: {found.stderr.decode(errors='replace')}")
     raw = json.loads(found.stdout)
     broken = {one["filename"] for one in raw if one["code"] in (None, "invalid-syntax")}
-    rules = Counter(one["code"] for one in raw if one["filename"] not in broken)
     functions = complexity = 0
     for path in files:
         if str(path) in broken:
             continue
-        for function in code_complexity(
-            path.read_text(encoding="utf-8-sig"), no_ignore=True, with_plans=False
-        ).functions:
-            functions += 1
-            complexity += function.complexity
+        try:
+            measured = code_complexity(path.read_text(encoding="utf-8-sig"), no_ignore=True, with_plans=False).functions
+        except ValueError:  # one of the two parsers gives up before the other does, on deep nesting
+            broken.add(str(path))
+            continue
+        functions += len(measured)
+        complexity += sum(function.complexity for function in measured)
+    rules = Counter(one["code"] for one in raw if one["filename"] not in broken)
     return Totals(dict(sorted(rules.items())), functions, complexity, len(broken))
 
 
@@ -89,9 +100,8 @@ def add_up(reports: Iterable[dict[str, Any]]) -> Totals:
     functions = complexity = 0
     for report in reports:
         rules.update(report["rules"])
-        values = [function["complexity"] for function in report["functions"]]
-        functions += len(values)
-        complexity += sum(values)
+        functions += report["function_count"]
+        complexity += report["total_complexity"]
     return Totals(dict(sorted(rules.items())), functions, complexity, 0)
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Annotated, ClassVar, Final, Self
 
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
+
+MAX_NAME: Final = 4096
+"""Characters of a name or path; PATH_MAX of Linux, in bytes."""
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
 
 
 class CodeReview(BaseModel):
     """The task: Python source, or the path of a file below the agent's root."""
 
     source: str | None = None
-    path: str | None = None
-    name: str = "source.py"
+    path: Name | None = None
+    name: Name = "source.py"
     """What findings call a source that came without a path."""
 
     @model_validator(mode="after")
@@ -48,7 +53,14 @@ class Report(BaseModel):
     rules: dict[str, int]
     """Findings by rule."""
     functions: list[FunctionComplexity]
+    function_count: int
+    total_complexity: int
     max_complexity: int
+    truncated: bool = False
+    """Whether `findings` or `functions` lists only the first of what was found, to fit a message. Counts are whole."""
+
+
+_MAX_SHOWN: Final = 300
 
 
 class SourceError(Exception):
@@ -63,7 +75,8 @@ class SourceError(Exception):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.name} {self.reason}"
+        shown = self.name if self.name.isprintable() else repr(self.name)  # no line of a log is to be forged
+        return f"{shown[:_MAX_SHOWN]} {self.reason}"
 
 
 class NotParseableError(SourceError):
@@ -103,7 +116,7 @@ class MissingFileError(SourceError):
 
 
 class NotAFileError(SourceError):
-    """It is a folder, a device or a pipe."""
+    """It is a folder, a device, a socket or a pipe."""
 
     code = "not_a_file"
 

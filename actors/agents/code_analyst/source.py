@@ -7,6 +7,7 @@ import os
 import stat
 import tokenize
 from pathlib import Path
+from typing import Final
 
 from actors.agents.code_analyst.model import (
     BinaryFileError,
@@ -17,18 +18,26 @@ from actors.agents.code_analyst.model import (
     UnreadableError,
 )
 
+_FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
 
 def read_source(path: str, *, root: Path, max_bytes: int) -> str:
     """The text of a Python file below `root`.
 
     Symbolic links are followed as long as they stay below it. The size is checked before anything is read, and a pipe
-    or device is never opened for reading. A link that is exchanged between the check and the opening is not followed.
+    or device is not even opened. A link that is exchanged between check and opening, anywhere on the way, is not
+    followed.
 
     Raises:
         OutsideRootError, MissingFileError, NotAFileError, UnreadableError, TooLargeError, BinaryFileError: as they say.
     """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise MissingFileError(path, "does not exist") from None
     if "\0" in path:
-        raise MissingFileError(repr(path), "does not exist")
+        raise MissingFileError(path, "does not exist")
     try:
         base = root.resolve(strict=True)
         resolved = (base / path).resolve()
@@ -36,29 +45,44 @@ def read_source(path: str, *, root: Path, max_bytes: int) -> str:
         raise UnreadableError(path, f"cannot be found: {type(error).__name__}") from error
     if not resolved.is_relative_to(base):
         raise OutsideRootError(path, "is outside the folder that may be read")
-    return decode(_read_bytes(path, resolved, max_bytes), name=path)
-
-
-def _read_bytes(path: str, resolved: Path, max_bytes: int) -> bytes:
+    if resolved == base:
+        raise NotAFileError(path, "is not a regular file")
     try:
-        descriptor = os.open(resolved, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise MissingFileError(path, "does not exist") from None
-    except NotADirectoryError:
+        data = _read_bytes(path, base, resolved.relative_to(base), max_bytes)
+    except (FileNotFoundError, NotADirectoryError):
         raise MissingFileError(path, "does not exist") from None
     except OSError as error:
         raise UnreadableError(path, f"cannot be read: {(error.strerror or 'unknown error').lower()}") from error
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+    return decode(data, name=path)
+
+
+def _read_bytes(path: str, base: Path, inside: Path, max_bytes: int) -> bytes:
+    folder = os.open(base, _FOLDER)
+    try:
+        for part in inside.parts[:-1]:  # one by one: O_NOFOLLOW speaks of the last part of a path only
+            inner = os.open(part, _FOLDER, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        _check(path, os.stat(inside.name, dir_fd=folder, follow_symlinks=False), max_bytes)
+        descriptor = os.open(inside.name, _FILE, dir_fd=folder)
+    finally:
+        os.close(folder)
+    try:
+        _check(path, os.fstat(descriptor), max_bytes)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(max_bytes + 1)
+    finally:
         os.close(descriptor)
-        if stat.S_ISREG(status.st_mode):
-            raise TooLargeError(path, status.st_size, max_bytes)
-        raise NotAFileError(path, "is not a regular file")
-    with os.fdopen(descriptor, "rb") as file:
-        data = file.read(max_bytes + 1)
     if len(data) > max_bytes:  # it grew while we read
         raise TooLargeError(path, len(data), max_bytes)
     return data
+
+
+def _check(path: str, status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFileError(path, "is not a regular file")
+    if status.st_size > max_bytes:
+        raise TooLargeError(path, status.st_size, max_bytes)
 
 
 def decode(data: bytes, *, name: str) -> str:
@@ -71,9 +95,20 @@ def decode(data: bytes, *, name: str) -> str:
         raise BinaryFileError(name, "is binary: it holds a NUL byte")
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        return data.decode(encoding)
-    except (SyntaxError, UnicodeDecodeError, LookupError) as error:
+        text = data.decode(encoding)
+    except (SyntaxError, UnicodeError, LookupError) as error:  # not UnicodeDecodeError alone: `undefined`, `idna`
         raise BinaryFileError(name, "is not text in the encoding that it declares") from error
+    _encoded(text, name=name)  # unicode_escape and utf-7 bring forth what no text file holds
+    return text
+
+
+def _encoded(text: str, *, name: str) -> bytes:
+    if "\0" in text:
+        raise BinaryFileError(name, "is binary: it holds a NUL byte")
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise BinaryFileError(name, "is not text: it holds a lone surrogate") from error
 
 
 def check_size(source: str, *, name: str, max_bytes: int) -> None:
@@ -82,11 +117,6 @@ def check_size(source: str, *, name: str, max_bytes: int) -> None:
     Raises:
         TooLargeError, BinaryFileError: as they say.
     """
-    try:
-        size = len(source.encode())
-    except UnicodeEncodeError as error:
-        raise BinaryFileError(name, "is not text: it holds a lone surrogate") from error
+    size = len(_encoded(source, name=name))
     if size > max_bytes:
         raise TooLargeError(name, size, max_bytes)
-    if "\0" in source:
-        raise BinaryFileError(name, "is binary: it holds a NUL byte")
