@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from bus.connection import Connection
-from bus.errors import NoRespondersError
+from bus.errors import NoRespondersError, RequestTimeoutError
 from bus.rpc import Request, Service, call
 from bus.server import Server
 from bus.telemetry import Telemetry
 from tests.conftest import Gate
+from tests.eventually import eventually
 
 
 async def test_trap_7_a_service_that_drains_answers_every_request_in_hand(
@@ -36,6 +37,18 @@ async def test_trap_7_a_service_that_drains_answers_every_request_in_hand(
         for _ in range(50):
             await asyncio.wait_for(gate.begun.get(), 5)
         draining = asyncio.create_task(service.drain(10))
+
+        async def has_left() -> bool:
+            try:
+                await connection.request("revo.rpc.slow.wait", timeout=0.1)
+            except NoRespondersError:
+                return True
+            except RequestTimeoutError:  # it came before the service had left, and waits as the others do
+                return False
+            return False
+
+        await eventually(has_left)
+        assert not draining.done()
         gate.open.set()
         await draining
         replies = await asyncio.wait_for(asyncio.gather(*asking), 5)

@@ -69,10 +69,11 @@ async def test_a_hostile_configuration_beside_the_file_changes_nothing(
     (tmp_path / "a.py").write_text(BAD)
     before = await review(tmp_path, "a.py")
     (tmp_path / "pyproject.toml").write_text('[tool.ruff.lint]\nselect = []\nignore = ["ALL"]\n')
-    (tmp_path / "ruff.toml").write_text('lint.ignore = ["ALL"]\n')
+    (tmp_path / "ruff.toml").write_text('lint.per-file-ignores = {"*.py" = ["ALL"]}\n')
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("RUFF_CONFIG", str(tmp_path / "ruff.toml"))
     assert await review(tmp_path, "a.py") == before
+    assert direct_totals([tmp_path / "a.py"]).rules == before.rules, "the same where the tool could find it by path"
 
 
 async def test_comments_in_the_file_do_not_silence_what_is_found(tmp_path: Path) -> None:
