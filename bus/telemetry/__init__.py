@@ -1,4 +1,4 @@
-"""Spans and their propagation in headers; with its two sibling modules the only importer of OpenTelemetry.
+"""Spans and their propagation in headers; with its sibling modules the only importer of OpenTelemetry.
 
 Whether a trace is recorded is decided before anything is built: creating a span that is not recorded costs 20 us in
 this SDK, and here next to nothing. Must not know NATS: it is handed the publish function that its exporter needs.
@@ -7,7 +7,6 @@ this SDK, and here next to nothing. Must not know NATS: it is handed the publish
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
@@ -19,7 +18,8 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from bus.telemetry.export import Publish, Recorder, make_recorder
+from bus.telemetry import ids
+from bus.telemetry.export import Exporter, Publish, make_recorder
 from bus.telemetry.propagation import read_parent, write_parent
 
 __all__ = ["Attributes", "Publish", "Span", "Telemetry", "span"]
@@ -30,7 +30,9 @@ Attributes = Mapping[str, Attribute]
 
 MAX_STACK: Final = 8192
 MAX_VALUE: Final = 4096
-"""Characters of a stack, and of any other value, that a span keeps."""
+MAX_FRAME: Final = 1024
+"""Characters of a stack, of any other value, and of one frame of a stack that a span keeps."""
+_INT64: Final = 1 << 63
 
 _KINDS: Final = {
     "internal": SpanKind.INTERNAL,
@@ -39,7 +41,6 @@ _KINDS: Final = {
     "client": SpanKind.CLIENT,
     "server": SpanKind.SERVER,
 }
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _DROPPED: Final = TraceFlags(TraceFlags.DEFAULT)
 _ROOT: Final = Context()
 _ACTIVE: ContextVar[Telemetry | None] = ContextVar("revo_telemetry", default=None)
@@ -70,25 +71,29 @@ class _RecordedSpan(Span):
         self.trace_id = f"{inner.get_span_context().trace_id:032x}"
 
     def set(self, key: str, value: Attribute) -> None:
-        self._inner.set_attribute(key, _cut(value))
+        self._inner.set_attribute(_text(key), _clean(value))
 
     def event(self, name: str, **attributes: Attribute) -> None:
-        self._inner.add_event(name, {key: _cut(value) for key, value in attributes.items()})
+        self._inner.add_event(_text(name), _cleaned(attributes))
 
     def fail(self, error: BaseException | str) -> None:
         if isinstance(error, str):
-            self._inner.set_status(Status(StatusCode.ERROR, error[:MAX_VALUE]))
+            self._inner.set_status(Status(StatusCode.ERROR, _text(error)))
             return
-        text = f"{type(error).__name__}: {error}"[:MAX_VALUE]
-        self._inner.set_status(Status(StatusCode.ERROR, text))
+        message = _message(error)
+        self._inner.set_status(Status(StatusCode.ERROR, _text(f"{type(error).__name__}: {message}")))
         import traceback  # noqa: PLC0415  (only where something failed)
 
+        # Frame by frame, or a message of many lines (the body of a reply) would push out the stack before it.
+        stack = "".join(
+            line if len(line) <= MAX_FRAME else f"{line[:MAX_FRAME]}...\n" for line in traceback.format_exception(error)
+        )
         self._inner.add_event(
             "exception",
             {
                 "exception.type": f"{type(error).__module__}.{type(error).__qualname__}",
-                "exception.message": str(error)[:MAX_VALUE],
-                "exception.stacktrace": "".join(traceback.format_exception(error))[-MAX_STACK:],
+                "exception.message": _text(message),
+                "exception.stacktrace": _text(stack[-MAX_STACK:], MAX_STACK),
             },
         )
 
@@ -104,17 +109,20 @@ class Telemetry:
         self.instance = instance
         self._version = version
         self._sample = sample
-        self._recorder: Recorder | None = None
         self._tracer: Tracer | None = None
+        self._exporter: Exporter | None = None
 
     def start(self, publish: Publish | None) -> None:
         """Record from now on: by OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, else to the mesh through `publish`.
 
+        Without either, or with `OTEL_SDK_DISABLED=true`, nothing is recorded. Call it in the event loop.
+
         Raises:
-            ConfigError: when the environment names a protocol that is not spoken.
+            ConfigError: when the environment names a protocol that is not spoken, or a value that cannot be used.
         """
-        self._recorder = make_recorder(self.service, self.instance, self._version, publish)
-        self._tracer = self._recorder.tracer if self._recorder else None
+        made = make_recorder(self.service, self.instance, self._version, publish)
+        if made is not None:
+            self._tracer, self._exporter = made
 
     def span(
         self,
@@ -137,14 +145,14 @@ class Telemetry:
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Send what has ended. Never raises; gives up after `timeout` seconds."""
-        if self._recorder is not None:
-            await self._recorder.flush(timeout)
+        if self._exporter is not None:
+            await self._exporter.flush(timeout)
 
     async def close(self, timeout: float = 2.0) -> None:
-        """Send what has ended and record no more. Never raises; gives up after `timeout` seconds."""
-        recorder, self._recorder, self._tracer = self._recorder, None, None
-        if recorder is not None:
-            await recorder.close(timeout)
+        """Send what has ended and record no more. Never raises; gives up soon after `timeout` seconds."""
+        exporter, self._exporter, self._tracer = self._exporter, None, None
+        if exporter is not None:
+            await exporter.close(timeout)
 
 
 class _Scope:
@@ -181,27 +189,28 @@ class _Scope:
         self._active: Token[Telemetry | None] | None = None
 
     def __enter__(self) -> Span:
-        tracer = self._telemetry._tracer  # noqa: SLF001  (two halves of one thing)
-        if tracer is None:
+        tracer, headers = self._telemetry._tracer, self._headers  # noqa: SLF001  (two halves of one thing)
+        if headers is not None:
+            parent = read_parent(headers)
+        elif tracer is not None:
+            parent = trace.get_current_span().get_span_context()
+        else:
             return _NOTHING
-        here = trace.get_current_span
-        parent = here().get_span_context() if self._headers is None else read_parent(self._headers)
+        if tracer is None or (parent.is_valid and not parent.trace_flags.sampled):
+            if headers is not None:
+                self._attach(NonRecordingSpan(parent))  # what we do not record is still handed on
+            return _NOTHING
         if not parent.is_valid:
-            sample = self._telemetry._sample  # noqa: SLF001
-            if sample < 1.0 and random.random() >= sample:  # noqa: S311
-                unrecorded = SpanContext(random.getrandbits(128) or 1, random.getrandbits(64) or 1, False, _DROPPED)
-                self._attach(NonRecordingSpan(unrecorded))
+            if not ids.recorded(self._telemetry._sample):  # noqa: SLF001
+                self._attach(NonRecordingSpan(SpanContext(ids.trace_id(), ids.span_id(), False, _DROPPED)))
                 return _NOTHING
             base = _ROOT
-        elif not parent.trace_flags.sampled:
-            if self._headers is not None:
-                self._attach(NonRecordingSpan(parent))
-            return _NOTHING
-        elif self._headers is None:
+        elif headers is None:
             base = otel_context.get_current()
         else:
             base = trace.set_span_in_context(NonRecordingSpan(parent), _ROOT)
-        self._span = tracer.start_span(self._name, context=base, kind=_KINDS[self._kind], attributes=self._attributes)
+        given = _cleaned(self._attributes) if self._attributes else None
+        self._span = tracer.start_span(_text(self._name), context=base, kind=_KINDS[self._kind], attributes=given)
         self._attach(self._span)
         self._active = _ACTIVE.set(self._telemetry)
         self._wrapped = _RecordedSpan(self._span)
@@ -213,16 +222,22 @@ class _Scope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
-        if self._token is not None:
-            otel_context.detach(self._token)
-        if self._active is not None:
-            _ACTIVE.reset(self._active)
+        if self._token is None:
+            return
+        try:
+            self._token.var.reset(self._token)
+            if self._active is not None:
+                _ACTIVE.reset(self._active)
+        except ValueError:
+            # An async generator that is not read to its end is closed in the context of another task, where there
+            # is nothing to go back to; OpenTelemetry's own `detach` would log that with its stack.
+            self._token = None
         if self._span is None:
             return
         if isinstance(error, asyncio.CancelledError):
             self._wrapped.event("cancelled")
             self._wrapped.fail("cancelled")
-        elif error is not None:
+        elif error is not None and not isinstance(error, GeneratorExit):  # a generator left early has not failed
             self._wrapped.fail(error)
         self._span.end()
 
@@ -249,5 +264,28 @@ def span(name: str, **attributes: Attribute) -> _Scope | _NoScope:
     return telemetry.span(name, attributes=attributes)
 
 
-def _cut(value: Attribute) -> Attribute:
-    return value[:MAX_VALUE] if isinstance(value, str) and len(value) > MAX_VALUE else value
+def _cleaned(attributes: Attributes) -> dict[str, Attribute]:
+    return {_text(key): _clean(value) for key, value in attributes.items()}
+
+
+def _clean(value: Attribute) -> Attribute:
+    """The value as any exporter can send it; one that cannot be encoded would take its whole batch along."""
+    if isinstance(value, str):
+        return _text(value)
+    if isinstance(value, int) and not -_INT64 <= value < _INT64:
+        return f"{value:#x}"[:MAX_VALUE]  # not in decimals, which Python refuses for very long ones
+    return value
+
+
+def _text(value: str, most: int = MAX_VALUE) -> str:
+    """At most `most` characters, none of them half of a surrogate pair."""
+    cut = value[:most]
+    return cut if cut.isascii() else cut.encode(errors="replace").decode()
+
+
+def _message(error: BaseException) -> str:
+    """The text of an error, also of one whose own `__str__` fails: the caller must get the first error, not that."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001
+        return "(its text cannot be had)"

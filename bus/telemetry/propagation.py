@@ -14,13 +14,14 @@ _NO_STATE: Final = TraceState()
 
 def read_parent(headers: Mapping[str, str]) -> SpanContext:
     """The remote parent that the headers name; an invalid one when they name none that makes sense."""
-    match = _TRACEPARENT.match(headers.get("traceparent", "").strip())
+    # Go's OpenTelemetry writes its keys in canonical form, and NATS keeps them as they are.
+    match = _TRACEPARENT.match((headers.get("traceparent") or headers.get("Traceparent") or "").strip())
     if match is None:
         return INVALID_SPAN_CONTEXT
     version, trace_id, span_id, flags, more = match.groups()
     if version == "ff" or (version == "00" and more) or not int(trace_id, 16) or not int(span_id, 16):
         return INVALID_SPAN_CONTEXT
-    state = headers.get("tracestate")
+    state = headers.get("tracestate") or headers.get("Tracestate")
     return SpanContext(
         int(trace_id, 16),
         int(span_id, 16),
@@ -37,3 +38,5 @@ def write_parent(context: SpanContext, headers: dict[str, str]) -> None:
     headers["traceparent"] = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
     if context.trace_state:
         headers["tracestate"] = context.trace_state.to_header()
+    else:
+        headers.pop("tracestate", None)  # it would be another trace's

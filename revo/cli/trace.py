@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from bus.mesh import Mesh
 from bus.messages import SpanEvent, SpanRecord
@@ -12,13 +12,14 @@ from bus.traces import Node, tree
 from revo.cli.common import DONE, Output, console, print_json, quiet_logs, run_async
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.text import Text
 
 BAR: Final = 12
 PROCESS: Final = 16
+FIGURE: Final = 9
+"""Columns of a bar, of a process and of a number."""
 WIDE: Final = 100
 """Columns from which there is room for bars."""
-_WITH_BARS: Final = 5
 _SHOWN: Final = {
     "revo.attempt": "attempt",
     "revo.deliveries": "delivery",
@@ -26,6 +27,7 @@ _SHOWN: Final = {
     "tool.exit_status": "exit",
 }
 """Attributes worth a place on the line, and the word before each."""
+_NO_NEWS_AT_FIRST: Final = ("revo.attempt", "revo.deliveries")
 
 
 def trace(task_or_trace_id: str, *, url: str | None, output: Output) -> int:
@@ -33,7 +35,7 @@ def trace(task_or_trace_id: str, *, url: str | None, output: Output) -> int:
     quiet_logs()
     spans = run_async(_read(task_or_trace_id, url))
     if output is Output.JSON:
-        print_json([span.model_dump() for span in sorted(spans, key=lambda span: span.start)])
+        print_json(as_json(spans))
     else:
         terminal = console()
         terminal.print(render(spans, width=terminal.width))
@@ -45,50 +47,100 @@ async def _read(task_or_trace_id: str, url: str | None) -> list[SpanRecord]:
         return await mesh.trace(task_or_trace_id)
 
 
-def render(spans: Sequence[SpanRecord], *, width: int = 80) -> Table:
-    """The spans as a tree: what, where, when it began, how long it took. Readable at 80 columns, without colour too."""
-    from rich.table import Table
+def as_json(spans: Sequence[SpanRecord]) -> list[dict[str, Any]]:
+    """The spans as they are stored, by start."""
+    return [span.model_dump() for span in sorted(spans, key=lambda span: span.start)]
+
+
+def render(spans: Sequence[SpanRecord], *, width: int = 80) -> Text:
+    """The spans as a tree: what, where, when it began, how long it took. Readable at 80 columns, without colour too.
+
+    What happened in a span stands below it: an error, a retry, a redelivery, a dead letter.
+    """
+    from rich.text import Text
 
     start = min(span.start for span in spans)
     whole = max(max(span.end for span in spans) - start, 1e-6)
-    table = Table(
-        title=f"trace {spans[0].trace_id}: {whole * 1e3:.1f} ms", title_justify="left", box=None, pad_edge=False
-    )
-    figures, bar = 9, BAR if width >= WIDE else 0
-    left = width - PROCESS - 2 * figures - bar - 6
-    table.add_column("span", no_wrap=True, overflow="ellipsis", width=max(30, left))
-    table.add_column("process", no_wrap=True, overflow="ellipsis", width=PROCESS)
-    table.add_column("at ms", justify="right", no_wrap=True, width=figures)
-    table.add_column("ms", justify="right", no_wrap=True, width=figures)
-    if bar:
-        table.add_column("", no_wrap=True, width=bar)
-    for node in tree(spans):
-        _add(table, node, ("", ""), (start, whole))
-    return table
+    page = _Page(width, start, whole)
+    title = f"trace {spans[0].trace_id}: {_ms(whole)} ms"
+    rows = [Text(title, style="italic"), page.row(Text("span"), "process", "at ms", "ms")]
+    left = [(node, "", "") for node in reversed(tree(spans))]  # not by recursion: a chain of tasks may be long
+    while left:
+        node, lead, below = left.pop()
+        rows += page.lines(node, lead, below)
+        for child in reversed(node.children):
+            branch, rest = ("└─ ", "   ") if child is node.children[-1] else ("├─ ", "│  ")
+            left.append((child, below + branch, below + rest))
+    return Text("\n", overflow="ellipsis", no_wrap=True).join(rows)
 
 
-def _add(table: Table, node: Node, leads: tuple[str, str], scale: tuple[float, float]) -> None:
-    """Add a span, what happened in it, and its children. `leads` are drawn before its line and before those below."""
-    from rich.text import Text
+class _Page:
+    """Lays out lines of `width` columns for a trace that began at `start` and took `whole` seconds."""
 
-    span, (lead, below), (start, _) = node.span, leads, scale
-    name = Text(lead, style="dim")
-    name.append(span.name, style="bold red" if span.status == "error" else "bold")
-    facts = [f"{word} {span.attributes[key]}".strip() for key, word in _SHOWN.items() if key in span.attributes]
-    if node.orphan:
-        facts.append("(its parent was lost with its process)")
-    if facts:
-        name.append(" " + ", ".join(facts), style="dim")
-    cells = [_bar(span, *scale)] if len(table.columns) == _WITH_BARS else []
-    at, took = (span.start - start) * 1e3, (span.end - span.start) * 1e3
-    table.add_row(name, _tail(span.instance or span.service), f"{at:.1f}", f"{took:.1f}", *cells)
-    stem = below + ("│  " if node.children else "   ")
-    for event in span.events:
-        line = Text(stem, style="dim").append(_told(event), style="red" if event.name == "exception" else "dim")
-        table.add_row(line, "", f"{(event.time - start) * 1e3:.1f}")
-    for child in node.children:
-        branch, rest = ("└─ ", "   ") if child is node.children[-1] else ("├─ ", "│  ")
-        _add(table, child, (below + branch, below + rest), scale)
+    def __init__(self, width: int, start: float, whole: float) -> None:
+        self._width = width
+        self._start = start
+        self._whole = whole
+        self._bar = BAR if width >= WIDE else 0
+        self._name = max(24, width - PROCESS - 2 * FIGURE - 4 - (self._bar + 2 if self._bar else 0))
+
+    def lines(self, node: Node, lead: str, below: str) -> Iterator[Text]:
+        """A span's line, and one for each thing that happened in it."""
+        from rich.text import Text
+
+        span, failed = node.span, node.span.status == "error"
+        name = Text(self._cut(lead), style="dim").append(_plain(span.name), style="bold red" if failed else "bold")
+        notes = [
+            (_told(event), "red" if event.name == "exception" else "dim", _ms(event.time - self._start))
+            for event in span.events
+        ]
+        if failed and not any(event.name == "exception" for event in span.events):
+            notes.insert(0, (f"failed: {_plain(span.status_message)}", "red", ""))
+        if node.orphan:
+            notes.insert(0, ("its parent was lost with its process", "yellow", ""))
+        facts = ", ".join(_facts(span))
+        if facts and name.cell_len + 1 + len(facts) <= self._name:
+            name.append(f" {facts}", style="dim")
+        elif facts:
+            notes.insert(0, (facts, "dim", ""))
+        at, took = span.start - self._start, span.end - span.start
+        yield self.row(name, _tail(_plain(span.instance or span.service)), _ms(at), _ms(took), self._drawn(at, took))
+        stem = self._cut(below) + ("│  " if node.children else "   ")
+        for text, style, when in notes:
+            note = Text(stem, style="dim").append(text, style=style)
+            note.truncate(self._name + 2 + PROCESS if when else self._width, overflow="ellipsis", pad=bool(when))
+            yield note.append(f" {when:>{FIGURE}}", style="dim") if when else note
+
+    def row(self, name: Text, process: str, at: str, took: str, bar: str = "") -> Text:
+        """One line of cells."""
+        name.truncate(self._name, overflow="ellipsis", pad=True)
+        name.append(f"  {process:<{PROCESS}} {at:>{FIGURE}} {took:>{FIGURE}}", style="")
+        return name.append(f"  {bar}", style="cyan") if self._bar and bar else name
+
+    def _cut(self, lead: str) -> str:
+        """What is drawn before a line; of very deep ones only the end, so that there is room for the name."""
+        most = max(12, self._name // 2)
+        return lead if len(lead) <= most else "⋯" + lead[1 - most :]
+
+    def _drawn(self, at: float, took: float) -> str:
+        """Where in the trace the span lies, to scale."""
+        first = min(self._bar - 1, int(at / self._whole * BAR))
+        length = max(1, round(took / self._whole * BAR))
+        return " " * first + "━" * min(length, self._bar - first)
+
+
+def _facts(span: SpanRecord) -> Iterator[str]:
+    """What is worth a place on the line; that a first attempt was a first one is not."""
+    for key, word in _SHOWN.items():
+        value = span.attributes.get(key)
+        if value is not None and not (key in _NO_NEWS_AT_FIRST and value == 1):
+            yield f"{word} {_plain(str(value))}".strip()
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds that fit their column: up to 277 hours."""
+    ms = seconds * 1e3
+    return f"{ms:.1f}" if abs(ms) < 1e6 else f"{ms:.0f}"
 
 
 def _tail(instance: str) -> str:
@@ -101,12 +153,11 @@ def _told(event: SpanEvent) -> str:
     facts = event.attributes
     if event.name == "exception":
         kind = str(facts.get("exception.type", "")).rpartition(".")[2]
-        return f"{kind}: {facts.get('exception.message', '')}"
-    return " ".join([event.name, *(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in facts.items())])
+        return _plain(f"{kind}: {facts.get('exception.message', '')}")
+    said = (f"{key}={value:.3g}" if isinstance(value, float) else f"{key}={value}" for key, value in facts.items())
+    return _plain(" ".join((event.name, *said)))
 
 
-def _bar(span: SpanRecord, start: float, whole: float) -> str:
-    """Where in the trace the span lies, to scale."""
-    first = min(BAR - 1, int((span.start - start) / whole * BAR))
-    length = max(1, round((span.end - span.start) / whole * BAR))
-    return " " * first + "━" * min(length, BAR - first)
+def _plain(text: str) -> str:
+    """The text on one line, without the control characters by which a span could write all over the terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
