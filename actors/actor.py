@@ -5,12 +5,13 @@ The message model is learnt from the annotations. Must not know how messages tra
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
 import threading
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -122,6 +123,8 @@ class Actor:
     """An instance of `Settings`, set before `on_start`."""
     mesh: Mesh
     """The mesh that it lives on, to submit and ask; set before `on_start`."""
+    failed: asyncio.Future[BaseException]
+    """Done when something that it spawned has failed; set before `on_start`."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -133,6 +136,22 @@ class Actor:
 
     async def on_stop(self) -> None:
         """Called once, after the last message."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the handlers until the actor stops; it is cancelled then.
+
+        Should it raise, the process ends, so that a new one takes over: nothing stops working without a word.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self.__dict__.setdefault("_spawned", set()).add(task)
+        task.add_done_callback(self._on_spawned)
+        return task
+
+    def _on_spawned(self, task: asyncio.Task[None]) -> None:
+        self.__dict__["_spawned"].discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self.failed.done():
+            self.failed.set_result(error)
 
     def ref(self, name: str) -> ActorRef:
         """The address of another actor."""

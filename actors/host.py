@@ -146,6 +146,7 @@ class Host:
         telemetry = Telemetry(service=name, instance=self.instance, sample=self._settings.trace_sample)
         telemetry.start(connection.publish)
         self.actor.mesh = Mesh(connection, telemetry, client=name)
+        self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
         try:
             for line in await topology.apply(connection):
@@ -175,6 +176,10 @@ class Host:
             raise ActorStartError(self.actor.name, f"{type(error).__name__}: {error}") from error
 
     async def _stop_actor(self) -> None:
+        spawned = list(self.actor.__dict__.get("_spawned", ()))
+        for task in spawned:
+            task.cancel()
+        await asyncio.gather(*spawned, return_exceptions=True)
         try:
             await self.actor.on_stop()
         except Exception:
@@ -221,7 +226,7 @@ class Host:
     async def _live(self, connection: Connection) -> int:
         """Wait for a reason to leave; 0 when we were told to, 1 when we cannot go on."""
         stopping = asyncio.ensure_future(self._stopping.wait())
-        waits: set[asyncio.Future[Any]] = {stopping, connection.closed}
+        waits: set[asyncio.Future[Any]] = {stopping, connection.closed, self.actor.failed}
         if self._worker is not None:
             waits.add(self._worker.failed)
         try:
@@ -230,6 +235,10 @@ class Host:
             stopping.cancel()
         if self._worker is not None and self._worker.failed.done():
             log.error("%s ends: %s", self.instance, self._worker.failed.result())
+            return 1
+        if self.actor.failed.done():
+            error = self.actor.failed.result()
+            log.error("%s ends: %s: %s", self.instance, type(error).__name__, error, exc_info=error)
             return 1
         if connection.closed.done():
             log.error("%s ends: %s", self.instance, connection.closed.result())

@@ -8,20 +8,25 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
 from actors.actor import Actor, Handler, TaskContext
+from actors.descendants import kill_those_of
 from actors.mailbox import Mailbox
 from bus import codec
 from bus.errors import EncodeError
 from bus.messages import Envelope
 from bus.rpc import Request, RpcHandler
 from bus.worker import Handler as TaskHandler
+
+GRACE: Final = 0.2
+"""Seconds that a thread has, once it is told to stop, before the processes that it started are killed."""
 
 
 class Threads:
@@ -38,17 +43,25 @@ class Threads:
 
     async def run(self, stop: Callable[[], None], call: Callable[[], Any]) -> Any:
         """Run `call` in a thread. When cancelled, `stop` is called and the thread's end awaited: it cannot be killed,
-        and until it ends its slot is not free.
+        and until it ends its slot is not free. Processes that it started are, after a moment to end them itself.
         """
         context = contextvars.copy_context()
+        threads: list[int] = []
+
+        def noted() -> Any:
+            threads.append(threading.get_native_id())
+            return context.run(call)
+
         self._running += 1
-        work = asyncio.get_running_loop().run_in_executor(self._pool, context.run, call)
+        work = asyncio.get_running_loop().run_in_executor(self._pool, noted)
         work.add_done_callback(self._ended)
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
             stop()
-            await asyncio.wait((work,))
+            while not (await asyncio.wait((work,), timeout=GRACE))[0]:
+                for thread in threads:
+                    kill_those_of(thread)
             raise
 
     def _ended(self, work: asyncio.Future[Any]) -> None:

@@ -22,7 +22,16 @@ _GRACE: Final = 600
 
 async def read(connection: Connection, envelope: Envelope) -> tuple[Attempts, int]:
     """The task's record and its revision; an empty one with revision 0 when there is none."""
-    subject = subjects.attempt(envelope.client, envelope.capability, envelope.task_id)
+    return await _read(connection, subjects.attempt(envelope.client, envelope.capability, envelope.task_id))
+
+
+async def of(connection: Connection, client: str, capability: str, task_id: str) -> Attempts:
+    """The record of a task by its name; an empty one when there is none."""
+    record, _ = await _read(connection, subjects.attempt(client, capability, task_id))
+    return record
+
+
+async def _read(connection: Connection, subject: str) -> tuple[Attempts, int]:
     stored = await jetstream.last(connection, subjects.ATTEMPTS, subject)
     if stored is None:
         return Attempts(), 0

@@ -1,18 +1,35 @@
-"""Counts, from the streams alone, what became of every task that was ever accepted.
+"""Counts, from the streams alone, what became of every task that was accepted.
 
 Each task that TASKS stored has a sequence there, and each result names the sequence that it ends. So a sequence is in
-the queue, or has one result, or is lost: no table of states is needed to see it.
+the queue, or has one result, or is noted as the double of another, or is lost: no table of states is needed to see it.
+Results are kept for a time; the stewards' anchors tell which sequences are young enough to have theirs still.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from nats.aio.msg import Msg
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
+from bus.errors import DecodeError
 from bus.messages import Result
+from bus.tasks import envelope_of
 from bus.traces import stored_since
+
+log = logging.getLogger(__name__)
+
+OVERDUE: Final = 5.0
+"""Seconds after its deadline from which a task that has not ended is in limbo: nobody is going to end it."""
+SHOWN: Final = 20
+"""Names of each kind that a report carries, so that it stays a page."""
+
+Progress = Callable[[int], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,32 +38,149 @@ class Audit:
 
     accepted: int
     ended: int
+    """With a result of their own, or as the double of a task that has one."""
     waiting: int
+    """Queued or running."""
     lost: int
+    """Neither waiting nor ended."""
+    limbo: int
+    """Waiting, of those above, past their deadline: nobody ends them. Is a steward running?"""
     doubled: int
+    """With more than one result."""
+    unburied: int
+    """Failed, and gone from the queue, without a dead letter."""
+    doubles: int = 0
+    """Submitted again under an id that had its result; counted as ended."""
+    statuses: dict[str, int] = field(default_factory=dict)
+    """How many results of each status."""
+    redelivered: int = 0
+    """Ended tasks that more than one delivery was needed for."""
+    since: float = 0.0
+    """Unix seconds: tasks accepted before are too old for their results to be still there. 0: all were counted."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Of what is wrong: sequences of the lost, names of the others, the first of them."""
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.lost or self.limbo or self.doubled or self.unburied)
 
 
-async def audit(connection: Connection) -> Audit:
-    """Count all tasks since the stream was made, as far back as results are kept (`REVO_RESULT_TTL`).
+async def audit(connection: Connection, *, progress: Progress | None = None) -> Audit:
+    """Count all tasks whose results must still be there: of the last `REVO_RESULT_TTL` at the least.
 
-    A task that was submitted twice under one id, the second time after the server's window for doubles, has two
-    sequences and one result; it is not lost.
+    The mesh may be at work meanwhile: the queue is looked at first, and a task leaves it only after its end is stored.
+    `progress` is called with the number of messages read.
     """
-    info = await jetstream.call(
-        connection, "STREAM.INFO", subjects.TASKS, body={"deleted_details": True, "subjects_filter": ""}
-    )
-    state = info["state"]
-    last = int(state["last_seq"])
-    waiting = set(range(int(state["first_seq"]), last + 1)) - set(state.get("deleted") or ())
-    ended: Counter[int] = Counter()
+    info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
+    state, now = info["state"], jetstream.unix_ns(info["ts"]) / 1e9
+    first, last = int(state["first_seq"]), int(state["last_seq"])
+    # In this order: queue, results, dead letters, notes. What leaves one is by then in the next.
+    waiting, overdue = await _waiting(connection, first, last, now)
+    results = _Results(last)
     async for message in stored_since(connection, subjects.RESULTS, 0.0):
-        result = codec.read(Result, message.headers or {}, message.data, subject=message.subject)
-        ended[result.sequence] += 1
-    lost = [sequence for sequence in range(1, last + 1) if sequence not in ended and sequence not in waiting]
+        results.add(message)
+        if progress is not None:
+            progress(1)
+    buried = await _names(connection, subjects.DEAD)
+    notes = await _read_notes(connection)
+    buried |= {".".join(name) for name, _ in notes["dropped"]}
+    base, since = _base(notes["anchor"], now - connection.settings.result_ttl, info)
+    if base is None:
+        base = results.oldest(waiting)
+    doubles = {int(name[0]) for name, _ in notes["double"]}
+    known = results.ended.keys() | waiting | doubles
+    lost = [sequence for sequence in range(base + 1, last + 1) if sequence not in known]
+    limbo = [name for sequence, name in overdue.items() if sequence not in results.ended]
+    doubled = [str(sequence) for sequence, count in results.ended.items() if count > 1]
+    unburied = [name for sequence, name in results.failed.items() if sequence not in waiting and name not in buried]
+    wrong = {"lost": [str(sequence) for sequence in lost], "limbo": limbo, "doubled": doubled, "unburied": unburied}
     return Audit(
-        accepted=last,
-        ended=len(ended),
-        waiting=len(waiting - set(ended)),
+        accepted=last - base,
+        ended=sum(sequence > base for sequence in results.ended.keys() | doubles),
+        waiting=len(waiting - results.ended.keys()),
         lost=len(lost),
-        doubled=sum(count > 1 for count in ended.values()),
+        limbo=len(limbo),
+        doubled=len(doubled),
+        unburied=len(unburied),
+        doubles=len(doubles),
+        statuses=dict(results.statuses),
+        redelivered=results.redelivered,
+        since=since,
+        names={kind: names[:SHOWN] for kind, names in wrong.items() if names},
     )
+
+
+class _Results:
+    """What RESULTS says."""
+
+    def __init__(self, last: int) -> None:
+        self._last = last
+        self.ended: Counter[int] = Counter()
+        self.failed: dict[int, str] = {}
+        self.statuses: Counter[str] = Counter()
+        self.redelivered = 0
+
+    def add(self, message: Msg) -> None:
+        try:
+            result = codec.read(Result, message.headers or {}, message.data, subject=message.subject)
+        except DecodeError as error:
+            log.warning("%s", error)  # it ends nothing that anybody could read
+            return
+        if result.sequence > self._last:
+            return  # of a task that came after we began to look
+        self.ended[result.sequence] += 1
+        self.statuses[result.status] += 1
+        self.redelivered += result.deliveries > 1
+        if result.status == "failed":
+            self.failed[result.sequence] = f"{result.client}.{result.capability}.{result.task_id}"
+
+    def oldest(self, waiting: set[int]) -> int:
+        """The sequence before the first that is known of: without an anchor nothing can be said of older ones."""
+        return min(self.ended.keys() | waiting, default=self._last + 1) - 1
+
+
+Notes = dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]]
+
+
+async def _read_notes(connection: Connection) -> Notes:
+    notes: Notes = {"anchor": [], "double": [], "dropped": []}
+    async for message in stored_since(connection, subjects.AUDIT, 0.0):
+        _, _, what, *names = message.subject.split(".")
+        if what in notes:
+            body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
+            notes[what].append((tuple(names), body))
+    return notes
+
+
+def _base(
+    anchors: list[tuple[tuple[str, ...], dict[str, Any]]], cutoff: float, info: dict[str, Any]
+) -> tuple[int | None, float]:
+    """The sequence after which every task must have a result or wait, and since when that is; None: not known."""
+    if jetstream.unix_ns(info["created"]) / 1e9 >= cutoff:
+        return 0, 0.0
+    young = [(float(body["at"]), int(body["last"])) for _, body in anchors if float(body["at"]) >= cutoff]
+    if not young:
+        return None, cutoff
+    at, sequence = min(young)
+    return sequence, at
+
+
+async def _waiting(connection: Connection, first: int, last: int, now: float) -> tuple[set[int], dict[int, str]]:
+    """The sequences of all that stand in the queue, and the names of those that are past their deadline."""
+    waiting: set[int] = set()
+    overdue: dict[int, str] = {}
+    async for stored in jetstream.scan(connection, subjects.TASKS, first, last):
+        envelope = envelope_of(stored, connection.settings.deadline)
+        waiting.add(stored.sequence)
+        if envelope.deadline + OVERDUE < now:
+            overdue[stored.sequence] = envelope.name
+    return waiting, overdue
+
+
+async def _names(connection: Connection, stream: str) -> set[str]:
+    """The names of all tasks that a stream has something of."""
+    found = set()
+    async for message in stored_since(connection, stream, 0.0, headers_only=True):
+        found.add(".".join(subjects.parse_name(message.subject)))
+    return found

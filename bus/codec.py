@@ -60,6 +60,21 @@ def encode(value: object, content_type: str = MSGPACK, *, subject: str = "") -> 
     return packed
 
 
+def canonical(value: object, *, subject: str = "") -> bytes:
+    """The value as bytes that are equal where the values are, in whichever order their maps have their keys.
+
+    Raises:
+        EncodeError: when it has no wire form.
+    """
+    return encode(_sorted(decode(encode(value, subject=subject), MSGPACK)), subject=subject)
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _sorted(value[key]) for key in sorted(value, key=lambda key: (type(key).__name__, key))}
+    return [_sorted(item) for item in value] if isinstance(value, list) else value
+
+
 def content_type_of(headers: Mapping[str, str], *, subject: str = "") -> str:
     """Which of the two content types the message has; one that says nothing is JSON.
 

@@ -20,6 +20,7 @@ from bus.messages import (
     DEAD_LETTER,
     EXPECTED_SUBJECT_SEQUENCE,
     MSG_TTL,
+    MSGPACK,
     STATUS,
     TASK_ID,
     TRACEPARENT,
@@ -29,6 +30,7 @@ from bus.messages import (
     Envelope,
     ErrorInfo,
     Result,
+    Status,
     without_control_headers,
 )
 
@@ -72,6 +74,38 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
             return result
 
 
+def make_result(
+    envelope: Envelope,
+    status: Status,
+    error: BaseException | None,
+    value: object = None,
+    *,
+    agent: str,
+    instance: str,
+    started_at: float = 0.0,
+    trace_id: str = "",
+) -> Result:
+    """The end of a task, not yet stored. A task that nobody started began and ended at once."""
+    now = time.time()
+    return Result.model_construct(
+        task_id=envelope.task_id,
+        capability=envelope.capability,
+        client=envelope.client,
+        status=status,
+        value=value,
+        error=error_info(error) if error is not None else None,
+        attempts=envelope.attempt,
+        deliveries=envelope.deliveries,
+        sequence=envelope.sequence,
+        agent=agent,
+        instance=instance,
+        submitted_at=envelope.stored_at,
+        started_at=started_at or now,
+        finished_at=now,
+        trace_id=trace_id,
+    )
+
+
 async def stored_result(connection: Connection, subject: str) -> Result | None:
     """The result that stands on `subject` (which may hold wildcards), asked of the stream's leader, or None."""
     stored = await jetstream.last(connection, subjects.RESULTS, subject)
@@ -113,6 +147,22 @@ async def bury(connection: Connection, envelope: Envelope, result: Result) -> No
         await jetstream.store(connection, subject, envelope.body, headers)
     except WrongSequenceError:
         return  # it stands already
+
+
+async def note(connection: Connection, what: str, *names: str, body: object) -> bool:
+    """Note something for the audit, once for each name; returns whether it is the first time."""
+    headers = {CONTENT_TYPE: MSGPACK, EXPECTED_SUBJECT_SEQUENCE: "0"}
+    try:
+        await jetstream.store(connection, subjects.note(what, *names), codec.encode(body), headers)
+    except WrongSequenceError:
+        return False
+    return True
+
+
+async def note_double(connection: Connection, envelope: Envelope, standing: Result) -> None:
+    """Note that a stored task has no result of its own: an earlier one of the same id has it."""
+    body = {"task_id": envelope.task_id, "ended_by": standing.sequence}
+    await note(connection, "double", str(envelope.sequence), body=body)
 
 
 def error_info(error: BaseException) -> ErrorInfo:

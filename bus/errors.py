@@ -232,6 +232,17 @@ class NoRespondersError(TransportError):
         return f"nobody answers on {self.subject}"
 
 
+class NoStewardError(TransportError):
+    """No steward runs, and this is for a steward to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"no steward runs to {self.what} it; `revo up` starts one, or `revo run actors.steward:Steward`"
+
+
 class RequestTimeoutError(TransportError):
     """No reply came in time; the far side may still have acted."""
 
@@ -327,6 +338,30 @@ class DeadlineExceededError(BusError):
         return f"the deadline of task {self.task_id} passed"
 
 
+class TaskCancelledError(BusError):
+    """Somebody cancelled the task before it ended."""
+
+    def __init__(self, task_id: str, by: str) -> None:
+        super().__init__(task_id, by)
+        self.task_id = task_id
+        self.by = by
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} was cancelled by {self.by}"
+
+
+class DeliveriesExhaustedError(BusError):
+    """The server delivers the task no more: its consumer allows only so many deliveries."""
+
+    def __init__(self, task_id: str, deliveries: int) -> None:
+        super().__init__(task_id, deliveries)
+        self.task_id = task_id
+        self.deliveries = deliveries
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} was delivered {self.deliveries} times, as often as its consumer allows"
+
+
 class WorkerDiedError(BusError):
     """Processes died with the task in hand, and with nothing else."""
 
@@ -368,7 +403,7 @@ class RemoteError(BusError):
 
 
 class TaskFailedError(RemoteError):
-    """The task ended without a value: `failed` or `expired`. Its result is stored."""
+    """The task ended without a value: `failed`, `expired` or `cancelled`. Its result is stored."""
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from bus.connection import Connection
@@ -19,6 +20,8 @@ from bus.errors import BusError
 from bus.settings import Settings
 
 log = logging.getLogger(__name__)
+
+Pulse = Callable[[Connection], Awaitable[None]]
 
 BLOCKED_AFTER: Final = 2.0
 """Seconds without a turn of the worker's loop before it is reported with its stack."""
@@ -30,11 +33,14 @@ class Extender:
     `hold` and `release` cost a dictionary write; nothing else is done per message.
     """
 
-    def __init__(self, url: str, *, name: str, ack_wait: float, settings: Settings) -> None:
+    def __init__(self, url: str, *, name: str, ack_wait: float, settings: Settings, pulse: Pulse) -> None:
+        """`pulse` sends the worker's heartbeat through a connection; it is called in our thread."""
         self._url = url
         self._name = name
         self._interval = ack_wait / 3
+        self._tick = min(self._interval, settings.heartbeat)
         self._settings = settings
+        self._pulse = pulse
         self._held: dict[int, str] = {}
         self._loop = asyncio.get_running_loop()
         self._watched = threading.get_ident()
@@ -43,6 +49,7 @@ class Extender:
         self._thread_loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._main, name=f"{name} extender", daemon=True)
         self._started = False
+        self._reported = False
 
     def hold(self, sequence: int, reply: str) -> None:
         """Extend this delivery from now on. A newer delivery of the same task replaces the older."""
@@ -77,12 +84,15 @@ class Extender:
         self._thread_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         connection = await self._connect()
+        due = time.monotonic()
         try:
             while not self._stop.is_set():
-                await self._extend(connection)
-                self._watch()
+                if time.monotonic() >= due:
+                    due = time.monotonic() + self._interval - self._tick / 2
+                    await self._extend(connection)
+                await self._watch(connection)
                 try:
-                    async with asyncio.timeout(self._interval):
+                    async with asyncio.timeout(self._tick):
                         await self._stop.wait()
                 except TimeoutError:
                     continue
@@ -104,11 +114,15 @@ class Extender:
         for reply in list(self._held.values()):
             await connection.publish(reply, b"+WPI")
 
-    def _watch(self) -> None:
-        """Report a blocked loop, with its stack, once for each time it is found blocked."""
-        now = time.monotonic()
-        blocked = now - self._seen
-        if blocked > self._interval + BLOCKED_AFTER and self._held:
+    async def _watch(self, connection: Connection) -> None:
+        """Speak for a blocked loop, and report it with its stack, once for each time that it is blocked."""
+        blocked = time.monotonic() - self._seen
+        if blocked > self._tick + self._settings.heartbeat:
+            await self._pulse(connection)
+        if blocked <= self._tick:
+            self._reported = False
+        elif blocked > self._tick + BLOCKED_AFTER and self._held and not self._reported:
+            self._reported = True
             frame = sys._current_frames().get(self._watched)  # noqa: SLF001  (the documented way to another thread)
             stack = "".join(traceback.format_stack(frame)) if frame else "no stack"
             log.warning(

@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from nats.aio.msg import Msg
 from pydantic import BaseModel
@@ -18,18 +18,26 @@ from bus import codec, endings, rpc, subjects, tasks, topology
 from bus.connection import Connection, Subscription
 from bus.errors import (
     BusError,
+    ConfigError,
     DecodeError,
+    NoRespondersError,
+    NoStewardError,
     NotFoundError,
+    RemoteError,
     ResultTimeoutError,
     TaskFailedError,
     TransportError,
 )
-from bus.messages import Result, SpanRecord
+from bus.messages import Cancelled, DeadLetter, Redriven, Result, SpanRecord
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.traces import read_trace
 
 log = logging.getLogger(__name__)
+
+
+STEWARD_PATIENCE: Final = 1.5
+"""Seconds to wait for a steward to be there: after a restart of the server it takes a moment."""
 
 
 class Handle:
@@ -68,11 +76,17 @@ class Handle:
         assert timeout is not None
         raise ResultTimeoutError(self.task_id, timeout)
 
+    async def cancel(self) -> Cancelled:
+        """Cancel the task, and the children that its handler submitted; see `Mesh.cancel`."""
+        return await self._mesh.cancel(
+            self.task_id, capability=self.capability, client=self._mesh.client, sequence=self.sequence
+        )
+
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the task's end and return its value: plain data, as the handler's model dumps it.
 
         Raises:
-            TaskFailedError: the task failed or expired; says why.
+            TaskFailedError: the task failed, expired or was cancelled; says why.
             ResultTimeoutError: there is no result yet. The task goes on.
         """
         outcome = await self.outcome(timeout)
@@ -139,12 +153,19 @@ class Mesh:
         *,
         priority: str = "normal",
         task_id: str | None = None,
+        idempotency_key: str | None = None,
+        by_content: bool = False,
         deadline: float | None = None,
+        detached: bool = False,
     ) -> Handle:
         """Store one task and return its handle.
 
         When it returns the task is durable and ends in exactly one result; before, nothing is promised. `deadline`
-        is seconds from now (default: the setting, one hour). The same `task_id` twice is one task.
+        is seconds from now (default: the setting, one hour).
+
+        The same id twice, from the same client for the same capability, is one task for as long as its result is kept:
+        name it by `task_id`, by an `idempotency_key` (any text), or with `by_content` by the message itself. Otherwise
+        the id is random. What a handler submits is cancelled with the handler's own task, unless `detached`.
 
         Raises:
             InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
@@ -152,9 +173,9 @@ class Mesh:
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
         await self._subscribe()
-        chosen = tasks.new_task_id() if task_id is None else subjects.token(task_id, "task id")
-        handle = Handle(self, capability, chosen)
-        handle._known_before = task_id is not None  # noqa: SLF001
+        chosen = _chosen_id(message, task_id, idempotency_key, by_content=by_content)
+        handle = Handle(self, capability, chosen or tasks.new_task_id())
+        handle._known_before = chosen is not None  # noqa: SLF001
         stored = await tasks.submit(
             self.connection,
             self.telemetry,
@@ -162,9 +183,10 @@ class Mesh:
             message,
             priority=priority,
             client=self.client,
-            task_id=chosen,
-            fresh=task_id is None,
+            task_id=handle.task_id,
+            fresh=chosen is None,
             deadline=deadline,
+            detached=detached,
         )
         handle.sequence, handle.duplicate = stored.sequence, stored.duplicate
         handle._known_before |= stored.duplicate  # noqa: SLF001
@@ -190,6 +212,73 @@ class Mesh:
         """The handle of a task that this client submitted before, in this process or another."""
         subjects.result(self.client, subjects.token(capability, "capability"), subjects.token(task_id, "task id"))
         return Handle(self, capability, task_id)
+
+    async def cancel(self, task_id: str, *, capability: str = "", client: str = "", sequence: int = 0) -> Cancelled:
+        """Cancel a task, queued or running, and the children that its handler submitted; say what became of it.
+
+        The first result wins: `cancelled` is False, and `status` says how the task ended, when it was too late. When
+        this returns a queued task will not start, and whoever runs it has been told to stop: an `async` handler is
+        cancelled, a plain one sees `TaskContext.stop`, and its subprocesses are killed. Capability, client and
+        sequence need not be given; they tell tasks of one id apart and spare looking for it.
+
+        Raises:
+            NotFoundError: no such task waits or runs, and none has a result.
+            NoStewardError: nobody is there to do it.
+            TransportError: no answer within the setting `publish_timeout`; cancelling again is safe.
+        """
+        subjects.token(task_id, "task id")
+        message = {
+            "task_id": task_id,
+            "capability": capability,
+            "client": client,
+            "sequence": sequence,
+            "by": f"client {self.client}",
+        }
+        return Cancelled.model_validate(await self._ask_steward("cancel", message))
+
+    async def redrive(self, task_id: str, *, capability: str = "", client: str = "") -> Redriven:
+        """Submit the task of a dead letter anew, with an id of its own; again it is the same new task.
+
+        Raises:
+            NotFoundError: there is no such dead letter.
+            NoStewardError, TransportError: as in `cancel`.
+        """
+        message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
+        return Redriven.model_validate(await self._ask_steward("redrive", message))
+
+    async def drop_dead(self, task_id: str, *, capability: str = "", client: str = "") -> DeadLetter:
+        """Take a dead letter away for good. The task's result stays.
+
+        Raises:
+            NotFoundError: there is no such dead letter.
+            NoStewardError, TransportError: as in `cancel`.
+        """
+        message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
+        return DeadLetter.model_validate(await self._ask_steward("drop", message))
+
+    async def _ask_steward(self, method: str, message: dict[str, Any]) -> Any:
+        """Ask until there is an answer: what stewards do may be done again."""
+        loop = asyncio.get_running_loop()
+        started, pause = loop.time(), 0.1
+        while True:
+            try:
+                return await self.ask(subjects.STEWARD, method, message)
+            except RemoteError as error:
+                if error.code == "not_found":
+                    what, _, reason = error.message.partition(": ")
+                    raise NotFoundError(what, reason) from error
+                if not error.retryable:
+                    raise
+                failure: BusError = error
+            except TransportError as error:
+                failure = error
+            waited = loop.time() - started
+            if isinstance(failure, NoRespondersError) and waited > STEWARD_PATIENCE:
+                raise NoStewardError(method) from failure
+            if waited > self.connection.settings.publish_timeout:
+                raise failure
+            await asyncio.sleep(pause)
+            pause = min(1.0, pause * 2)
 
     async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
         """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""
@@ -282,3 +371,16 @@ class Mesh:
                     break
                 else:
                     break
+
+
+def _chosen_id(
+    message: BaseModel | dict[str, Any], task_id: str | None, idempotency_key: str | None, *, by_content: bool
+) -> str | None:
+    """The id that the caller chose in one of the three ways; None when it is to be random."""
+    if (task_id is not None) + (idempotency_key is not None) + by_content > 1:
+        raise ConfigError("submit", "give one of task_id, idempotency_key and by_content, for each names the task")
+    if task_id is not None:
+        return subjects.token(task_id, "task id")
+    if idempotency_key is not None:
+        return tasks.task_id_of_key(idempotency_key)
+    return tasks.task_id_of_content(message) if by_content else None

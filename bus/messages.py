@@ -26,6 +26,10 @@ DEADLINE: Final = "Revo-Deadline"
 VERSION: Final = "Revo-Version"
 FRESH: Final = "Revo-Fresh"
 """Says that the task id is random and was never used before: no worker needs to look for an earlier result."""
+PARENT: Final = "Revo-Parent"
+"""The task whose handler submitted this one, as `<client>.<capability>.<task id>`: it is cancelled with it."""
+REDRIVE_OF: Final = "Revo-Redrive-Of"
+"""The id of the dead task that this one was made from; client and capability are the same."""
 STATUS: Final = "Revo-Status"
 DEAD_LETTER: Final = "Revo-Dead-Letter"
 TRACEPARENT: Final = "traceparent"
@@ -46,7 +50,7 @@ HEADROOM: Final = 64 * 1024
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}\Z")  # RFC 9110, token
 
 Headers = dict[str, str]
-Status = Literal["succeeded", "failed", "expired"]
+Status = Literal["succeeded", "failed", "expired", "cancelled"]
 
 
 @dataclass(slots=True)
@@ -71,6 +75,11 @@ class Envelope:
     fault: BusError | None = None
     """Why the task cannot be run at all: a header that makes no sense."""
     attempt: int = 1
+
+    @property
+    def name(self) -> str:
+        """The task's full name, `<client>.<capability>.<task id>`: what children name as their parent."""
+        return f"{self.client}.{self.capability}.{self.task_id}"
 
 
 class ErrorInfo(BaseModel):
@@ -136,6 +145,66 @@ class Attempts(BaseModel):
     """Whether a worker vanished with the task in hand since a handler last ended it: it runs alone."""
     alone: int = 0
     """Runs with nothing else in the process that never came back: deaths that nothing else can explain."""
+
+
+class InHand(BaseModel):
+    """One task that a worker has in hand, as its heartbeats and its answers carry it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: str
+    capability: str
+    client: str
+    priority: str
+    sequence: int
+    deliveries: int
+    attempt: int
+    state: Literal["held", "secluded", "running"]
+    since: float
+    """Unix seconds: when this state began."""
+    trace_id: str = ""
+    span_id: str = ""
+    """Of the span of this attempt, empty when it is not recorded: should the process die, others end it."""
+    parent_id: str = ""
+
+
+class Beat(BaseModel):
+    """A worker lives, and this is what it has in hand. Published on `revo.beat.<agent>.<instance>`."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    agent: str
+    instance: str
+    at: float
+    concurrency: int
+    capabilities: list[str]
+    in_hand: list[InHand]
+    leaving: bool = False
+    """The last one: whoever leaves in order has nothing in hand."""
+
+
+class Cancelled(BaseModel):
+    """What became of a cancel. The first result wins: `cancelled` is whether it is the cancel's."""
+
+    task_id: str
+    capability: str
+    client: str
+    status: Status
+    cancelled: bool
+    children: int = 0
+    """How many of its children, and theirs, this cancel ended; some may have been ended by one before."""
+
+
+class Redriven(BaseModel):
+    """A dead task was submitted anew. Done again it is the same new task."""
+
+    task_id: str
+    redrive_of: str
+    capability: str
+    client: str
+    sequence: int
+    duplicate: bool
+    """Whether it had been redriven before."""
 
 
 class SpanEvent(BaseModel):

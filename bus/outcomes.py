@@ -23,6 +23,7 @@ class Happening(enum.Enum):
     UNENCODABLE = "what the handler returned does not encode"
     UNREADABLE = "the message does not decode or validate"
     EXPIRED = "the deadline passed"
+    CANCELLED = "somebody cancelled the task"
     KILLED_ITS_PROCESS = "too many processes died while they ran nothing else"
     ENDED_BEFORE = "a result is stored already"
     HANDED_BACK = "the worker drains, or had no slot for too long"
@@ -75,6 +76,7 @@ TABLE: dict[Happening, Outcome] = {
     Happening.UNREADABLE: _FAILED,
     Happening.KILLED_ITS_PROCESS: _FAILED,
     Happening.EXPIRED: Outcome(result="expired", dead=False, settle=Settle.TERM),
+    Happening.CANCELLED: Outcome(result="cancelled", dead=False, settle=Settle.TERM),
     Happening.ENDED_BEFORE: Outcome(result=None, dead=False, settle=Settle.ACK),
     Happening.HANDED_BACK: Outcome(result=None, dead=False, settle=Settle.NAK),
 }

@@ -49,6 +49,9 @@ class Settings(BaseModel):
     hold: Seconds = Field(30.0, description="how long a task in hand waits for a slot before it is handed back")
     settle_patience: Seconds = Field(60.0, description="how long a result that cannot be stored is kept in hand")
     drain_timeout: Seconds = Field(20.0, description="how long a drain waits for the work in hand")
+    heartbeat: Seconds = Field(1.0, description="between two signs of life of a worker")
+    lease: Seconds = Field(3.0, description="how long a worker may be silent before its attempts count as lost")
+    steward_interval: Seconds = Field(0.5, description="between two looks of a steward at the queue")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
     replicas: int = Field(1, ge=1, le=5, description="copies of every stream, for a cluster")
@@ -57,8 +60,11 @@ class Settings(BaseModel):
     dead_max_bytes: Bytes = 512 * MIB
     traces_max_bytes: Bytes = 256 * MIB
     attempts_max_bytes: Bytes = 64 * MIB
+    audit_max_bytes: Bytes = 64 * MIB
+    advisories_max_bytes: Bytes = 64 * MIB
     dead_max_age: Seconds = 30 * 86400.0
     traces_max_age: Seconds = 86400.0
+    audit_max_age: Seconds = 2 * 86400.0
 
     @field_validator("nats_url")
     @classmethod

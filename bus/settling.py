@@ -12,14 +12,23 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from bus import attempts, endings, subjects
 from bus.connection import Connection
-from bus.errors import EncodeError, PayloadTooLargeError, Retry, TransportError
+from bus.errors import (
+    BusError,
+    DeadlineExceededError,
+    EncodeError,
+    PayloadTooLargeError,
+    Retry,
+    TaskCancelledError,
+    TransportError,
+)
 from bus.extender import Extender
-from bus.messages import Attempts, Envelope, Result, Status
+from bus.messages import Attempts, Envelope, InHand, Result, Status
 from bus.outcomes import Happening, Outcome, Policy, Settle, decide
+from bus.tasks import Family
 from bus.telemetry import Span
 
 log = logging.getLogger(__name__)
@@ -54,13 +63,52 @@ class Run:
     timer: asyncio.TimerHandle | None = None
     alone: asyncio.Future[None] | None = None
     stopped: Happening | None = None
+    began_at: float = 0.0
+    """When it was started, in unix seconds; `started_at` is when its handler was."""
     started_at: float = 0.0
     in_handler: bool = False
+    standing: Result | None = None
+    """Its result, once one is known to be stored."""
+    span: Span = field(default_factory=Span)
+    family: Family | None = None
+    announced: bool = False
+    """Whether a heartbeat has carried it."""
 
     @property
     def ran_alone(self) -> bool:
         """Whether it has been run with nothing else in the process, and counted as such."""
         return self.alone is not None and self.alone.done() and not self.alone.cancelled()
+
+    def error_of(self, why: Happening) -> BusError | None:
+        """The error that stands for a reason to stop it."""
+        if why is Happening.CANCELLED:
+            return TaskCancelledError(self.envelope.task_id, "somebody")
+        if why is Happening.EXPIRED:
+            return DeadlineExceededError(self.envelope.task_id, self.envelope.deadline)
+        return None
+
+    def as_in_hand(self) -> InHand:
+        """What others are told of it."""
+        state: Literal["held", "secluded", "running"] = "running"
+        if self.task is None:
+            state = "held"
+        elif self.alone is not None and not self.alone.done():
+            state = "secluded"
+        envelope, (span_id, parent_id) = self.envelope, self.span.ids
+        return InHand.model_construct(
+            task_id=envelope.task_id,
+            capability=envelope.capability,
+            client=envelope.client,
+            priority=envelope.priority,
+            sequence=envelope.sequence,
+            deliveries=envelope.deliveries,
+            attempt=envelope.attempt,
+            state=state,
+            since=self.started_at or self.began_at,
+            trace_id=self.span.trace_id,
+            span_id=span_id,
+            parent_id=parent_id,
+        )
 
 
 class Settler:
@@ -103,7 +151,7 @@ class Settler:
         try:
             if happening is Happening.ENDED_BEFORE:
                 assert isinstance(payload, Result)
-                await self._make_sure_of_dead_letter(run, payload)
+                await self._make_sure_of_the_rest(run, payload)
                 await self._settle(run, outcome.settle)
             elif outcome.result is None:
                 await self._give_back(run, span, outcome, error)
@@ -126,14 +174,19 @@ class Settler:
             failed = self.result(run, "failed", unfit)
             failed.trace_id = span.trace_id
             standing = await self.persist(run, lambda: store(self._connection, run.envelope, failed))
+        run.standing = standing
+        span.set("revo.outcome", standing.status)
         if standing.status == "failed":
             span.event("dead letter", code=standing.error.code if standing.error else "")
-        await self._make_sure_of_dead_letter(run, standing)
+        await self._make_sure_of_the_rest(run, standing)
         await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)
 
-    async def _make_sure_of_dead_letter(self, run: Run, result: Result) -> None:
-        # A result that names another stored message ends another task of the same id; so does its dead letter.
-        if result.status == "failed" and result.sequence == run.envelope.sequence:
+    async def _make_sure_of_the_rest(self, run: Run, result: Result) -> None:
+        """What must stand besides the result before the task leaves the queue."""
+        if result.sequence != run.envelope.sequence:
+            # The result of another stored message of the same id; its dead letter too, if it has one, is that one's.
+            await self.persist(run, lambda: endings.note_double(self._connection, run.envelope, result))
+        elif result.status == "failed":
             await self.persist(run, lambda: endings.bury(self._connection, run.envelope, result))
 
     async def _give_back(self, run: Run, span: Span, outcome: Outcome, error: BaseException | None) -> None:
@@ -147,7 +200,7 @@ class Settler:
             update: dict[str, Any] = {"errors": envelope.attempt, "suspect": False, "alone": 0}
         else:
             update = {"suspect": run.record.suspect}
-            if run.alone is not None and run.alone.done() and not run.alone.cancelled():
+            if run.ran_alone:
                 update["alone"] = max(0, run.record.alone - 1)  # it came back: nothing died of it
         update["returned"] = envelope.deliveries
         await self.persist(
@@ -166,23 +219,8 @@ class Settler:
 
     def result(self, run: Run, status: Status, error: BaseException | None, value: object = None) -> Result:
         """The result of this run, not yet stored."""
-        envelope = run.envelope
-        return Result.model_construct(
-            task_id=envelope.task_id,
-            capability=envelope.capability,
-            client=envelope.client,
-            status=status,
-            value=value,
-            error=endings.error_info(error) if error is not None else None,
-            attempts=envelope.attempt,
-            deliveries=envelope.deliveries,
-            sequence=envelope.sequence,
-            agent=self._agent,
-            instance=self._instance,
-            submitted_at=envelope.stored_at,
-            started_at=run.started_at,
-            finished_at=time.time(),
-            trace_id="",
+        return endings.make_result(
+            run.envelope, status, error, value, agent=self._agent, instance=self._instance, started_at=run.started_at
         )
 
     async def persist(self, run: Run, step: Callable[[], Awaitable[T]]) -> T:

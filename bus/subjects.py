@@ -16,6 +16,9 @@ DEAD: Final = "DEAD"
 TRACES: Final = "TRACES"
 ATTEMPTS: Final = "KV_ATTEMPTS"
 """The stream under the key-value bucket ATTEMPTS: what is known of tasks that did not end at the first try."""
+ADVISORIES: Final = "ADVISORIES"
+AUDIT: Final = "AUDIT"
+"""What `bus.audit` must know and no other stream says: notes of doubles, drops, redrives and lost attempts."""
 
 PRIORITIES: Final = ("critical", "urgent", "high", "normal", "low")
 """From the most to the least urgent."""
@@ -37,6 +40,14 @@ DONE_SUBJECTS: Final = "revo.done.>"
 DEAD_SUBJECTS: Final = "revo.dead.>"
 SPAN_SUBJECTS: Final = "revo.span.>"
 ATTEMPT_SUBJECTS: Final = "$KV.ATTEMPTS.>"
+AUDIT_SUBJECTS: Final = "revo.audit.>"
+ADVISORY_SUBJECTS: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{TASKS}.>"
+BEATS: Final = "revo.beat.>"
+
+STEWARD: Final = "revo-steward"
+"""The name of the steward: its service and, on ADVISORIES, its consumer."""
+EVERYONE: Final = "all"
+"""Stands for the instance in an order to all workers."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
@@ -135,6 +146,27 @@ def dead(client: str, capability: str, task_id: str) -> str:
 def attempt(client: str, capability: str, task_id: str) -> str:
     """The key that holds what is known of a task's earlier tries."""
     return f"$KV.ATTEMPTS.{client}.{capability}.{task_id}"
+
+
+def note(what: str, *names: str) -> str:
+    """Where something is noted for the audit, as in `note("double", "42")`."""
+    return ".".join(("revo.audit", what, *names))
+
+
+def parse_name(subject: str) -> tuple[str, str, str]:
+    """The (client, capability, task id) at the end of the subject of a result, a dead letter or a note."""
+    client, capability, task_id = subject.split(".")[-3:]
+    return client, capability, task_id
+
+
+def control(instance: str, verb: str) -> str:
+    """An order to one process, or to `EVERYONE`."""
+    return f"revo.ctl.{instance}.{verb}"
+
+
+def beat(agent: str, instance: str) -> str:
+    """Where a worker says that it lives and what it has in hand."""
+    return f"revo.beat.{agent}.{instance}"
 
 
 def span(service: str) -> str:

@@ -48,6 +48,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "discard": "new",
             "max_bytes": settings.tasks_max_bytes,
             "max_msg_size": max_payload - HEADROOM,
+            "allow_direct": True,  # who looks through the queue reads it in batches (bus.backlog)
             "duplicate_window": DEDUP_WINDOW,
             **common,
         },
@@ -80,6 +81,25 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "allow_direct": True,
             "deny_delete": True,
             **kept,
+        },
+        {
+            "name": subjects.AUDIT,
+            "description": "what an audit must know and no other stream says",
+            "subjects": [subjects.AUDIT_SUBJECTS],
+            "discard": "old",
+            "max_bytes": settings.audit_max_bytes,
+            "max_age": int(max(settings.audit_max_age, 2 * settings.result_ttl) * NS),
+            "retention": "limits",
+            **common,
+        },
+        {
+            "name": subjects.ADVISORIES,
+            "description": "tasks that the server delivers no more, until the steward has ended them",
+            "subjects": [subjects.ADVISORY_SUBJECTS],
+            "retention": "workqueue",
+            "discard": "old",
+            "max_bytes": settings.advisories_max_bytes,
+            **common,
         },
         {
             "name": subjects.TRACES,
@@ -234,4 +254,4 @@ async def has_workers(connection: Connection, capability: str) -> bool:
 async def server_time(connection: Connection) -> float:
     """The server's clock, in unix seconds."""
     info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
-    return jetstream.unix_seconds(info["ts"])
+    return jetstream.unix_ns(info["ts"]) / 1e9

@@ -112,8 +112,13 @@ async def _batches(connection: Connection, since: float) -> AsyncIterator[tuple[
         yield message.headers or {}, message.data
 
 
-async def stored_since(connection: Connection, stream: str, since: float) -> AsyncIterator[Msg]:
-    """What a stream has stored from a time on until now, in order. Reads by a consumer that goes by itself."""
+async def stored_since(
+    connection: Connection, stream: str, since: float, *, subject: str = "", headers_only: bool = False
+) -> AsyncIterator[Msg]:
+    """What a stream has stored from a time on until now, in order. Reads by a consumer that goes by itself.
+
+    `since` is unix seconds; `subject` may hold wildcards and is all by default.
+    """
     name = f"read-{secrets.token_hex(8)}"
     start = datetime.datetime.fromtimestamp(max(0.0, since), datetime.UTC).isoformat()
     config = {
@@ -123,10 +128,13 @@ async def stored_since(connection: Connection, stream: str, since: float) -> Asy
         "ack_policy": "none",
         "mem_storage": True,
         "num_replicas": 1,
+        "headers_only": headers_only,
         "inactive_threshold": 30_000_000_000,
+        **({"filter_subject": subject} if subject else {}),
     }
     body = {"stream_name": stream, "config": config, "action": "create"}
-    await jetstream.call(connection, "CONSUMER.CREATE", stream, name, body=body)
+    names = (stream, name, subject) if subject else (stream, name)
+    await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = connection.client.new_inbox()
     subscription = await connection.subscribe(inbox, arrived.put)

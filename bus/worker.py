@@ -12,12 +12,13 @@ import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from nats.aio.msg import Msg
 
-from bus import attempts, endings, subjects
+from bus import attempts, endings, rpc, subjects
 from bus.connection import Connection
+from bus.control import Control, EndOrder
 from bus.errors import (
     BusError,
     CodecError,
@@ -28,16 +29,21 @@ from bus.errors import (
     WorkerDiedError,
 )
 from bus.extender import Extender
+from bus.heartbeat import Heart
 from bus.intake import Intake
+from bus.messages import Beat
 from bus.outcomes import Happening
 from bus.pull import Puller
 from bus.settling import Capability, Handler, Run, Settler
-from bus.tasks import receive
+from bus.tasks import FAMILY, Family, receive
 from bus.telemetry import Attributes, Span, Telemetry
 
 __all__ = ["Capability", "Handler", "Worker", "WorkerFaultError"]
 
 log = logging.getLogger(__name__)
+
+REMEMBERED: Final = 1000
+"""Tasks that others ended which a worker remembers, in case one of them is still on its way to it."""
 
 
 class Worker:
@@ -68,6 +74,10 @@ class Worker:
         self._secluded: deque[Run] = deque()
         self._active: set[Run] = set()
         self._exclusive: Run | None = None
+        self._ended: dict[int, Happening] = {}
+        """Tasks that others have ended lately: one of them may still be on its way to us."""
+        self._listening = False
+        self._left = False
         self._draining = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
@@ -87,16 +97,26 @@ class Worker:
             fail=self._fail,
             on_quiet=self._schedule,
         )
+        self._heart = Heart(connection, self._beat, self._has_news, self._spawn)
+        self._control = Control(connection, instance, on_end=self._on_end, beat=self._beat)
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
             ack_wait=min(capability.policy.ack_wait for capability in capabilities),
             settings=self._settings,
+            pulse=self._heart.pulse,
         )
+        connection.on_reconnect(self._back)
         self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
 
     def start(self) -> None:
         """Take work from now on."""
+        self._spawn(self._open())
+
+    async def _open(self) -> None:
+        await self._control.open()  # before the first task comes: nobody may cancel one that we do not hear of
+        self._listening = True
+        self._heart.start()
         self._schedule()
 
     @property
@@ -116,9 +136,12 @@ class Worker:
             known.envelope.deliveries = envelope.deliveries
             self._extender.hold(envelope.sequence, envelope.reply)
             return
-        run = Run(envelope, self._capabilities[envelope.capability])
+        run = Run(envelope, self._capabilities[envelope.capability], began_at=time.time())
         self._in_hand[envelope.sequence] = run
         self._extender.hold(envelope.sequence, envelope.reply)
+        if envelope.sequence in self._ended:
+            run.task = self._spawn(self._return(run, self._ended[envelope.sequence]))
+            return
         self._held.put(run, envelope.priority)
         self._schedule()
         if run.task is None:
@@ -127,7 +150,7 @@ class Worker:
 
     def _schedule(self) -> None:
         """Start what may start and say how much more may come. Called after every change."""
-        if self._draining:
+        if self._draining or not self._listening:
             return
         while len(self._active) < self._concurrency and self._exclusive is None:
             run = self._held.next()
@@ -168,11 +191,26 @@ class Worker:
             "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
         }
         name = f"process {envelope.capability}"
+        run.began_at = time.time()
         with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
+            run.span = span
+            self._heart.soon()
             try:
                 await self._settler.conclude(run, span, *await self._happen(run, span))
+                await self._cancel_children(run)
             finally:
                 self._leave(run)
+
+    async def _cancel_children(self, run: Run) -> None:
+        """The steward cancelled those that it knew of; the handler may have submitted more before it heard."""
+        if run.family is None or not run.family.children or run.standing is None or run.standing.status != "cancelled":
+            return
+        envelope = run.envelope
+        message = {"task_id": envelope.task_id, "client": envelope.client, "capability": envelope.capability}
+        try:
+            await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "cancel", message)
+        except BusError as error:
+            log.warning("children of cancelled task %s may run on: %s", envelope.task_id, error)
 
     def _leave(self, run: Run) -> None:
         if run.timer is not None:
@@ -211,7 +249,7 @@ class Worker:
             if run.stopped is None:
                 raise
             self._uncancel(run)
-            return run.stopped, DeadlineExceededError(envelope.task_id, envelope.deadline)
+            return run.stopped, run.error_of(run.stopped)
 
     async def _look_back(self, run: Run, span: Span) -> int:
         """Learn what earlier tries left behind; after a worker's death, wait until nothing else is in hand.
@@ -255,6 +293,8 @@ class Worker:
         limit = envelope.deadline - now if expires else policy.time_limit
         run.timer = asyncio.get_running_loop().call_later(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
+        run.family = Family(envelope.name)
+        FAMILY.set(run.family)
         try:
             return Happening.RETURNED, await run.capability.handler(envelope)
         except asyncio.CancelledError as error:
@@ -305,17 +345,71 @@ class Worker:
         while run.task is not None and run.task.uncancel() > 0:
             continue
 
+    # --- others speak to us -------------------------------------------------------------------------------
+
+    def _on_end(self, order: EndOrder) -> None:
+        """Somebody else has ended a task, its result stands: let go of it, now or when it arrives."""
+        why = Happening.EXPIRED if order.status == "expired" else Happening.CANCELLED
+        run = self._in_hand.get(order.sequence)
+        if run is not None:
+            self._let_go(run, why)
+            return
+        self._ended[order.sequence] = why
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
+
+    def _let_go(self, run: Run, why: Happening) -> None:
+        if run.task is not None:
+            self._stop(run, why)
+            return
+        self._held.remove(run, run.envelope.priority)
+        if run.timer is not None:
+            run.timer.cancel()
+        run.task = self._spawn(self._return(run, why))
+
+    async def _back(self) -> None:
+        """After a reconnect: what was said meanwhile we did not hear."""
+        for run in list(self._in_hand.values()):
+            self._spawn(self._look_again(run))
+
+    async def _look_again(self, run: Run) -> None:
+        try:
+            ended = await self._settler.stored_result(run.envelope)
+        except BusError as error:
+            log.debug("result of %s: %s", run.envelope.task_id, error)  # whoever stores ours finds out
+            return
+        if ended is not None and self._in_hand.get(run.envelope.sequence) is run:
+            self._let_go(run, Happening.EXPIRED if ended.status == "expired" else Happening.CANCELLED)
+
+    def _beat(self) -> Beat:
+        runs = list(self._in_hand.values())  # one step, for the extender's thread asks too
+        for run in runs:
+            run.announced = True
+        return Beat.model_construct(
+            agent=self._agent,
+            instance=self._instance,
+            at=time.time(),
+            concurrency=self._concurrency,
+            capabilities=list(self._capabilities),
+            in_hand=[run.as_in_hand() for run in runs],
+            leaving=self._left,
+        )
+
+    def _has_news(self) -> bool:
+        return any(not run.announced for run in self._active)
+
     # --- leaving ------------------------------------------------------------------------------------------
 
     def _hand_back_held(self, run: Run) -> None:
         """A held task found no slot here for too long: another replica may have one."""
         if run.task is None:
             self._held.remove(run, run.envelope.priority)
-            run.task = self._spawn(self._return(run))
+            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
 
-    async def _return(self, run: Run) -> None:
+    async def _return(self, run: Run, why: Happening) -> None:
+        """Let go of a task that was never started here."""
         try:
-            await self._settler.conclude(run, Span(), Happening.HANDED_BACK, None)
+            await self._settler.conclude(run, Span(), why, run.error_of(why))
         finally:
             self._leave(run)
 
@@ -329,7 +423,7 @@ class Worker:
         for run in self._held.clear():
             if run.timer is not None:
                 run.timer.cancel()
-            run.task = self._spawn(self._return(run))
+            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
         for run in list(self._secluded):
             self._stop(run, Happening.HANDED_BACK)
         await self._until_idle(timeout)
@@ -337,6 +431,9 @@ class Worker:
             log.warning("task %s is handed back: the drain took over %g s", run.envelope.task_id, timeout)
             self._stop(run, Happening.HANDED_BACK)
         await self._until_idle(5.0)
+        self._left = True
+        await self._heart.stop()
+        await self._control.close()
         await self._extender.close()
         for task in list(self._tasks):
             task.cancel()

@@ -18,6 +18,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Tracer
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from bus.messages import SpanRecord
 from bus.telemetry import ids
 from bus.telemetry.export import Exporter, Publish, make_recorder
 from bus.telemetry.propagation import read_parent, write_parent
@@ -53,6 +54,11 @@ class Span:
     trace_id: str = ""
     """32 hex digits, empty when it is not recorded."""
 
+    @property
+    def ids(self) -> tuple[str, str]:
+        """Its own id and its parent's, 16 hex digits; empty when it is not recorded, or has no parent."""
+        return "", ""
+
     def set(self, key: str, value: Attribute) -> None:
         """Set an attribute."""
 
@@ -69,6 +75,11 @@ class _RecordedSpan(Span):
     def __init__(self, inner: trace.Span) -> None:
         self._inner = inner
         self.trace_id = f"{inner.get_span_context().trace_id:032x}"
+
+    @property
+    def ids(self) -> tuple[str, str]:
+        parent = getattr(self._inner, "parent", None)
+        return f"{self._inner.get_span_context().span_id:016x}", f"{parent.span_id:016x}" if parent else ""
 
     def set(self, key: str, value: Attribute) -> None:
         self._inner.set_attribute(_text(key), _clean(value))
@@ -142,6 +153,13 @@ class Telemetry:
     def inject(self, headers: dict[str, str]) -> None:
         """Write the current span into headers. That a trace is not recorded travels too: nobody decides anew."""
         write_parent(trace.get_current_span().get_span_context(), headers)
+
+    def end_for(self, record: SpanRecord) -> None:
+        """Send a span that its own process could not end, as the record has it: that process died."""
+        if self._exporter is not None:
+            from bus.telemetry.lost import readable  # noqa: PLC0415  (only stewards need it)
+
+            self._exporter.add(readable(record))
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Send what has ended. Never raises; gives up after `timeout` seconds."""

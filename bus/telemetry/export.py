@@ -41,6 +41,9 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 class Exporter(Protocol):
     """What takes finished spans away."""
 
+    def add(self, span: ReadableSpan) -> None:
+        """Take a finished span that no tracer of this process made."""
+
     async def flush(self, timeout: float) -> None:
         """Send what has ended; gives up after `timeout` seconds. Never raises."""
 
@@ -122,6 +125,10 @@ class MeshProcessor(SpanProcessor):
                     self._loop.call_soon_threadsafe(self._arm)
             except RuntimeError:  # the loop has ended: nothing can be sent any more
                 self._closed = True
+
+    def add(self, span: ReadableSpan) -> None:
+        """Take a finished span that no tracer of this process made."""
+        self.on_end(span)
 
     def _arm(self) -> None:
         if self._timer is None and not self._closed:
@@ -209,8 +216,8 @@ class MeshProcessor(SpanProcessor):
             "parent_id": f"{span.parent.span_id:016x}" if span.parent else "",
             "name": span.name,
             "kind": span.kind.name.lower(),
-            "service": self._service,
-            "instance": self._instance,
+            "service": str(span.resource.attributes.get("service.name", self._service)),
+            "instance": str(span.resource.attributes.get("service.instance.id", self._instance)),
             "start": span.start_time / 1e9,
             "end": span.end_time / 1e9,
             "status": {StatusCode.OK: "ok", StatusCode.ERROR: "error"}.get(span.status.status_code, "unset"),

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from bus.errors import ConfigError
@@ -49,6 +50,10 @@ class Collector:
             raise ConfigError("OTEL_EXPORTER_OTLP_* or OTEL_BSP_*", f"{error}") from error
         for logger in _LOGGERS:
             logging.getLogger(logger).addFilter(_one_line)
+
+    def add(self, span: ReadableSpan) -> None:
+        """Take a finished span that no tracer of this process made."""
+        self.processor.on_end(span)
 
     async def flush(self, timeout: float) -> None:
         """Send what has ended; gives up after `timeout` seconds. Never raises."""

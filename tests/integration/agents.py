@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -87,3 +88,35 @@ class Threaded(Agent):
         stopped = context.stop.wait(work.seconds)
         note(work, "stopped" if stopped else "end")
         return "stopped" if stopped else "slept"
+
+
+class Household(BaseModel):
+    children: int = 0
+    journal: str = ""
+
+
+class Parent(Agent):
+    """Submits tasks and waits for them, as agents do that delegate."""
+
+    concurrency = 10
+
+    @task("raise_family", time_limit=60.0)
+    async def raise_family(self, household: Household) -> int:
+        message = {"children": 0, "journal": household.journal}
+        handles = [await self.mesh.submit("raise_child", message) for _ in range(household.children)]
+        await self.mesh.submit("toil", {"id": 99, "seconds": 30.0, "journal": household.journal}, detached=True)
+        return len([await handle.outcome() for handle in handles])
+
+    @task("raise_child", time_limit=60.0)
+    async def raise_child(self, household: Household) -> int:
+        handle = await self.mesh.submit("toil", {"id": 1, "seconds": 30.0, "journal": household.journal})
+        return int(await handle.result())
+
+
+class Shelling(Agent):
+    """Runs a program in a thread, and that program another."""
+
+    @task("shell", time_limit=60.0)
+    def shell(self, household: Household) -> int:
+        script = f"sleep 60 & echo $$ $! >> {household.journal}; wait"
+        return subprocess.run(["/bin/sh", "-c", script], check=False).returncode

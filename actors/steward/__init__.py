@@ -1,0 +1,5 @@
+"""The steward: ends what no worker ends."""
+
+from actors.steward.actor import Steward
+
+__all__ = ["Steward"]

@@ -1,0 +1,151 @@
+"""The steward: a system actor, any number of replicas, none with a state that the others lack.
+
+It ends tasks whose deadline has passed, whether or not a worker of their capability lives, and those that the server
+delivers no more. It cancels, redrives and drops for clients that may not touch streams. It writes the span of an
+attempt whose process died. What it does may be done again, by itself or by another, after a crash at any step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from actors.actor import Actor, rpc
+from bus import subjects
+from bus.advisories import Advisories
+from bus.backlog import Backlog
+from bus.early import Ender
+from bus.errors import BusError
+from bus.heartbeat import Watch
+from bus.messages import Beat, Cancelled, DeadLetter, Redriven
+from bus.obituary import Obituary, is_gone
+
+log = logging.getLogger(__name__)
+
+PATIENCE: Final = 0.25
+"""Seconds that a worker has to end an expired task by itself."""
+AT_ONCE: Final = 32
+"""Overdue tasks that are ended side by side."""
+ANCHOR_EVERY: Final = 60.0
+"""Seconds between two notes of how many tasks there were: from them an audit knows which results must still stand."""
+
+
+class Name(BaseModel):
+    """One task. Client and capability are needed only where several have the same id."""
+
+    task_id: str
+    client: str = ""
+    capability: str = ""
+    sequence: int = Field(0, description="where it stands in TASKS, if that is known: spares looking for it")
+    by: str = Field("somebody", max_length=200, description="who asks; stands in the result")
+
+
+class Steward(Actor):
+    """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
+
+    name = subjects.STEWARD
+    concurrency = 8
+
+    async def on_start(self) -> None:
+        """Look at the queue, the advisories and the heartbeats from now on."""
+        connection, telemetry = self.mesh.connection, self.mesh.telemetry
+        self._ender = Ender(connection, self.name, telemetry.instance)
+        self._backlog = Backlog(connection)
+        self._watch = Watch(connection)
+        self._obituary = Obituary(connection, telemetry)
+        await self._watch.open()
+        self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
+        await self._advisories.open()
+        self.spawn(self._look_at_the_queue())
+        self.spawn(self._look_at_the_workers())
+
+    async def on_stop(self) -> None:
+        """Take no more advisories; what is in hand comes again to another replica."""
+        await self._advisories.close()
+
+    @rpc("cancel")
+    async def cancel(self, task: Name) -> Cancelled:
+        """Cancel a task, and its children. Says so when it comes too late."""
+        return await self._ender.cancel(
+            self._backlog,
+            task.task_id,
+            client=task.client,
+            capability=task.capability,
+            sequence=task.sequence,
+            by=task.by,
+        )
+
+    @rpc("redrive")
+    async def redrive(self, task: Name) -> Redriven:
+        """Submit a dead task anew. Asked again it is the same new task."""
+        return await self._ender.redrive(task.task_id, client=task.client, capability=task.capability)
+
+    @rpc("drop")
+    async def drop(self, task: Name) -> DeadLetter:
+        """Take a dead letter out of DEAD for good."""
+        return await self._ender.drop(task.task_id, client=task.client, capability=task.capability)
+
+    async def _look_at_the_queue(self) -> None:
+        """End what is overdue. By the clock, for nothing announces that a time has passed: one request a look."""
+        interval = self.mesh.connection.settings.steward_interval
+        anchored_at, anchored = 0.0, -1
+        while True:
+            try:
+                await self._backlog.refresh()
+                while await self._expire_some():
+                    continue
+                now, last = self._backlog.server_time, self._backlog.last
+                if last != anchored and now - anchored_at >= ANCHOR_EVERY:
+                    await self._ender.anchor(self._backlog)
+                    anchored_at, anchored = now, last
+            except BusError as error:
+                if not error.retryable:
+                    raise
+                log.warning("the queue could not be looked at: %s; trying again", error)
+            await asyncio.sleep(interval)
+
+    async def _expire_some(self) -> bool:
+        overdue = await self._backlog.overdue(PATIENCE)
+        for start in range(0, len(overdue), AT_ONCE):
+            some = overdue[start : start + AT_ONCE]
+            ends = await asyncio.gather(*(self._ender.expire(task) for task in some), return_exceptions=True)
+            for task, end in zip(some, ends, strict=True):
+                if isinstance(end, BaseException):
+                    self._backlog.again(task)
+                else:
+                    log.info("task %s is overdue and ends as %s", task.task_id, end.status)
+            for end in ends:
+                if isinstance(end, BaseException):
+                    for rest in overdue[start + AT_ONCE :]:
+                        self._backlog.again(rest)
+                    raise end
+        return bool(overdue)
+
+    async def _look_at_the_workers(self) -> None:
+        """Find out about those that are silent: whose process is gone is known at once, a hung one after its lease."""
+        settings = self.mesh.connection.settings
+        while True:
+            await asyncio.sleep(settings.heartbeat / 2)
+            silent = self._watch.silent(1.5 * settings.heartbeat)
+            if silent and self.mesh.connection.is_connected:
+                async with asyncio.TaskGroup() as group:
+                    for beat in silent:
+                        group.create_task(self._ask_after(beat))
+
+    async def _ask_after(self, beat: Beat) -> None:
+        lease = self.mesh.connection.settings.lease
+        try:
+            gone = await is_gone(self.mesh.connection, beat.instance)
+            hung = any(other.instance == beat.instance for other in self._watch.silent(lease))
+            if gone is False:
+                self._watch.heard(beat.instance)
+            elif gone or hung:
+                await self._obituary.write(beat, "its process died" if gone else f"its process hangs for {lease:g} s")
+                self._watch.forget(beat.instance)
+        except BusError as error:
+            if not error.retryable:
+                raise
+            log.warning("%s is silent, and could not be asked after: %s", beat.instance, error)

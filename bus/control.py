@@ -1,0 +1,79 @@
+"""Orders to a worker: end a task, say what you have in hand.
+
+Published at most once, so nothing may depend on them alone: what ends a task stands in RESULTS first, and a worker that
+was cut off looks there when it is back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from nats.aio.msg import Msg
+from pydantic import BaseModel
+
+from bus import codec, subjects
+from bus.connection import Connection, Subscription
+from bus.errors import DecodeError
+from bus.messages import CONTENT_TYPE, MSGPACK, Beat, Status
+
+log = logging.getLogger(__name__)
+
+
+class EndOrder(BaseModel):
+    """The task at this sequence has a result: whoever runs it stops."""
+
+    sequence: int
+    status: Status
+
+
+class TasksQuestion(BaseModel):
+    """What have you in hand? With a task id only who has that one answers."""
+
+    task_id: str = ""
+
+
+class Control:
+    """Listens to the orders for one worker."""
+
+    def __init__(
+        self, connection: Connection, instance: str, *, on_end: Callable[[EndOrder], None], beat: Callable[[], Beat]
+    ) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._on_end = on_end
+        self._beat = beat
+        self._subscriptions: list[Subscription] = []
+
+    async def open(self) -> None:
+        """Listen from now on; returns once the server knows."""
+        for whom in (subjects.EVERYONE, self._instance):
+            subject = subjects.control(whom, "*")
+            self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
+
+    async def close(self) -> None:
+        """Listen no more."""
+        for subscription in self._subscriptions:
+            await subscription.drain()
+
+    async def _on_message(self, message: Msg) -> None:
+        verb = message.subject.rpartition(".")[2]
+        headers: dict[str, str] = message.headers or {}
+        try:
+            if verb == "end":
+                self._on_end(codec.read(EndOrder, headers, message.data, subject=message.subject))
+            elif verb == "tasks" and message.reply:
+                question = codec.read(TasksQuestion, headers, message.data or b"{}", subject=message.subject)
+                await self._answer(question, headers, message.reply)
+        except DecodeError as error:
+            log.warning("%s", error)
+
+    async def _answer(self, question: TasksQuestion, headers: dict[str, str], reply: str) -> None:
+        beat = self._beat()
+        if question.task_id:
+            beat.in_hand = [task for task in beat.in_hand if task.task_id == question.task_id]
+            if not beat.in_hand:
+                return
+        content_type = codec.content_type_of(headers) if CONTENT_TYPE in headers else MSGPACK
+        body = codec.encode(beat.model_dump(), content_type)
+        await self._connection.publish(reply, body, {CONTENT_TYPE: content_type})

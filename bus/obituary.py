@@ -1,0 +1,90 @@
+"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from bus import attempts, codec, endings, subjects
+from bus.connection import Connection
+from bus.errors import NoRespondersError, RequestTimeoutError
+from bus.messages import CONTENT_TYPE, MSGPACK, Beat, InHand, SpanRecord
+from bus.telemetry import Telemetry
+
+log = logging.getLogger(__name__)
+
+ASK_FOR: Final = 0.5
+"""Seconds that a silent worker has to answer."""
+
+
+async def is_gone(connection: Connection, instance: str) -> bool | None:
+    """Whether a worker's process is gone: True, False when it answers, None when it is there and does not answer.
+
+    Raises:
+        TransportError: the server cannot be asked.
+    """
+    subject = subjects.control(instance, "tasks")
+    try:
+        await connection.request(subject, codec.encode({}), {CONTENT_TYPE: MSGPACK}, timeout=ASK_FOR)
+    except NoRespondersError:
+        return True
+    except RequestTimeoutError:
+        return None
+    return False
+
+
+class Obituary:
+    """Ends the spans of lost attempts, each by one of the stewards."""
+
+    def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
+        self._connection = connection
+        self._telemetry = telemetry
+
+    async def write(self, beat: Beat, reason: str) -> None:
+        """Write the spans of what a worker had in hand when it was last heard of, unless they ended before it did.
+
+        Raises:
+            TransportError: not all could be written; doing it again is safe.
+        """
+        for task in beat.in_hand:
+            if task.span_id and await self._was_lost(task):
+                names = (task.client, task.capability, task.task_id, task.span_id)
+                body = {"instance": beat.instance, "reason": reason, "at": time.time()}
+                if await endings.note(self._connection, "lost", *names, body=body):
+                    self._telemetry.end_for(_span(beat, task, reason))
+                    log.warning("%s: %s, with attempt %d of task %s", beat.instance, reason, task.attempt, task.task_id)
+
+    async def _was_lost(self, task: InHand) -> bool:
+        """Whether the attempt did not come to an end of its own after that heartbeat."""
+        subject = subjects.result(task.client, task.capability, task.task_id)
+        result = await endings.stored_result(self._connection, subject)
+        if result is not None and result.deliveries == task.deliveries:
+            return False
+        record = await attempts.of(self._connection, task.client, task.capability, task.task_id)
+        return record.errors < task.attempt and record.returned < task.deliveries
+
+
+def _span(beat: Beat, task: InHand, reason: str) -> SpanRecord:
+    return SpanRecord(
+        trace_id=task.trace_id,
+        span_id=task.span_id,
+        parent_id=task.parent_id,
+        name=f"process {task.capability}",
+        kind="consumer",
+        service=beat.agent,
+        instance=beat.instance,
+        start=task.since,
+        end=max(beat.at, task.since),
+        status="error",
+        status_message=reason,
+        attributes={
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.consumer.group.name": task.capability,
+            "messaging.message.id": task.task_id,
+            "revo.deliveries": task.deliveries,
+            "revo.attempt": task.attempt,
+            "revo.outcome": "lost",
+        },
+    )
