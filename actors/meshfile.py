@@ -16,6 +16,7 @@ from bus import subjects
 from bus.errors import ConfigError, InvalidSubjectError
 
 DEFAULT_NAME: Final = "mesh.toml"
+STEWARD: Final = "actors.steward:Steward"
 CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -57,6 +58,14 @@ class Supervision(BaseModel):
     backoff_max: Seconds = 10.0
 
 
+class SystemEntry(BaseModel):
+    """The table `[system]`: the actors that every mesh needs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stewards: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
+
+
 class MeshFile(BaseModel):
     """A whole mesh file."""
 
@@ -64,17 +73,26 @@ class MeshFile(BaseModel):
 
     server: ServerEntry = ServerEntry()
     supervision: Supervision = Supervision()
+    system: SystemEntry = SystemEntry()
     actors: dict[str, ActorEntry] = Field(min_length=1)
 
     @field_validator("actors")
     @classmethod
     def _names(cls, value: dict[str, ActorEntry]) -> dict[str, ActorEntry]:
         for name in value:
+            if name == subjects.STEWARD:
+                raise ValueError(f"{name} is a system actor; set [system] stewards = N")
             try:
                 subjects.token(name, "actor name")
             except InvalidSubjectError as error:
                 raise ValueError(str(error)) from error
         return value
+
+    def all_actors(self) -> dict[str, ActorEntry]:
+        """The system's actors, then those of the file."""
+        if not self.system.stewards:
+            return self.actors
+        return {subjects.STEWARD: ActorEntry(target=STEWARD, count=self.system.stewards), **self.actors}
 
     @classmethod
     def default(cls) -> MeshFile:

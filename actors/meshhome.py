@@ -80,9 +80,9 @@ class MeshHome:
         with self._lock.open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
 
-    def write(self, url: str, actors: list[dict[str, Any]]) -> dict[str, Any]:
+    def write(self, url: str, actors: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
         """Say where the mesh is; readers see the old state or the new, never half of one."""
-        state = {"url": url, "actors": actors, "pid": os.getpid(), "written_at": time.time()}
+        state = {"url": url, "actors": actors, "pid": os.getpid(), "written_at": time.time(), **more}
         temporary = self.state.with_suffix(".tmp")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             json.dump(state, file)

@@ -77,6 +77,7 @@ class Child:
         """What `mesh.json` says of it."""
         return {
             "name": self.name,
+            "label": self.label,
             "instance": self.instance,
             "pid": self.pid,
             "state": str(self.state),
@@ -101,7 +102,7 @@ class Supervisor:
         """`on_line` gets a child's label and a line that it wrote; `on_change` hears of every change of state."""
         self.children = [
             Child(name, number, entry.target, entry.settings)
-            for name, entry in mesh.actors.items()
+            for name, entry in mesh.all_actors().items()
             for number in range(1, entry.count + 1)
         ]
         self._policy: Supervision = mesh.supervision

@@ -56,6 +56,7 @@ class Extender:
         self._held[sequence] = reply
         if not self._started:
             self._started = True
+            self._seen = time.monotonic()  # who is idle has no turns, and is not blocked
             self._thread.start()  # with the first task: an idle agent has one thread and one connection less
 
     def release(self, sequence: int) -> None:

@@ -134,8 +134,8 @@ class Mesh:
         Raises:
             ServerUnreachableError, AuthenticationError, ServerTooOldError: see `Connection.open`.
         """
-        settings = settings or Settings.from_env()
-        connection = await Connection.open(url or settings.find_url(), name=service, settings=settings)
+        settings = (settings or Settings.from_env()).at(url, "url")
+        connection = await Connection.open(settings.find_url(), name=service, settings=settings)
         instance = f"{service}-{secrets.token_hex(4)}"
         telemetry = Telemetry(service=service, instance=instance, sample=settings.trace_sample)
         telemetry.start(connection.publish)

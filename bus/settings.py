@@ -69,7 +69,7 @@ class Settings(BaseModel):
     @field_validator("nats_url")
     @classmethod
     def _url(cls, value: str) -> str:
-        if value and (urlsplit(value).scheme not in ("nats", "tls", "ws", "wss") or not urlsplit(value).hostname):
+        if value and not _is_url(value):
             raise ValueError("must look like nats://host:4222")
         return value
 
@@ -101,6 +101,18 @@ class Settings(BaseModel):
             shown = name if name.endswith("URL") else f"{name}={first['input']}"  # a URL may hold a password
             raise ConfigError(shown, first["msg"]) from None
 
+    def at(self, url: str | None, what: str = "--url") -> Settings:
+        """These settings with another server, or as they are when `url` is None or empty.
+
+        Raises:
+            ConfigError: it is no URL; the error names `what`.
+        """
+        if not url:
+            return self
+        if not _is_url(url):
+            raise ConfigError(what, "must look like nats://host:4222")
+        return self.model_copy(update={"nats_url": url})
+
     def find_url(self) -> str:
         """The server to use: the setting `REVO_NATS_URL`, else that of the mesh which runs here.
 
@@ -113,6 +125,15 @@ class Settings(BaseModel):
             return str(json.loads((self.home / MESH_FILE).read_text(encoding="utf-8"))["url"])
         except (OSError, ValueError, KeyError, TypeError):
             raise NoMeshError(str(self.home / MESH_FILE)) from None
+
+
+def _is_url(value: str) -> bool:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # raises when it is none
+    except ValueError:
+        return False
+    return parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname)
 
 
 def redact(url: str) -> str:

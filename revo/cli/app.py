@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from revo.cli import common
+from revo.cli import common, groups
 from revo.cli.common import Output, guarded
+from revo.cli.options import OutputOption, UrlOption, YesOption
 
 app = typer.Typer(
     help="The mesh that AI agents live on: durable tasks, actors as processes, one trace through all of them.",
@@ -20,11 +21,8 @@ app = typer.Typer(
 )
 bench = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(bench, name="bench")
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts")]
-UrlOption = Annotated[
-    str | None, typer.Option("--url", help="the NATS server; default: REVO_NATS_URL, else the mesh here")
-]
+app.add_typer(groups.tasks, name="tasks")
+app.add_typer(groups.dead, name="dead")
 
 
 def main(arguments: list[str]) -> int:
@@ -122,6 +120,8 @@ def submit(
     ] = None,
     priority: Annotated[str, typer.Option("--priority", "-p", help="critical, urgent, high, normal or low")] = "normal",
     task_id: Annotated[str | None, typer.Option("--id", help="the same id twice is one task")] = None,
+    key: Annotated[str | None, typer.Option("--key", help="any text; the same key twice is one task")] = None,
+    by_content: Annotated[bool, typer.Option("--by-content", help="the same message twice is one task")] = False,
     deadline: Annotated[float | None, typer.Option("--deadline", help="seconds until the task expires")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
     timeout: Annotated[
@@ -134,7 +134,7 @@ def submit(
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
 
-    request = Request(capability, fields or [], json_text, priority, task_id, deadline)
+    request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline)
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
 
 
@@ -148,6 +148,29 @@ def trace(
     from revo.cli.trace import trace as show
 
     return show(task_or_trace_id, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo verify | revo verify --output json")
+def verify(url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
+    """Count from the streams what became of every task. Exit 1 when one is lost, in limbo or doubled."""
+    from revo.cli.verify import verify as count
+
+    return count(url=url, output=output)
+
+
+@app.command(epilog="Examples: revo chaos | revo chaos --seconds 60 --every 1 --spare-server --yes")
+def chaos(
+    seconds: Annotated[float, typer.Option("--seconds", min=1, max=3600, help="how long")] = 20.0,
+    every: Annotated[float, typer.Option("--every", min=0.1, help="seconds between two blows")] = 1.0,
+    *,
+    spare_server: Annotated[bool, typer.Option("--spare-server", help="leave the embedded server alone")] = False,
+    yes: YesOption = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Kill and stop processes of the mesh that runs here, for a bounded time, while it works; then verify."""
+    from revo.cli.chaos import chaos as rage
+
+    return rage(seconds=seconds, every=every, spare_server=spare_server, yes=yes, output=output)
 
 
 @app.command(epilog="Example: revo doctor --output json")

@@ -7,6 +7,7 @@ import enum
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -26,6 +27,7 @@ from bus.errors import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 T = TypeVar("T")
 
@@ -50,6 +52,18 @@ _EXIT: Final[tuple[tuple[type[BusError], int], ...]] = (
 )
 
 
+class RelayedError(BusError):
+    """Another `revo` process failed: its one line and its exit status."""
+
+    def __init__(self, reason: str, status: int) -> None:
+        super().__init__(reason, status)
+        self.reason = reason
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class Output(enum.StrEnum):
     """How a command answers."""
 
@@ -59,6 +73,8 @@ class Output(enum.StrEnum):
 
 def exit_code(error: BaseException) -> int:
     """The exit status that stands for an error."""
+    if isinstance(error, RelayedError):
+        return error.status
     for kind, code in _EXIT:
         if isinstance(error, kind):
             return code
@@ -119,6 +135,28 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+def table(title: str, *columns: str) -> Table:
+    """A table without lines; a column `>name` stands to the right, and one `=name` is never broken."""
+    from rich.table import Table
+
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for column in columns:
+        right, whole = column.startswith(">"), column.startswith("=")
+        made.add_column(column.lstrip(">="), justify="right" if right else "left", no_wrap=right or whole)
+    return made
+
+
+def ago(then: float) -> str:
+    """How long ago that was (unix seconds), in the two units that matter."""
+    seconds = max(0.0, time.time() - then)
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, hours, days = int(seconds // 60), int(seconds // 3600), int(seconds // 86400)
+    if days:
+        return f"{days} d {hours % 24} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
 
 
 def quiet_logs() -> None:

@@ -38,10 +38,10 @@ class Finding:
 
 def doctor(*, url: str | None, output: Output) -> int:
     """Run all checks; returns 0 when none failed, 3 when no mesh is reachable, else 1."""
-    settings = Settings.from_env()
+    settings = Settings.from_env().at(url)
     findings = [_safely(check, settings) for check in (python, binary, home, shadows, tools)]
     try:
-        address = url or settings.find_url()
+        address = settings.find_url()
     except BusError as error:
         mesh = [Finding("mesh", "fail", "none runs here", str(error))]
     else:

@@ -37,7 +37,4 @@ def run(target: str, name: str | None, url: str | None) -> int:
     from bus.settings import Settings
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  (what `python -m` does, so that the user's own modules are found)
-    settings = Settings.from_env()
-    if url:
-        settings = Settings.model_validate({**settings.model_dump(), "nats_url": url})
-    return run_actor(target, name=name, settings=settings, runner=uvloop.run)
+    return run_actor(target, name=name, settings=Settings.from_env().at(url), runner=uvloop.run)

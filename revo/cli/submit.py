@@ -24,6 +24,8 @@ class Request:
     json_text: str | None
     priority: str
     task_id: str | None
+    key: str | None
+    by_content: bool
     deadline: float | None
 
     def message(self) -> dict[str, Any]:
@@ -72,6 +74,8 @@ async def _submit(
             message,
             priority=request.priority,
             task_id=request.task_id,
+            idempotency_key=request.key,
+            by_content=request.by_content,
             deadline=request.deadline,
         )
         if not wait:

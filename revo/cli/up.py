@@ -11,6 +11,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,28 +24,19 @@ from actors.supervisor import ActorFailedError, Child, State, Supervisor
 from bus.errors import BusError, NoMeshError
 from bus.server import Server, ServerStartError
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
+from revo.cli.common import DONE, FAILED, Output, RelayedError, console, exit_code, print_json, run_async
 
 READY_FD: Final = "REVO_UP_READY_FD"
 """Where a detached `up` says that all is ready, or why it is not."""
 DEFAULT_PORT: Final = 4222
 SERVER_RESTARTS: Final = 10
-
-
-class MeshStartError(BusError):
-    """A detached mesh did not come up; says why in its own words."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return self.reason
+SERVER_WITHIN: Final = 60.0
+"""So many ends of the server within so many seconds are too many."""
 
 
 def up(mesh_file: Path | None, *, detach: bool, url: str | None, output: Output) -> int:
     """Start a mesh and, unless detached, stay with it; returns the exit status."""
-    settings = Settings.from_env()
+    settings = Settings.from_env().at(url)
     if mesh_file is None and Path(DEFAULT_NAME).is_file():
         mesh_file = Path(DEFAULT_NAME)
     mesh = MeshFile.load(mesh_file) if mesh_file is not None else MeshFile.default()
@@ -52,7 +45,7 @@ def up(mesh_file: Path | None, *, detach: bool, url: str | None, output: Output)
         return _detach(mesh_file, home, url, output)
     folder = mesh_file.absolute().parent if mesh_file is not None else Path.cwd()
     with home.held():
-        return run_async(Up(mesh, home, settings, folder=folder, output=output).run(url or settings.nats_url))
+        return run_async(Up(mesh, home, settings, folder=folder, output=output).run(settings.nats_url))
 
 
 class Up:
@@ -67,6 +60,7 @@ class Up:
         self._terminal = console(stderr=True)
         self._supervisor: Supervisor | None = None
         self._url = ""
+        self._server_process: Server | None = None
         self._stop = asyncio.Event()
         self._ready_fd = os.environ.pop(READY_FD, "")
 
@@ -79,7 +73,7 @@ class Up:
             async with self._server(url) as self._url:
                 return await self._actors()
         except BusError as error:
-            self._report({"error": str(error)})
+            self._report({"error": str(error), "status": exit_code(error)})
             raise
 
     @asynccontextmanager
@@ -88,7 +82,7 @@ class Up:
         if url:
             yield url
             return
-        server = await self._start_server()
+        server = self._server_process = await self._start_server()
         keeping = asyncio.create_task(self._keep_server(server))
         try:
             yield server.url
@@ -113,15 +107,21 @@ class Up:
 
     async def _keep_server(self, server: Server) -> None:
         """Start the server again when it dies; its streams and its port are as they were."""
-        for restart in range(1, SERVER_RESTARTS + 1):
+        ends: deque[float] = deque(maxlen=SERVER_RESTARTS)
+        while True:
             status = await server.wait()
-            self._say("nats-server", f"ended with status {status}; starting it again ({restart})")
-            await asyncio.sleep(random.uniform(0, min(5.0, 0.1 * 2.0**restart)))  # noqa: S311
+            ends.append(time.monotonic())
+            if len(ends) == SERVER_RESTARTS and ends[-1] - ends[0] < SERVER_WITHIN:
+                break
+            recent = sum(ends[-1] - end < SERVER_WITHIN for end in ends)
+            self._say("nats-server", f"ended with status {status}; starting it again")
+            await asyncio.sleep(random.uniform(0, min(5.0, 0.1 * 2.0**recent)))  # noqa: S311
             try:
                 await server.start()
             except BusError as error:
                 self._say("nats-server", str(error))
                 break
+            self._write()
         self._say("nats-server", "cannot be kept alive; the mesh ends")
         self._stop.set()
 
@@ -176,7 +176,11 @@ class Up:
 
     def _write(self) -> dict[str, Any]:
         children = self._supervisor.children if self._supervisor else []
-        return self._home.write(self._url, [child.public() for child in children])
+        more = {
+            "server_pid": self._server_process.pid if self._server_process else 0,
+            "supervision": self._mesh.supervision.model_dump(),
+        }
+        return self._home.write(self._url, [child.public() for child in children], **more)
 
     def _report(self, state: dict[str, Any]) -> None:
         """Tell the process that detached us. It reads one line."""
@@ -236,7 +240,7 @@ def _detach(mesh_file: Path | None, home: MeshHome, url: str | None, output: Out
     state = json.loads(line) if line else {"error": f"it ended with status {process.wait()}; see {home.log}"}
     if "error" in state:
         process.wait()
-        raise MeshStartError(state["error"])
+        raise RelayedError(state["error"], int(state.get("status", FAILED)))
     if output is Output.JSON:
         print_json(state)
     else:

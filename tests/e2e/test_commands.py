@@ -34,6 +34,21 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("demo", "--path", "/no/such/folder"), 2, "is not a folder"),
         (("up", "/no/such/mesh.toml"), 2, "no such file"),
         (("bench",), 2, ""),
+        (("run", ECHO, "--url", "garbage"), 2, "must look like nats://host:4222"),
+        (("submit", "echo", "a=1", "--url", "garbage"), 2, "must look like nats://host:4222"),
+        (("doctor", "--url", "nats://h:x"), 2, "must look like nats://host:4222"),
+        (("up", "--url", "garbage"), 2, "must look like nats://host:4222"),
+        (("submit", "echo", "--id", "a", "--key", "b", "--url", "nats://127.0.0.1:1"), 3, "no nats server"),
+        (("tasks",), 2, ""),
+        (("tasks", "ls"), 3, "no mesh runs here"),
+        (("tasks", "show", "a.b"), 2, "cannot be used in a subject"),
+        (("tasks", "cancel"), 2, "missing argument"),
+        (("dead", "redrive"), 2, "name task ids, or say --all"),
+        (("dead", "drop", "--all"), 2, "say --yes"),
+        (("dead", "ls", "--capability", "a.b", "--url", "nats://127.0.0.1:1"), 3, "no nats server"),
+        (("verify",), 3, "no mesh runs here"),
+        (("chaos",), 3, "no mesh runs here"),
+        (("chaos", "--seconds", "0"), 2, "invalid value"),
     ],
 )
 def test_wrong_input_is_one_line_and_an_exit_status(
@@ -46,7 +61,7 @@ def test_wrong_input_is_one_line_and_an_exit_status(
     assert not shell.home.exists(), "wrong input changes nothing"
 
 
-@pytest.mark.parametrize("command", ["up", "down", "run", "submit", "trace", "doctor", "demo"])
+@pytest.mark.parametrize("command", ["up", "down", "run", "submit", "trace", "doctor", "demo", "verify", "chaos"])
 def test_every_command_has_help_with_an_example(shell: Shell, command: str) -> None:
     done = shell.revo(command, "--help")
     assert done.returncode == 0

@@ -1,0 +1,103 @@
+"""The commands that come in groups: `revo tasks ...` and `revo dead ...`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from revo.cli.common import Output
+from revo.cli.options import CapabilityOption, ClientOption, OutputOption, UrlOption, YesOption
+
+tasks = typer.Typer(
+    help="See what waits, runs and has ended; cancel a task.", no_args_is_help=True, rich_markup_mode=None
+)
+dead = typer.Typer(
+    help="Look after dead letters: tasks that failed for good.", no_args_is_help=True, rich_markup_mode=None
+)
+
+TaskId = Annotated[str, typer.Argument(help="the task's id")]
+TaskIds = Annotated[list[str] | None, typer.Argument(help="ids of dead tasks")]
+AllOption = Annotated[bool, typer.Option("--all", help="all of them, or all of --capability")]
+
+
+@tasks.command("ls", epilog="Examples: revo tasks ls | revo tasks ls --ended 50 --output json")
+def tasks_ls(
+    capability: CapabilityOption = "",
+    ended: Annotated[int, typer.Option("--ended", min=0, max=1000, help="how many of the last results")] = 10,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show the queues, what runs where and for how long, and the last results."""
+    from revo.cli.tasks import ls
+
+    return ls(capability, ended=ended, url=url, output=output)
+
+
+@tasks.command("show", epilog="Example: revo tasks show 55110d561f2abc5cd77d05f1c50de13a")
+def tasks_show(task_id: TaskId, url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
+    """Show where one task is: queued, running (on which instance, for how long), or how it ended."""
+    from revo.cli.tasks import show
+
+    return show(task_id, url=url, output=output)
+
+
+@tasks.command("cancel", epilog="Example: revo tasks cancel 55110d561f2abc5cd77d05f1c50de13a")
+def tasks_cancel(
+    task_id: TaskId,
+    capability: CapabilityOption = "",
+    client: ClientOption = "",
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Cancel a task, queued or running, and its children. Exit 1 when it had ended before."""
+    from revo.cli.tasks import cancel
+
+    return cancel(task_id, capability=capability, client=client, url=url, output=output)
+
+
+@dead.command("ls", epilog="Examples: revo dead ls | revo dead ls --capability code_review --output json")
+def dead_ls(capability: CapabilityOption = "", url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
+    """List dead letters, the latest last."""
+    from revo.cli.dead import ls
+
+    return ls(capability, url=url, output=output)
+
+
+@dead.command("show", epilog="Example: revo dead show 55110d561f2abc5cd77d05f1c50de13a")
+def dead_show(task_id: TaskId, url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
+    """Show why a task is dead, its traceback, the original message, and the chain of its redrives."""
+    from revo.cli.dead import show
+
+    return show(task_id, url=url, output=output)
+
+
+@dead.command("redrive", epilog="Examples: revo dead redrive 55110d56... | revo dead redrive --all -c code_review")
+def dead_redrive(
+    task_ids: TaskIds = None,
+    *,
+    every: AllOption = False,
+    capability: CapabilityOption = "",
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Submit dead tasks anew, each under an id of its own. Doing it twice is the same new task."""
+    from revo.cli.dead import redrive
+
+    return redrive(task_ids or [], every=every, capability=capability, url=url, output=output)
+
+
+@dead.command("drop", epilog="Examples: revo dead drop 55110d56... | revo dead drop --all -c code_review --yes")
+def dead_drop(
+    task_ids: TaskIds = None,
+    *,
+    every: AllOption = False,
+    capability: CapabilityOption = "",
+    yes: YesOption = False,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Take dead letters away for good."""
+    from revo.cli.dead import drop
+
+    return drop(task_ids or [], every=every, capability=capability, yes=yes, url=url, output=output)
