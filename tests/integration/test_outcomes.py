@@ -285,7 +285,7 @@ async def test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_o
 
     await start_worker(note)
     draining = asyncio.create_task(first.drain(20))
-    outcome = await held.outcome(timeout=5)  # far below the ack deadline: it was handed back, not abandoned
+    outcome = await held.outcome(timeout=3)  # far below the ack deadline: it was handed back, not abandoned
     assert (outcome.deliveries, outcome.attempts) == (2, 1)
     gate.open.set()
     await draining
@@ -296,7 +296,7 @@ async def test_a_worker_without_a_free_slot_draws_nothing(mesh: Mesh, start_work
     busy = await start_worker(gate)
     await mesh.submit("echo", {"n": 0})
     await asyncio.wait_for(gate.begun.get(), 5)
-    await eventually(lambda: busy._puller.quiet)
+    await eventually(lambda: busy._puller.quiet, timeout=3)
 
     async def echo(message: Any) -> Any:
         return message

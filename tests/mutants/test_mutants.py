@@ -1,0 +1,244 @@
+"""Each guarantee has a proof that can fail: the code with one line changed turns the test that proves it red."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+GUARANTEES = "tests/integration/test_guarantees.py::"
+OUTCOMES = "tests/integration/test_outcomes.py::"
+
+
+Edit = tuple[str, str, str]
+"""A file, a text that stands in it once, and what replaces it."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One line of one file changed; `test` must fail of it, and its report must say `says`.
+
+    Where two lines each guard the same, `other` is the second.
+    """
+
+    name: str
+    file: str
+    original: str
+    replacement: str
+    test: str
+    says: str
+    other: Edit | None = None
+
+    @property
+    def edits(self) -> list[Edit]:
+        first = (self.file, self.original, self.replacement)
+        return [first, self.other] if self.other else [first]
+
+
+AFTER_RESULT = GUARANTEES + "test_a_task_leaves_the_queue_only_after_its_result_is_stored"
+AFTER_LETTER = GUARANTEES + "test_a_failed_task_leaves_the_queue_only_after_its_dead_letter_is_stored"
+LETTER = GUARANTEES + "test_when_a_failed_task_is_gone_its_dead_letter_stands"
+FIRST_STANDS = GUARANTEES + "test_of_two_workers_that_do_one_task_the_first_result_stands_and_both_go_on"
+ATTEMPTS = GUARANTEES + "test_only_errors_of_the_handler_use_up_attempts"
+EXTENDED = GUARANTEES + "test_a_task_in_hand_stays_in_hand_far_beyond_its_ack_deadline"
+ALONE = GUARANTEES + "test_a_task_that_its_worker_vanished_with_runs_alone"
+WAITS = GUARANTEES + "test_a_drain_waits_for_what_runs"
+HANDED_BACK = OUTCOMES + "test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_own_drains"
+SAME_ID = OUTCOMES + "test_the_same_id_twice_is_one_task_while_it_waits_and_after_it_ended"
+NO_SLOT = OUTCOMES + "test_a_worker_without_a_free_slot_draws_nothing"
+RETRIED = GUARANTEES + "test_a_result_that_cannot_be_stored_stays_in_hand_and_its_task_runs_once"
+
+_MAKE_SURE = "        await self._make_sure_of_dead_letter(run, standing)\n"
+_SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)\n'
+_FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
+
+MUTANTS = [
+    Mutant(
+        "the task is acknowledged before its result is stored",
+        "bus/settling.py",
+        "        assert outcome.result is not None\n        result =",
+        "        assert outcome.result is not None\n        await self._settle(run, Settle.ACK)\n        result =",
+        AFTER_RESULT,
+        "the worker died with the only copy",
+    ),
+    Mutant(
+        "a result is stored although there is one",
+        "bus/endings.py",
+        _FIRST_ONLY,
+        "        MSG_TTL",
+        FIRST_STANDS,
+        "the second worker cannot be rid of its task",
+    ),
+    Mutant(
+        "a result replaces the one that stands",
+        "bus/endings.py",
+        _FIRST_ONLY,
+        "        MSG_TTL",
+        FIRST_STANDS,
+        "the second result replaced it",
+        ("bus/topology.py", '"discard": "new", "discard_new_per_subject": True}', '"discard": "old"}'),
+    ),
+    Mutant(
+        "deliveries are counted as attempts",
+        "bus/worker.py",
+        "run.envelope.attempt = run.record.errors + 1",
+        "run.envelope.attempt = run.envelope.deliveries",
+        ATTEMPTS,
+        "('failed', 3, 3)",
+    ),
+    Mutant(
+        "a failed task is settled before its dead letter is stored",
+        "bus/settling.py",
+        _MAKE_SURE + _SETTLE,
+        _SETTLE + _MAKE_SURE,
+        AFTER_LETTER,
+        "the worker died and nobody will write the dead letter",
+    ),
+    Mutant(
+        "a redelivered task that had failed gets no dead letter",
+        "bus/settling.py",
+        "                await self._make_sure_of_dead_letter(run, payload)\n",
+        "",
+        AFTER_LETTER,
+        "assert await buried(mesh, handle.task_id)",
+    ),
+    Mutant(
+        "a failed task gets no dead letter",
+        "bus/settling.py",
+        _MAKE_SURE + _SETTLE,
+        _SETTLE,
+        LETTER,
+        "assert await buried(mesh, handle.task_id)",
+    ),
+    Mutant(
+        "a redelivered task that has its result runs again",
+        "bus/worker.py",
+        "if envelope.deliveries > 1 or envelope.named:",
+        "if envelope.named:",
+        AFTER_LETTER,
+        "a task that had its result ran again",
+    ),
+    Mutant(
+        "a task whose chosen id has a result runs again",
+        "bus/worker.py",
+        "if envelope.deliveries > 1 or envelope.named:",
+        "if envelope.deliveries > 1:",
+        SAME_ID,
+        "assert runs == 1",
+    ),
+    Mutant(
+        "the ack deadline is not extended",
+        "bus/extender.py",
+        'await connection.publish(reply, b"+WPI")',
+        "pass",
+        EXTENDED,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a suspect task runs beside others",
+        "bus/worker.py",
+        "            await self._seclude(run)\n",
+        "",
+        ALONE,
+        "it runs beside another that would die with it",
+    ),
+    Mutant(
+        "a drain keeps what waits in hand",
+        "bus/worker.py",
+        "for run in self._held.clear():",
+        "for run in ():",
+        HANDED_BACK,
+        "ResultTimeoutError",
+    ),
+    Mutant(
+        "a drain does not wait for what runs",
+        "bus/worker.py",
+        "        await self._until_idle(timeout)\n",
+        "",
+        WAITS,
+        "it stopped a handler that had time left",
+    ),
+    Mutant(
+        "a worker without a free slot pulls on",
+        "bus/worker.py",
+        "self._puller.want(max(0, self._concurrency - len(self._active)))",
+        "self._puller.want(self._concurrency)",
+        NO_SLOT,
+        "busy._puller.quiet",
+    ),
+    Mutant(
+        "a result that cannot be stored is not tried again",
+        "bus/settling.py",
+        "            first = error\n",
+        "            raise\n",
+        RETRIED,
+        "it ran again although its worker had the result",
+    ),
+]
+
+
+def copy(to: Path) -> None:
+    """Copy what the tests need, and nothing that was compiled from the original."""
+    ignored = shutil.ignore_patterns("__pycache__", "mutants")
+    for package in ("bus", "actors", "revo", "tests"):
+        shutil.copytree(ROOT / package, to / package, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", to)
+
+
+def mutate(mutant: Mutant, tree: Path) -> None:
+    """Change the copy; a text that does not stand there exactly once is an error in the table."""
+    for file, original, replacement in mutant.edits:
+        text = (tree / file).read_text(encoding="utf-8")
+        count = text.count(original)
+        assert count == 1, f"{file} holds this {count} times; the table must follow the code:\n{original}"
+        (tree / file).write_text(text.replace(original, replacement), encoding="utf-8")
+
+
+def run_tests(tree: Path, *nodes: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run these tests of the copy, whose modules come before the installed ones."""
+    outer = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", "-p", "no:randomly"]
+    return subprocess.run(
+        [*command, "--tb=short", "--timeout", "40", f"--basetemp={tree / 'tmp'}", *nodes],
+        cwd=tree,
+        env={**outer, "PYTHONPATH": str(tree), **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_a_changed_line_turns_the_proof_of_its_guarantee_red(mutant: Mutant, tmp_path: Path) -> None:
+    copy(tmp_path)
+    mutate(mutant, tmp_path)
+    done = run_tests(tmp_path, mutant.test)
+    report = done.stdout + done.stderr
+    assert done.returncode == 1, f"exit status {done.returncode}; 0: it survived; 2 to 5: no test ran\n{report}"
+    assert f"FAILED {mutant.test}" in report, report
+    assert mutant.says in report, f"it failed of something else:\n{report}"
+
+
+def test_without_a_change_every_proof_is_green_and_all_its_processes_run_the_copy(tmp_path: Path) -> None:
+    copy(tmp_path)
+    witness = tmp_path / "witness"
+    with (tmp_path / "bus" / "__init__.py").open("a", encoding="utf-8") as file:
+        file.write(
+            "\nimport os, sys\n"
+            "with open(os.environ['WITNESS'], 'a') as file:\n"
+            "    file.write(' '.join([__file__, *sys.orig_argv[1:4]]) + '\\n')\n"
+        )
+    nodes = sorted({mutant.test for mutant in MUTANTS})
+    done = run_tests(tmp_path, *nodes, WITNESS=str(witness))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(nodes)} passed" in done.stdout
+    seen = witness.read_text(encoding="utf-8").splitlines()
+    ours = str(tmp_path / "bus" / "__init__.py")
+    assert {line.removeprefix(ours) for line in seen} == {" -m pytest -q", " -m revo run"}
