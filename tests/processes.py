@@ -33,12 +33,6 @@ class ActorProcess:
     async def wait(self, timeout: float = 15.0) -> int:
         return await asyncio.wait_for(self._process.wait(), timeout)
 
-    async def end(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-            await self._process.wait()
-
 
 @contextlib.asynccontextmanager
 async def actor(
@@ -63,10 +57,11 @@ async def actor(
     try:
         line = await asyncio.wait_for(reader.readline(), 15)
         assert line, f"{target} ended before it was ready: {log.read_text()}"
-        running = ActorProcess(process, json.loads(line), log)
-        try:
-            yield running
-        finally:
-            await running.end()
+        yield ActorProcess(process, json.loads(line), log)
     finally:
+        # Also when it never was ready, or we were cancelled before: no process outlives its block.
         transport.close()
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
