@@ -354,17 +354,27 @@ class Connection:
             raise denials[0]
 
     async def _flush(self, timeout: float) -> None:
+        """Not by nats-py's own `flush`: cancelled or too late, it leaves a cancelled future among those that wait for a
+        PONG, and the PONG that comes for it ends the loop that reads. The connection stands then, and is deaf.
+        """
+        client = self.client
+        if client.is_closed:
+            raise ConnectionLostError("flush")
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
-                await self.client._flush_pending(force_flush=True)  # noqa: SLF001  (writes the buffer first)
-                await self.client.flush(timeout=max(1, int(timeout)))
-        except (nats.errors.FlushTimeoutError, TimeoutError) as error:
-            if not self.client.is_connected:
+                await client._flush_pending(force_flush=True)  # noqa: SLF001  (writes the buffer first)
+                await client._send_ping(pong)  # noqa: SLF001
+                await asyncio.wait((pong,))  # which does not cancel it
+        except TimeoutError as error:
+            if not client.is_connected:
                 raise ConnectionLostError("flush") from error
             raise RequestTimeoutError("flush", timeout) from error
-        except (nats.errors.ConnectionClosedError, OSError, AttributeError) as error:
-            # AttributeError: nats-py drops its transport under a flush that is under way
+        except (nats.errors.ConnectionClosedError, OSError, RuntimeError, AttributeError, AssertionError) as error:
+            # RuntimeError: what uvloop says of a transport that is closed. The last two: nats-py has dropped it.
             raise ConnectionLostError("flush") from error
+        if pong.cancelled():
+            raise ConnectionLostError("flush")
 
     # --- closing ------------------------------------------------------------------------------------------
 

@@ -230,6 +230,7 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
 
     Read in batches, without a consumer, 35,000 messages a second. What comes or goes meanwhile may be in it or not.
     """
+    first = max(1, first)  # of an empty stream it is 0
     arrived: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = connection.client.new_inbox()
     subscription = await connection.subscribe(inbox, arrived.put)

@@ -7,12 +7,13 @@ repeated after a crash. What happened to a task is decided in `bus.worker`, what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from bus import attempts, endings, subjects
 from bus.connection import Connection
@@ -34,6 +35,19 @@ from bus.telemetry import Span
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_HANDLED: Final = frozenset(
+    {
+        Happening.RETURNED,
+        Happening.RAISED,
+        Happening.RAISED_FOR_GOOD,
+        Happening.UNENCODABLE,
+        Happening.UNREADABLE,
+    }
+)
+"""The handler came to an end: its process did not die of it."""
+_LAST_WORD: Final = 2.0
+"""Seconds for the record of a task that is handed back because its end could not be stored."""
 
 Handler = Callable[[Envelope], Awaitable[object]]
 """Takes a task and returns its value (plain or pydantic). An interceptor takes a handler and returns one.
@@ -67,6 +81,8 @@ class Run:
     """When it was started, in unix seconds; `started_at` is when its handler was."""
     started_at: float = 0.0
     in_handler: bool = False
+    concluding: bool = False
+    """Whether what became of it is being carried out: from then on it is not stopped any more."""
     standing: Result | None = None
     """Its result, once one is known to be stored."""
     span: Span = field(default_factory=Span)
@@ -130,6 +146,7 @@ class Settler:
         self._instance = instance
         self._changed = changed
         self.waiting = 0
+        self._hurried = asyncio.Event()
 
     async def stored_result(self, envelope: Envelope) -> Result | None:
         """The result that the task has already, or None."""
@@ -148,6 +165,7 @@ class Settler:
         if error is not None and happening is not Happening.HANDED_BACK:
             span.fail(error)
         span.set("revo.outcome", outcome.result or outcome.settle.name.lower())
+        run.concluding = True
         try:
             if happening is Happening.ENDED_BEFORE:
                 assert isinstance(payload, Result)
@@ -159,7 +177,24 @@ class Settler:
                 await self._end(run, span, outcome, payload, error)
         except TransportError as failure:
             log.warning("task %s is handed back: %s", envelope.task_id, failure)
-            await self._settle(run, Settle.NAK)
+            await self._hand_back_unstored(run, handled=happening in _HANDLED)
+
+    async def _hand_back_unstored(self, run: Run, *, handled: bool) -> None:
+        """Hand back a task whose end could not be stored, and see to it that nobody takes that for a death.
+
+        The record may well be writable where the result was not; when it is not, nobody gets the nak either.
+        """
+        update: dict[str, Any] = {"returned": run.envelope.deliveries}
+        if handled:
+            update |= {"suspect": False, "alone": 0}
+        elif run.ran_alone:
+            update["alone"] = max(0, run.record.alone - 1)
+        try:
+            async with asyncio.timeout(_LAST_WORD):
+                await attempts.change(self._connection, run.envelope, lambda record: record.model_copy(update=update))
+        except (TransportError, TimeoutError) as error:
+            log.warning("task %s: its record could not be written: %s", run.envelope.task_id, error)
+        await self._settle(run, Settle.NAK, delay=run.capability.policy.pause(run.envelope.attempt))
 
     async def _end(self, run: Run, span: Span, outcome: Outcome, payload: object, error: BaseException | None) -> None:
         """Store the result, make sure of the dead letter, settle: in this order, whatever dies in between."""
@@ -223,13 +258,17 @@ class Settler:
             run.envelope, status, error, value, agent=self._agent, instance=self._instance, started_at=run.started_at
         )
 
+    def hurry(self) -> None:
+        """The worker must leave: what cannot be stored at the next try is handed back."""
+        self._hurried.set()
+
     async def persist(self, run: Run, step: Callable[[], Awaitable[T]]) -> T:
         """Do a step that the server must confirm, again with backoff while it cannot; the task stays in hand.
 
         While any step waits, nothing is pulled: what cannot be stored must not pile up.
 
         Raises:
-            TransportError: the last one, when the setting `settle_patience` is used up.
+            TransportError: the last one, when the setting `settle_patience` is used up or the worker must leave.
         """
         try:
             return await step()
@@ -242,11 +281,13 @@ class Settler:
         self._changed()
         try:
             while True:
-                await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(pause / 2, pause)):  # noqa: S311
+                        await self._hurried.wait()
                 try:
                     return await step()
                 except TransportError:
-                    if time.monotonic() > until:
+                    if self._hurried.is_set() or time.monotonic() > until:
                         raise
                     pause = min(2.0, pause * 2)
         finally:

@@ -334,7 +334,7 @@ class Worker:
 
     def _stop(self, run: Run, why: Happening) -> None:
         """Cancel a run; what it was cancelled for is its outcome. The first reason stands."""
-        if run.stopped is None and run.task is not None and not run.task.done():
+        if run.stopped is None and not run.concluding and run.task is not None and not run.task.done():
             run.stopped = why
             run.task.cancel()
 
@@ -427,6 +427,7 @@ class Worker:
         for run in list(self._secluded):
             self._stop(run, Happening.HANDED_BACK)
         await self._until_idle(timeout)
+        self._settler.hurry()
         for run in list(self._in_hand.values()):
             log.warning("task %s is handed back: the drain took over %g s", run.envelope.task_id, timeout)
             self._stop(run, Happening.HANDED_BACK)

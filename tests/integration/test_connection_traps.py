@@ -395,3 +395,28 @@ async def test_trap_6_a_record_whose_time_ran_out_is_as_if_it_had_never_been(mes
     await eventually(gone)
     changed = await attempts.change(mesh.connection, envelope, attempts.run_alone)
     assert (changed.errors, changed.alone) == (0, 1)
+
+
+async def test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears(
+    server: Server, connection: Connection
+) -> None:
+    os.kill(server.pid, signal.SIGSTOP)
+    with pytest.raises(RequestTimeoutError):
+        await connection.flush(timeout=0.05)
+    cancelled = asyncio.create_task(connection.flush())
+    await asyncio.wait((cancelled,), timeout=0.05)
+    cancelled.cancel()
+    os.kill(server.pid, signal.SIGCONT)
+    for _ in range(3):
+        assert (await connection.request(subjects.api("INFO"), timeout=2)).data
+
+
+async def test_trap_15_a_flush_on_a_transport_that_uvloop_has_closed_is_a_lost_connection(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(_: bytes) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    monkeypatch.setattr(connection.client._transport, "write", write)
+    with pytest.raises(ConnectionLostError):
+        await connection.flush()

@@ -54,7 +54,7 @@ SAME_ID = OUTCOMES + "test_the_same_id_twice_is_one_task_while_it_waits_and_afte
 NO_SLOT = OUTCOMES + "test_a_worker_without_a_free_slot_draws_nothing"
 RETRIED = GUARANTEES + "test_a_result_that_cannot_be_stored_stays_in_hand_and_its_task_runs_once"
 
-_MAKE_SURE = "        await self._make_sure_of_dead_letter(run, standing)\n"
+_MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
 _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)\n'
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant(
         "a redelivered task that had failed gets no dead letter",
         "bus/settling.py",
-        "                await self._make_sure_of_dead_letter(run, payload)\n",
+        "                await self._make_sure_of_the_rest(run, payload)\n",
         "",
         AFTER_LETTER,
         "assert await buried(mesh, handle.task_id)",
