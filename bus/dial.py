@@ -59,7 +59,7 @@ class _Dialer:
 
     async def _connect(self) -> None:
         await self.client.connect(
-            self._url,
+            self._url.split(","),
             name=self._name,
             error_cb=self._heard,
             **self._events,  # type: ignore[arg-type]

@@ -31,7 +31,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    nats_url: str = Field("", description="the server to use; empty: the mesh that runs here, see `home`")
+    nats_url: str = Field(
+        "", description="the server to use, or several of a cluster with commas between; empty: see `home`"
+    )
     home: Path = Field(Path(".revo"), description="where a mesh that runs on this machine keeps its files")
     nats_server: str = Field("", description="path of a nats-server binary; empty: the one that was installed")
     client: str = Field("anon", description="the client's token in task and result subjects")
@@ -128,16 +130,24 @@ class Settings(BaseModel):
 
 
 def _is_url(value: str) -> bool:
-    try:
-        parts = urlsplit(value)
-        _ = parts.port  # raises when it is none
-    except ValueError:
-        return False
-    return parts.scheme in ("nats", "tls", "ws", "wss") and bool(parts.hostname)
+    """Whether it is the URL of a server, or those of several servers of a cluster with commas between."""
+    for one in value.split(","):
+        try:
+            parts = urlsplit(one)
+            _ = parts.port  # raises when it is none
+        except ValueError:
+            return False
+        if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
+            return False
+    return True
 
 
 def redact(url: str) -> str:
-    """The URL without user and password, fit for a log line or an error."""
+    """The URL, or URLs, without user and password, fit for a log line or an error."""
+    return ",".join(_redact(one) for one in url.split(","))
+
+
+def _redact(url: str) -> str:
     parts = urlsplit(url)
     if parts.username is None and parts.password is None:
         return url

@@ -44,7 +44,7 @@ class Shell:
             check=False,
             stdin=subprocess.DEVNULL,
         )
-        assert "Traceback" not in done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
         return done
 
     def json(self, *arguments: str, **env: str) -> Any:

@@ -1,0 +1,94 @@
+"""2,000 tasks under fire: workers killed, one stopped, the server killed, one poison. All end, once, as they should.
+
+A storm lasts 15 s: a task whose worker died runs alone the next time, and three deaths alone make it poison; with the
+ack deadline of 5 s no innocent can die alone three times within 15 s. `REVO_CHAOS_ROUNDS` repeats storm and calm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from bus.mesh import Mesh
+from bus.server import Server
+from bus.settings import Settings
+from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
+from tests.eventually import eventually
+from tests.processes import actor
+
+TASKS = 2000
+STORM = 15.0
+ROUNDS = int(os.environ.get("REVO_CHAOS_ROUNDS", "1"))
+POISON, RAISING = 500, 700
+
+
+async def storm(fleet: Fleet, server: Server) -> None:
+    """One worker killed every 0.3 s, the server three times, one worker stopped beyond the ack deadline."""
+    stopped = asyncio.create_task(fleet.stop_one(6.0))
+    until = time.monotonic() + STORM
+    server_dies = [until - STORM * share for share in (0.8, 0.5, 0.2)]
+    while time.monotonic() < until:
+        await pause(0.3)
+        fleet.kill_one()
+        if server_dies and time.monotonic() > server_dies[0]:
+            server_dies.pop(0)
+            server.kill()
+            await server.wait()
+            await server.start()
+    await stopped
+
+
+def message(number: int, journal: Path) -> dict[str, object]:
+    what = {POISON: "die", RAISING: "raise"}.get(number, "work")
+    return {"id": number, "what": what, "journal": str(journal), "seconds": 0.08}
+
+
+@pytest.mark.xdist_group("chaos")
+@pytest.mark.timeout(100 + 60 * ROUNDS)
+async def test_nothing_is_lost_or_doubled_in_a_storm(
+    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(nats_url=server.url)
+    journal = tmp_path / "journal"
+    began = time.monotonic()
+    async with (
+        Mesh.connect(settings=settings) as mesh,
+        actor(STEWARD, server.url, tmp_path / "steward.log"),
+        Fleet(server.url, tmp_path, 4) as fleet,
+    ):
+
+        async def submit_all() -> None:
+            for number in range(ROUNDS * TASKS):
+                await submit(mesh, f"task-{number}", message(number, journal))
+
+        submitting = asyncio.create_task(submit_all())
+        for _ in range(ROUNDS):
+            await storm(fleet, server)
+            if ROUNDS > 1:
+                await pause(20.0)
+        await submitting
+        await eventually(lambda: at_rest(mesh.connection), timeout=90)
+        found = await count(mesh.connection)
+        kills = fleet.kills
+    wrong = {f"task-{POISON}", f"task-{RAISING}"}
+    began_often = executions(journal)
+    with capsys.disabled():
+        again = sum(times - 1 for number, times in began_often.items() if number not in (POISON, RAISING))
+        print(  # noqa: T201  (the figures of the run)
+            f"\nstorm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
+            f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
+            f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, {time.monotonic() - began:.1f} s"
+        )
+    assert found.dead == wrong
+    assert set(found.results) == {f"task-{number}" for number in range(ROUNDS * TASKS)}
+    assert set(found.results.values()) == {1}
+    assert {task_id for task_id, status in found.statuses.items() if status != "succeeded"} == wrong
+    assert found.redelivered >= 50
+    assert found.audit.good, found.audit
+    assert found.audit.accepted == found.audit.ended
+    assert began_often[RAISING] >= 3
+    assert began_often[POISON] >= 4, "once in company, three times alone"
