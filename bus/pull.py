@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 EXPIRES: Final = 20.0
 """Seconds after which the server ends a pull that found nothing, and we stand a new one."""
+HEARTBEAT: Final = 2.5
+"""Seconds between two signs of the server that a pull stands. With a leader that dies it is gone without a word."""
 LINGER: Final = 0.01
 """Seconds that pulls outlive the last free slot: after a short task they are still there, before a long one they go."""
 RESTART_FIRST: Final = 0.1
@@ -52,6 +54,8 @@ class _Pull:
     consumer: str
     outstanding: int = 0
     failures: int = 0
+    heard: float = 0.0
+    """When the server last spoke of it, by the loop's clock."""
     timer: asyncio.TimerHandle | None = None
 
 
@@ -165,18 +169,28 @@ class Puller:
         self._pull()
 
     async def _send(self, generation: Generation, pulls: list[_Pull], batch: int) -> None:
-        request = json.dumps({"batch": batch, "expires": int(EXPIRES * _NS)}).encode()
+        wanted = {"batch": batch, "expires": int(EXPIRES * _NS), "idle_heartbeat": int(HEARTBEAT * _NS)}
+        request = json.dumps(wanted).encode()
         loop = asyncio.get_running_loop()
         for pull in pulls:
             if generation is not self._generation:
                 return
             subject = subjects.api("CONSUMER.MSG.NEXT", self._stream, pull.consumer)
-            # Should the server's own end of the pull get lost, we stand a new one by ourselves.
-            pull.timer = loop.call_later(EXPIRES + 2.0, self._expired, generation, pull)
+            pull.heard = loop.time()
+            pull.timer = loop.call_later(2 * HEARTBEAT, self._listen, generation, pull)
             try:
                 await self._connection.publish(subject, request, reply=f"{generation.inbox}.{pull.index}")
             except TransportError:
                 log.debug("pull from %s not sent: the connection is lost", pull.consumer)
+
+    def _listen(self, generation: Generation, pull: _Pull) -> None:
+        """Stand a new pull when the server has been silent about this one for two heartbeats."""
+        loop = asyncio.get_running_loop()
+        left = pull.heard + 2 * HEARTBEAT - loop.time()
+        if left > 0:
+            pull.timer = loop.call_later(left, self._listen, generation, pull)
+        else:
+            self._expired(generation, pull)
 
     def _on_message(self, generation: Generation, message: Msg) -> None:
         status = message.headers.get("Status") if message.headers else None
@@ -187,6 +201,7 @@ class Puller:
         pull = generation.by_key.get(f"{parts[2]}.{parts[3]}")
         if pull is not None:
             pull.failures = 0
+            pull.heard = asyncio.get_running_loop().time()
             pull.outstanding = max(0, pull.outstanding - 1)
             if not pull.outstanding:
                 _disarm(pull)
@@ -195,6 +210,9 @@ class Puller:
     def _on_status(self, generation: Generation, message: Msg, status: str) -> None:
         pull = generation.pulls[int(message.subject.rpartition(".")[2])]
         description = (message.headers or {}).get("Description", "")
+        if status == "100":
+            pull.heard = asyncio.get_running_loop().time()
+            return
         pull.outstanding = 0
         _disarm(pull)
         if status == "409" and "consumer deleted" in description.lower():

@@ -81,7 +81,8 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         print(  # noqa: T201  (the figures of the run)
             f"\nstorm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
             f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
-            f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, {time.monotonic() - began:.1f} s"
+            f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
+            f"{time.monotonic() - began:.1f} s"
         )
     assert found.dead == wrong
     assert set(found.results) == {f"task-{number}" for number in range(ROUNDS * TASKS)}
