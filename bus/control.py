@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import DecodeError
-from bus.messages import CONTENT_TYPE, MSGPACK, Beat, Status
+from bus.messages import CONTENT_TYPE, Beat, Status
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,6 @@ class Control:
             beat.in_hand = [task for task in beat.in_hand if task.task_id == question.task_id]
             if not beat.in_hand:
                 return
-        content_type = codec.content_type_of(headers) if CONTENT_TYPE in headers else MSGPACK
+        content_type = codec.content_type_of(headers)
         body = codec.encode(beat.model_dump(), content_type)
         await self._connection.publish(reply, body, {CONTENT_TYPE: content_type})

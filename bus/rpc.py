@@ -26,6 +26,7 @@ from bus.errors import (
     DecodeError,
     EncodeError,
     MailboxFullError,
+    NotFoundError,
     RemoteError,
     RequestTimeoutError,
 )
@@ -303,6 +304,8 @@ def _failure(error: BaseException, content_type: str) -> tuple[bytes, dict[str, 
     number = "500"
     if isinstance(error, CodecError) and not isinstance(error, EncodeError):
         number = "400"
+    elif isinstance(error, NotFoundError):
+        number = "404"
     elif isinstance(error, MailboxFullError):
         number = "429"
     elif isinstance(error, RequestTimeoutError) or info.code == "deadline_exceeded":

@@ -46,7 +46,7 @@ async def test_an_id_that_the_restarted_server_has_forgotten_is_still_one_task(
     await eventually(lambda: nothing_queued(mesh))
     assert counting.runs == 1
     report = await audit(mesh.connection)
-    assert (report.accepted, report.ended, report.doubles, report.good) == (2, 2, 1, True)
+    assert (report.accepted, report.ended, report.doubles, report.good) == (2, 2, 1, True), report
 
 
 async def test_equal_content_is_one_task_in_whichever_order_its_keys_stand(

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from bus import endings, jetstream, subjects
+from bus.backlog import Backlog
 from bus.connection import Connection
-from bus.errors import ResultTimeoutError
-from bus.mesh import Mesh
+from bus.early import Ender
+from bus.errors import QueueFullError, ResultTimeoutError
+from bus.mesh import Handle, Mesh
 from bus.outcomes import Policy
 from bus.server import Server
 from bus.worker import Worker
@@ -203,3 +205,34 @@ async def test_a_drain_waits_for_what_runs(mesh: Mesh, start_worker: StartWorker
     await draining
     outcome = await handle.outcome(timeout=5)
     assert (outcome.status, outcome.deliveries) == ("succeeded", 1)
+
+
+async def test_a_cancelled_task_leaves_the_queue_only_after_its_result_is_stored(mesh: Mesh) -> None:
+    handle = await mesh.submit("echo", {})
+    ender, backlog = Ender(mesh.connection, "tester", "tester-1"), Backlog(mesh.connection)
+    await limit(mesh.connection, subjects.RESULTS, 10)
+    with pytest.raises(QueueFullError):
+        await ender.cancel(backlog, handle.task_id, by="a test")
+    assert await queued(mesh) == 1, "the task is neither queued nor ended"
+    await limit(mesh.connection, subjects.RESULTS, 1_000_000)
+    assert (await ender.cancel(backlog, handle.task_id, by="a test")).cancelled
+    assert await empty(mesh)
+
+
+async def test_a_running_task_stops_when_it_is_cancelled_and_its_children_with_it(
+    mesh: Mesh, start_worker: StartWorker, gate: Gate
+) -> None:
+    child: list[Handle] = []
+
+    async def parent(message: Any) -> Any:
+        child.append(await mesh.submit("nobody", {}))
+        return await gate(message)
+
+    worker = await start_worker(parent)
+    handle = await mesh.submit("echo", {})
+    await asyncio.wait_for(gate.begun.get(), 5)
+    ender, backlog = Ender(mesh.connection, "tester", "tester-1"), Backlog(mesh.connection)
+    cancelled = await ender.cancel(backlog, handle.task_id, by="a test")
+    assert (cancelled.cancelled, cancelled.children) == (True, 1), "its child goes on"
+    await eventually(lambda: worker.in_hand == 0, timeout=2)
+    assert (await child[0].outcome(timeout=2)).status == "cancelled"

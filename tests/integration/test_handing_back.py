@@ -50,7 +50,7 @@ async def test_a_result_that_cannot_be_stored_for_long_is_no_death_of_its_worker
     await limit(mesh.connection, subjects.RESULTS, 10)
     await start_worker(returns, overrides={"settle_patience": 0.1})
     handle = await mesh.submit("echo", {})
-    await eventually(lambda: len(runs) == 6)
+    await eventually(lambda: len(runs) == 6, timeout=5)
     await limit(mesh.connection, subjects.RESULTS, 1_000_000)
     assert await handle.result(timeout=5) == "done"
 

@@ -19,7 +19,8 @@ async def test_pulls_that_died_with_their_leader_are_stood_anew(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "HEARTBEAT", 0.3)
-    publish, swallowed = Connection.publish, []
+    publish = Connection.publish
+    swallowed: list[str] = []
 
     async def lossy(
         self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
@@ -44,7 +45,8 @@ async def test_a_pull_that_stands_is_not_stood_twice(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "HEARTBEAT", 0.1)
-    publish, sent = Connection.publish, []
+    publish = Connection.publish
+    sent: list[str] = []
 
     async def counted(
         self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""

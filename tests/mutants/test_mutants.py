@@ -54,6 +54,19 @@ SAME_ID = OUTCOMES + "test_the_same_id_twice_is_one_task_while_it_waits_and_afte
 NO_SLOT = OUTCOMES + "test_a_worker_without_a_free_slot_draws_nothing"
 RETRIED = GUARANTEES + "test_a_result_that_cannot_be_stored_stays_in_hand_and_its_task_runs_once"
 
+CANCEL_STORED = GUARANTEES + "test_a_cancelled_task_leaves_the_queue_only_after_its_result_is_stored"
+CANCEL_STOPS = GUARANTEES + "test_a_running_task_stops_when_it_is_cancelled_and_its_children_with_it"
+UNSTORED = "tests/integration/test_handing_back.py::"
+UNSTORED += "test_a_result_that_cannot_be_stored_for_long_is_no_death_of_its_worker"
+FORGOTTEN = "tests/integration/test_dedup.py::"
+FORGOTTEN += "test_an_id_that_the_restarted_server_has_forgotten_is_still_one_task"
+DEAF = "tests/integration/test_connection_traps.py::"
+DEAF += "test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears"
+STANDING = "tests/integration/test_pull.py::test_pulls_that_died_with_their_leader_are_stood_anew"
+OWN_END = "tests/integration/test_blocking.py::test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost"
+
+_DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
+_STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
 _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)\n'
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
@@ -179,6 +192,70 @@ MUTANTS = [
         "            raise\n",
         RETRIED,
         "it ran again although its worker had the result",
+    ),
+    Mutant(
+        "a cancelled task leaves the queue before its result is stored",
+        "bus/early.py",
+        _STORE,
+        _DELETE + _STORE,
+        CANCEL_STORED,
+        "the task is neither queued nor ended",
+    ),
+    Mutant(
+        "a worker is not told that its task was cancelled",
+        "bus/worker.py",
+        "            self._let_go(run, why)\n            return\n",
+        "            return\n",
+        CANCEL_STOPS,
+        "worker.in_hand == 0",
+    ),
+    Mutant(
+        "a cancel forgets the children",
+        "bus/early.py",
+        'if standing.status == "cancelled":\n            children',
+        'if standing.status == "never":\n            children',
+        CANCEL_STOPS,
+        "its child goes on",
+    ),
+    Mutant(
+        "a hand-back for want of room is taken for a death",
+        "bus/settling.py",
+        '            update |= {"suspect": False, "alone": 0}\n',
+        "            update = {}\n",
+        UNSTORED,
+        "len(runs) == 6",
+    ),
+    Mutant(
+        "a double is not noted",
+        "bus/settling.py",
+        "            await self.persist(run, lambda: endings.note_double(self._connection, run.envelope, result))\n",
+        "            pass\n",
+        FORGOTTEN,
+        "lost=1",
+    ),
+    Mutant(
+        "a flush that is given up cancels its future",
+        "bus/connection.py",
+        "await asyncio.wait((pong,))  # which does not cancel it",
+        "await pong",
+        DEAF,
+        "InvalidStateError",
+    ),
+    Mutant(
+        "a pull that the server has lost is not missed",
+        "bus/pull.py",
+        "            self._expired(generation, pull)\n\n    def _on_message",
+        "            pass\n\n    def _on_message",
+        STANDING,
+        "ResultTimeoutError",
+    ),
+    Mutant(
+        "every attempt that a dead worker had told of is called lost",
+        "bus/obituary.py",
+        "            return False\n        record",
+        "            return True\n        record",
+        OWN_END,
+        "assert done.task_id not in steward.log",
     ),
 ]
 
