@@ -15,12 +15,12 @@ from typing import Any, Final
 
 from nats.aio.msg import Msg
 
-from bus import codec, jetstream, subjects
+from bus import codec, jetstream, reading, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError
 from bus.messages import Result
+from bus.reading import stored_since
 from bus.tasks import envelope_of
-from bus.traces import stored_since
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ async def _waiting(connection: Connection, first: int, last: int, now: float) ->
     """The sequences of all that stand in the queue, and the names of those that are past their deadline."""
     waiting: set[int] = set()
     overdue: dict[int, str] = {}
-    async for stored in jetstream.scan(connection, subjects.TASKS, first, last):
+    async for stored in reading.scan(connection, subjects.TASKS, first, last):
         envelope = envelope_of(stored, connection.settings.deadline)
         waiting.add(stored.sequence)
         if envelope.deadline + OVERDUE < now:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from bus import jetstream, subjects
+from bus import jetstream, reading, subjects
 from bus.connection import Connection
 from bus.messages import PARENT, Envelope
 from bus.tasks import envelope_of
@@ -72,7 +72,7 @@ class Backlog:
             self._forget()  # a stream made anew, or a view that is mostly of tasks that have ended
         self._drop_before(first)
         if standing:
-            async for stored in jetstream.scan(self._connection, subjects.TASKS, max(first, self.last + 1), last):
+            async for stored in reading.scan(self._connection, subjects.TASKS, max(first, self.last + 1), last):
                 self._add(stored)
         self.last = last
         if self.server_time > self._horizon - HORIZON / 2:
@@ -163,7 +163,7 @@ class Backlog:
                     yield envelope_of(stored, default)
             return
         wanted = set(sequences)
-        sweep = jetstream.scan(self._connection, subjects.TASKS, min(wanted), max(wanted))
+        sweep = reading.scan(self._connection, subjects.TASKS, min(wanted), max(wanted))
         async for stored in sweep:
             if stored.sequence in wanted:
                 yield envelope_of(stored, default)

@@ -47,6 +47,8 @@ class Extender:
         self._seen = time.monotonic()
         self._stop: asyncio.Event | None = None
         self._thread_loop: asyncio.AbstractEventLoop | None = None
+        self._connection: Connection | None = None
+        self._sending: asyncio.Lock
         self._thread = threading.Thread(target=self._main, name=f"{name} extender", daemon=True)
         self._started = False
         self._reported = False
@@ -62,6 +64,25 @@ class Extender:
     def release(self, sequence: int) -> None:
         """Extend it no more: it is about to be settled."""
         self._held.pop(sequence, None)
+
+    async def give_back(self, connection: Connection, reply: str, nak: bytes) -> None:
+        """Send a nak that asks for a pause, behind every extension: one that came after it would undo the pause, and
+        the task would wait for its ack deadline. It goes the extensions' way, or by `connection` when there is none.
+        """
+        loop, ours = self._thread_loop, self._connection
+        if loop is not None and ours is not None and ours.is_connected:
+            try:
+                sending = asyncio.run_coroutine_threadsafe(self._send(ours, reply, nak), loop)
+                await asyncio.wrap_future(sending)
+            except (BusError, RuntimeError) as error:
+                log.debug("extender of %s has no way for a nak: %s", self._name, error)
+            else:
+                return
+        await connection.publish(reply, nak)
+
+    async def _send(self, ours: Connection, reply: str, nak: bytes) -> None:
+        async with self._sending:
+            await ours.publish(reply, nak)
 
     async def close(self) -> None:
         """End the thread. Returns when its connection is closed, after two seconds at the most."""
@@ -84,7 +105,8 @@ class Extender:
     async def _run(self) -> None:
         self._thread_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        connection = await self._connect()
+        self._sending = asyncio.Lock()
+        connection = self._connection = await self._connect()
         due = time.monotonic()
         try:
             while not self._stop.is_set():
@@ -98,6 +120,7 @@ class Extender:
                 except TimeoutError:
                     continue
         finally:
+            self._connection = None
             await connection.close()
 
     async def _connect(self) -> Connection:
@@ -112,8 +135,10 @@ class Extender:
     async def _extend(self, connection: Connection) -> None:
         if not connection.is_connected:
             return  # what would be sent after the reconnect may be about tasks that are long settled
-        for reply in list(self._held.values()):
-            await connection.publish(reply, b"+WPI")
+        async with self._sending:
+            for sequence, reply in list(self._held.items()):
+                if self._held.get(sequence) == reply:  # it may have been let go of meanwhile
+                    await connection.publish(reply, b"+WPI")
 
     async def _watch(self, connection: Connection) -> None:
         """Speak for a blocked loop, and report it with its stack, once for each time that it is blocked."""

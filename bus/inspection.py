@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from nats.aio.msg import Msg
 
-from bus import codec, early, endings, jetstream, subjects
+from bus import codec, early, endings, jetstream, reading, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, NotFoundError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
+from bus.reading import stored_since
 from bus.tasks import envelope_of
-from bus.traces import stored_since
 
 ANSWER_WITHIN = 0.3
 """Seconds that workers have to say what they have in hand."""
@@ -166,7 +166,7 @@ async def queued(connection: Connection) -> AsyncIterator[Envelope]:
     """All that stands in TASKS, waiting or in hand, in the order it came."""
     info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
     first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
-    async for stored in jetstream.scan(connection, subjects.TASKS, first, last):
+    async for stored in reading.scan(connection, subjects.TASKS, first, last):
         yield envelope_of(stored, connection.settings.deadline)
 
 

@@ -10,7 +10,7 @@ import base64
 import datetime
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,7 +23,6 @@ from bus.errors import (
     NotFoundError,
     PayloadTooLargeError,
     QueueFullError,
-    RequestTimeoutError,
     ServerError,
     TransportError,
     WrongSequenceError,
@@ -34,11 +33,6 @@ _NOT_FOUND: Final = frozenset({10014, 10037, 10059})  # consumer, message, strea
 _FULL: Final = frozenset({10077, 10047, 10023, 10028, 10026, 10074})
 _TOO_LARGE: Final = 10054
 _GONE: Final = frozenset({10043, 10057, 10037})
-_BATCH: Final = 1000
-_BATCH_BYTES: Final = 8 * 1024 * 1024
-_DIRECT_HEADERS: Final = frozenset(
-    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"}
-)
 _SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet
 
 
@@ -225,62 +219,16 @@ async def delete(connection: Connection, stream: str, sequence: int) -> bool:
     return True
 
 
-async def scan(connection: Connection, stream: str, first: int, last: int) -> AsyncIterator[StoredMessage]:
-    """What a stream holds from one sequence to another, both included, in order; the stream allows direct reads.
-
-    Read in batches, without a consumer, 35,000 messages a second. What comes or goes meanwhile may be in it or not.
-    """
-    first = max(1, first)  # of an empty stream it is 0
-    arrived: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put)
+async def after(connection: Connection, stream: str, sequence: int, subject: str = ">") -> StoredMessage | None:
+    """The first message at or after a sequence, on a subject (wildcards allowed), as the stream's leader has it."""
     try:
-        while first <= last:
-            request = {"batch": min(_BATCH, last - first + 1), "seq": first, "max_bytes": _BATCH_BYTES}
-            await connection.publish(subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=inbox)
-            count, left = 0, 0
-            while True:
-                message = await _next(arrived, connection, stream)
-                headers = message.headers or {}
-                if headers.get("Status") and "Nats-Sequence" not in headers:
-                    _check_end(headers, stream)
-                    break
-                found = _direct(message.data, headers)
-                count, left, first = count + 1, int(headers.get("Nats-Num-Pending", 0)), found.sequence + 1
-                if found.sequence > last:
-                    return
-                yield found
-            if not count or not left:
-                return
-    finally:
-        await subscription.drain()
-
-
-async def _next(arrived: asyncio.Queue[Msg], connection: Connection, what: str) -> Msg:
-    try:
-        async with asyncio.timeout(connection.settings.request_timeout):
-            return await arrived.get()
-    except TimeoutError:
-        raise RequestTimeoutError(what, connection.settings.request_timeout) from None
-
-
-def _check_end(headers: Mapping[str, str], stream: str) -> None:
-    status = headers["Status"]
-    if status == "503":
-        raise JetStreamBusyError(stream, "it allows no direct reads, or has no leader; `revo doctor` tells which")
-    if status not in ("204", "404"):
-        raise ServerError(stream, f"direct read refused: {status} {headers.get('Description', '')}")
-
-
-def _direct(body: bytes, headers: Mapping[str, str]) -> StoredMessage:
-    own = {name: value for name, value in headers.items() if name not in _DIRECT_HEADERS}
-    return StoredMessage(
-        subject=headers["Nats-Subject"],
-        sequence=int(headers["Nats-Sequence"]),
-        headers=own,
-        body=body,
-        stored_at_ns=unix_ns(headers["Nats-Time-Stamp"]),
-    )
+        body = {"seq": max(1, sequence), "next_by_subj": subject}
+        answer = await call(connection, "STREAM.MSG.GET", stream, body=body)
+    except NotFoundError as error:
+        if error.api_code == 10037:
+            return None
+        raise
+    return _parse(answer["message"])
 
 
 def unix_ns(timestamp: str) -> int:

@@ -9,21 +9,18 @@ import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 from nats.aio.msg import Msg
 from pydantic import BaseModel
 
-from bus import codec, endings, rpc, subjects, tasks, topology
+from bus import codec, endings, rpc, stewards, subjects, tasks, topology
 from bus.connection import Connection, Subscription
 from bus.errors import (
     BusError,
     ConfigError,
     DecodeError,
-    NoRespondersError,
-    NoStewardError,
     NotFoundError,
-    RemoteError,
     ResultTimeoutError,
     TaskFailedError,
     TransportError,
@@ -34,10 +31,6 @@ from bus.telemetry import Telemetry
 from bus.traces import read_trace
 
 log = logging.getLogger(__name__)
-
-
-STEWARD_PATIENCE: Final = 1.5
-"""Seconds to wait for a steward to be there: after a restart of the server it takes a moment."""
 
 
 class Handle:
@@ -234,7 +227,7 @@ class Mesh:
             "sequence": sequence,
             "by": f"client {self.client}",
         }
-        return Cancelled.model_validate(await self._ask_steward("cancel", message))
+        return Cancelled.model_validate(await stewards.ask(self.connection, self.telemetry, "cancel", message))
 
     async def redrive(self, task_id: str, *, capability: str = "", client: str = "") -> Redriven:
         """Submit the task of a dead letter anew, with an id of its own; again it is the same new task.
@@ -244,7 +237,7 @@ class Mesh:
             NoStewardError, TransportError: as in `cancel`.
         """
         message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
-        return Redriven.model_validate(await self._ask_steward("redrive", message))
+        return Redriven.model_validate(await stewards.ask(self.connection, self.telemetry, "redrive", message))
 
     async def drop_dead(self, task_id: str, *, capability: str = "", client: str = "") -> DeadLetter:
         """Take a dead letter away for good. The task's result stays.
@@ -254,31 +247,7 @@ class Mesh:
             NoStewardError, TransportError: as in `cancel`.
         """
         message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
-        return DeadLetter.model_validate(await self._ask_steward("drop", message))
-
-    async def _ask_steward(self, method: str, message: dict[str, Any]) -> Any:
-        """Ask until there is an answer: what stewards do may be done again."""
-        loop = asyncio.get_running_loop()
-        started, pause = loop.time(), 0.1
-        while True:
-            try:
-                return await self.ask(subjects.STEWARD, method, message)
-            except RemoteError as error:
-                if error.code == "not_found":
-                    what, _, reason = error.message.partition(": ")
-                    raise NotFoundError(what, reason) from error
-                if not error.retryable:
-                    raise
-                failure: BusError = error
-            except TransportError as error:
-                failure = error
-            waited = loop.time() - started
-            if isinstance(failure, NoRespondersError) and waited > STEWARD_PATIENCE:
-                raise NoStewardError(method) from failure
-            if waited > self.connection.settings.publish_timeout:
-                raise failure
-            await asyncio.sleep(pause)
-            pause = min(1.0, pause * 2)
+        return DeadLetter.model_validate(await stewards.ask(self.connection, self.telemetry, "drop", message))
 
     async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
         """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""

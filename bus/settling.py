@@ -12,24 +12,15 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, TypeVar
 
 from bus import attempts, endings, subjects
 from bus.connection import Connection
-from bus.errors import (
-    BusError,
-    DeadlineExceededError,
-    EncodeError,
-    PayloadTooLargeError,
-    Retry,
-    TaskCancelledError,
-    TransportError,
-)
+from bus.errors import EncodeError, PayloadTooLargeError, Retry, TransportError
 from bus.extender import Extender
-from bus.messages import Attempts, Envelope, InHand, Result, Status
-from bus.outcomes import Happening, Outcome, Policy, Settle, decide
-from bus.tasks import Family
+from bus.messages import Envelope, Result, Status
+from bus.outcomes import Happening, Outcome, Settle, decide
+from bus.run import Run
 from bus.telemetry import Span
 
 log = logging.getLogger(__name__)
@@ -48,83 +39,6 @@ _HANDLED: Final = frozenset(
 """The handler came to an end: its process did not die of it."""
 _LAST_WORD: Final = 2.0
 """Seconds for the record of a task that is handed back because its end could not be stored."""
-
-Handler = Callable[[Envelope], Awaitable[object]]
-"""Takes a task and returns its value (plain or pydantic). An interceptor takes a handler and returns one.
-
-It raises `DecodeError` when the body is not the message it declares and `EncodeError` when what it would return is not
-what it declares; whatever else it raises is its own error.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Capability:
-    """A kind of work that a worker does."""
-
-    name: str
-    handler: Handler
-    policy: Policy
-
-
-@dataclass(slots=True, eq=False)
-class Run:
-    """One task in hand."""
-
-    envelope: Envelope
-    capability: Capability
-    record: Attempts = field(default_factory=Attempts)
-    task: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    alone: asyncio.Future[None] | None = None
-    stopped: Happening | None = None
-    began_at: float = 0.0
-    """When it was started, in unix seconds; `started_at` is when its handler was."""
-    started_at: float = 0.0
-    in_handler: bool = False
-    concluding: bool = False
-    """Whether what became of it is being carried out: from then on it is not stopped any more."""
-    standing: Result | None = None
-    """Its result, once one is known to be stored."""
-    span: Span = field(default_factory=Span)
-    family: Family | None = None
-    announced: bool = False
-    """Whether a heartbeat has carried it."""
-
-    @property
-    def ran_alone(self) -> bool:
-        """Whether it has been run with nothing else in the process, and counted as such."""
-        return self.alone is not None and self.alone.done() and not self.alone.cancelled()
-
-    def error_of(self, why: Happening) -> BusError | None:
-        """The error that stands for a reason to stop it."""
-        if why is Happening.CANCELLED:
-            return TaskCancelledError(self.envelope.task_id, "somebody")
-        if why is Happening.EXPIRED:
-            return DeadlineExceededError(self.envelope.task_id, self.envelope.deadline)
-        return None
-
-    def as_in_hand(self) -> InHand:
-        """What others are told of it."""
-        state: Literal["held", "secluded", "running"] = "running"
-        if self.task is None:
-            state = "held"
-        elif self.alone is not None and not self.alone.done():
-            state = "secluded"
-        envelope, (span_id, parent_id) = self.envelope, self.span.ids
-        return InHand.model_construct(
-            task_id=envelope.task_id,
-            capability=envelope.capability,
-            client=envelope.client,
-            priority=envelope.priority,
-            sequence=envelope.sequence,
-            deliveries=envelope.deliveries,
-            attempt=envelope.attempt,
-            state=state,
-            since=self.started_at or self.began_at,
-            trace_id=self.span.trace_id,
-            span_id=span_id,
-            parent_id=parent_id,
-        )
 
 
 class Settler:
@@ -250,7 +164,9 @@ class Settler:
         body = settle.value
         if settle is Settle.NAK and delay > 0:
             body += b' {"delay": %d}' % int(delay * 1e9)
-        await self._connection.publish(run.envelope.reply, body)
+            await self._extender.give_back(self._connection, run.envelope.reply, body)
+        else:
+            await self._connection.publish(run.envelope.reply, body)
 
     def result(self, run: Run, status: Status, error: BaseException | None, value: object = None) -> Result:
         """The result of this run, not yet stored."""

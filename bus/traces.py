@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import datetime
-import json
 import logging
-import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nats.aio.msg import Msg
 from pydantic import BaseModel, TypeAdapter
 
-from bus import codec, jetstream, subjects
+from bus import codec, subjects
 from bus.connection import Connection
-from bus.errors import DecodeError, RequestTimeoutError
+from bus.errors import DecodeError
 from bus.messages import SpanRecord
+from bus.reading import stored_since
 
 log = logging.getLogger(__name__)
 
@@ -110,49 +106,3 @@ async def read_trace(connection: Connection, trace_id: str, *, since: float) -> 
 async def _batches(connection: Connection, since: float) -> AsyncIterator[tuple[Mapping[str, str], bytes]]:
     async for message in stored_since(connection, subjects.TRACES, since):
         yield message.headers or {}, message.data
-
-
-async def stored_since(
-    connection: Connection, stream: str, since: float, *, subject: str = "", headers_only: bool = False
-) -> AsyncIterator[Msg]:
-    """What a stream has stored from a time on until now, in order. Reads by a consumer that goes by itself.
-
-    `since` is unix seconds; `subject` may hold wildcards and is all by default.
-    """
-    name = f"read-{secrets.token_hex(8)}"
-    start = datetime.datetime.fromtimestamp(max(0.0, since), datetime.UTC).isoformat()
-    config = {
-        "name": name,
-        "deliver_policy": "by_start_time",
-        "opt_start_time": start,
-        "ack_policy": "none",
-        "mem_storage": True,
-        "num_replicas": 1,
-        "headers_only": headers_only,
-        "inactive_threshold": 30_000_000_000,
-        **({"filter_subject": subject} if subject else {}),
-    }
-    body = {"stream_name": stream, "config": config, "action": "create"}
-    names = (stream, name, subject) if subject else (stream, name)
-    await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
-    arrived: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put)
-    request = json.dumps({"batch": _BATCH, "no_wait": True}).encode()
-    try:
-        more = True
-        while more:
-            await connection.publish(subjects.api("CONSUMER.MSG.NEXT", stream, name), request, reply=inbox)
-            for _ in range(_BATCH):
-                try:
-                    async with asyncio.timeout(connection.settings.request_timeout):
-                        message = await arrived.get()
-                except TimeoutError:
-                    raise RequestTimeoutError(stream, connection.settings.request_timeout) from None
-                if not message.reply:  # 404 or 408: that was all
-                    more = False
-                    break
-                yield message
-    finally:
-        await subscription.drain()
-        await jetstream.call(connection, "CONSUMER.DELETE", stream, name)

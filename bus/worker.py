@@ -16,27 +16,21 @@ from typing import Any, Final, Self
 
 from nats.aio.msg import Msg
 
-from bus import attempts, endings, rpc, subjects
+from bus import subjects
 from bus.connection import Connection
 from bus.control import Control, EndOrder
-from bus.errors import (
-    BusError,
-    CodecError,
-    DeadlineExceededError,
-    EncodeError,
-    TimeLimitError,
-    TransportError,
-    WorkerDiedError,
-)
+from bus.errors import BusError
 from bus.extender import Extender
 from bus.heartbeat import Heart
 from bus.intake import Intake
 from bus.messages import Beat
 from bus.outcomes import Happening
 from bus.pull import Puller
-from bus.settling import Capability, Handler, Run, Settler
-from bus.tasks import FAMILY, Family, receive
-from bus.telemetry import Attributes, Span, Telemetry
+from bus.run import Capability, Handler, Run
+from bus.running import Runner
+from bus.settling import Settler
+from bus.tasks import receive
+from bus.telemetry import Span, Telemetry
 
 __all__ = ["Capability", "Handler", "Worker", "WorkerFaultError"]
 
@@ -64,7 +58,6 @@ class Worker:
     ) -> None:
         self._connection = connection
         self._settings = connection.settings
-        self._telemetry = telemetry
         self._capabilities = {capability.name: capability for capability in capabilities}
         self._agent = agent
         self._instance = instance
@@ -108,6 +101,7 @@ class Worker:
         )
         connection.on_reconnect(self._back)
         self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
+        self._runner = Runner(connection, telemetry, self._settler, seclude=self._seclude, spawn=self._spawn)
 
     def start(self) -> None:
         """Take work from now on."""
@@ -175,42 +169,15 @@ class Worker:
             run.timer = None
         self._active.add(run)
         run.task = self._spawn(self._work(run))
+        self._heart.soon()
 
     # --- one task -----------------------------------------------------------------------------------------
 
     async def _work(self, run: Run) -> None:
-        envelope = run.envelope
-        attributes: Attributes = {
-            "messaging.system": "nats",
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": envelope.subject,
-            "messaging.consumer.group.name": envelope.capability,
-            "messaging.message.id": envelope.task_id,
-            "revo.deliveries": envelope.deliveries,
-            "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
-        }
-        name = f"process {envelope.capability}"
-        run.began_at = time.time()
-        with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
-            run.span = span
-            self._heart.soon()
-            try:
-                await self._settler.conclude(run, span, *await self._happen(run, span))
-                await self._cancel_children(run)
-            finally:
-                self._leave(run)
-
-    async def _cancel_children(self, run: Run) -> None:
-        """The steward cancelled those that it knew of; the handler may have submitted more before it heard."""
-        if run.family is None or not run.family.children or run.standing is None or run.standing.status != "cancelled":
-            return
-        envelope = run.envelope
-        message = {"task_id": envelope.task_id, "client": envelope.client, "capability": envelope.capability}
         try:
-            await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "cancel", message)
-        except BusError as error:
-            log.warning("children of cancelled task %s may run on: %s", envelope.task_id, error)
+            await self._runner.run(run)
+        finally:
+            self._leave(run)
 
     def _leave(self, run: Run) -> None:
         if run.timer is not None:
@@ -224,58 +191,12 @@ class Worker:
             self._idle.set()
         self._schedule()
 
-    async def _happen(self, run: Run, span: Span) -> tuple[Happening, object]:
-        """Run the task unless something forbids it; return what happened, and the value or error."""
-        envelope = run.envelope
-        run.started_at = time.time()
-        try:
-            if envelope.deliveries > 1 or envelope.named:
-                ended = await self._settler.persist(run, lambda: self._settler.stored_result(envelope))
-                if ended is not None:
-                    return Happening.ENDED_BEFORE, ended
-            if envelope.deliveries > 1:
-                deaths = await self._look_back(run, span)
-                if deaths >= run.capability.policy.max_deaths:
-                    return Happening.KILLED_ITS_PROCESS, WorkerDiedError(envelope.task_id, deaths)
-            if envelope.fault is not None:
-                return Happening.UNREADABLE, envelope.fault
-            if envelope.deadline <= time.time():
-                return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
-            return await self._handle(run, span)
-        except TransportError as error:
-            # The server could not be asked about earlier tries, for as long as we are patient.
-            return Happening.HANDED_BACK, error
-        except asyncio.CancelledError:
-            if run.stopped is None:
-                raise
-            self._uncancel(run)
-            return run.stopped, run.error_of(run.stopped)
-
-    async def _look_back(self, run: Run, span: Span) -> int:
-        """Learn what earlier tries left behind; after a worker's death, wait until nothing else is in hand.
-
-        Returns how many processes died while they ran this task alone.
-        """
-        run.record, _ = await self._settler.persist(run, lambda: attempts.read(self._connection, run.envelope))
-        run.envelope.attempt = run.record.errors + 1
-        deaths = run.record.alone
-        if not attempts.suspects(run.record, run.envelope):
-            return 0
-        span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
-        run.record.suspect = True
-        if deaths < run.capability.policy.max_deaths:
-            await self._seclude(run)
-            run.record = await self._settler.persist(
-                run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
-            )
-        return deaths
-
     async def _seclude(self, run: Run) -> None:
         loop = asyncio.get_running_loop()
         run.alone = loop.create_future()
         self._active.discard(run)
         self._secluded.append(run)
-        hold = loop.call_later(self._settings.hold, self._stop, run, Happening.HANDED_BACK)
+        hold = loop.call_later(self._settings.hold, run.stop, Happening.HANDED_BACK)
         try:
             self._schedule()
             await run.alone
@@ -283,67 +204,6 @@ class Worker:
             hold.cancel()
             if run in self._secluded:
                 self._secluded.remove(run)
-
-    async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
-        envelope, policy = run.envelope, run.capability.policy
-        now = time.time()
-        run.started_at = now
-        span.set("revo.attempt", envelope.attempt)
-        expires = envelope.deadline - now <= policy.time_limit
-        limit = envelope.deadline - now if expires else policy.time_limit
-        run.timer = asyncio.get_running_loop().call_later(limit, lambda: self._limit(run, expires=expires))
-        run.in_handler = True
-        run.family = Family(envelope.name)
-        FAMILY.set(run.family)
-        try:
-            return Happening.RETURNED, await run.capability.handler(envelope)
-        except asyncio.CancelledError as error:
-            if run.stopped is Happening.RAISED:
-                self._uncancel(run)
-                return Happening.RAISED, TimeLimitError(envelope.capability, policy.time_limit)
-            if run.stopped is not None or self._cancelling(run):
-                raise
-            # Nobody cancelled us: the handler let the cancellation of something that it awaited escape.
-            return Happening.RAISED, error
-        except EncodeError as error:
-            return Happening.UNENCODABLE, error
-        except CodecError as error:
-            return Happening.UNREADABLE, error
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises is an outcome)
-            return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
-        finally:
-            run.in_handler = False
-            run.timer.cancel()
-
-    def _limit(self, run: Run, *, expires: bool) -> None:
-        """The time of a running handler is up. An expired task gets its result before its handler hears of it."""
-        if expires:
-            self._spawn(self._expire(run))
-        else:
-            expires_in = run.envelope.deadline - time.time()
-            self._stop(run, Happening.RAISED)
-            # A thread cannot be killed: should it run on to the deadline, the task ends without it.
-            run.timer = asyncio.get_running_loop().call_later(expires_in, lambda: self._limit(run, expires=True))
-
-    async def _expire(self, run: Run) -> None:
-        error = DeadlineExceededError(run.envelope.task_id, run.envelope.deadline)
-        result = self._settler.result(run, "expired", error)
-        await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
-        if run.in_handler:
-            self._stop(run, Happening.EXPIRED)
-
-    def _stop(self, run: Run, why: Happening) -> None:
-        """Cancel a run; what it was cancelled for is its outcome. The first reason stands."""
-        if run.stopped is None and not run.concluding and run.task is not None and not run.task.done():
-            run.stopped = why
-            run.task.cancel()
-
-    def _cancelling(self, run: Run) -> bool:
-        return run.task is not None and run.task.cancelling() > 0
-
-    def _uncancel(self, run: Run) -> None:
-        while run.task is not None and run.task.uncancel() > 0:
-            continue
 
     # --- others speak to us -------------------------------------------------------------------------------
 
@@ -360,7 +220,7 @@ class Worker:
 
     def _let_go(self, run: Run, why: Happening) -> None:
         if run.task is not None:
-            self._stop(run, why)
+            run.stop(why)
             return
         self._held.remove(run, run.envelope.priority)
         if run.timer is not None:
@@ -425,12 +285,12 @@ class Worker:
                 run.timer.cancel()
             run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
         for run in list(self._secluded):
-            self._stop(run, Happening.HANDED_BACK)
+            run.stop(Happening.HANDED_BACK)
         await self._until_idle(timeout)
         self._settler.hurry()
         for run in list(self._in_hand.values()):
             log.warning("task %s is handed back: the drain took over %g s", run.envelope.task_id, timeout)
-            self._stop(run, Happening.HANDED_BACK)
+            run.stop(Happening.HANDED_BACK)
         await self._until_idle(5.0)
         self._left = True
         await self._heart.stop()

@@ -17,7 +17,7 @@ from bus.connection import Connection
 from bus.errors import BusError, TransportError
 from bus.mesh import Mesh
 from bus.messages import Result
-from bus.traces import stored_since
+from bus.reading import stored_since
 from tests.eventually import eventually
 from tests.processes import ActorProcess, actor
 

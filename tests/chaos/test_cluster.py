@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ TASKS = 400
 
 @pytest.mark.xdist_group("chaos")
 @pytest.mark.timeout(180)
-async def test_a_cluster_loses_nothing_with_its_leader(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_a_cluster_loses_nothing_with_its_leader(tmp_path: Path, figures: Callable[[str], None]) -> None:
     began = time.monotonic()
     journal = tmp_path / "journal"
     async with cluster(tmp_path) as trio:
@@ -50,12 +51,11 @@ async def test_a_cluster_loses_nothing_with_its_leader(tmp_path: Path, capsys: p
             await eventually(lambda: at_rest(mesh.connection), timeout=60)
             found = await count(mesh.connection)
     again = sum(executions(journal).values()) - TASKS
-    with capsys.disabled():
-        print(  # noqa: T201  (the figures of the run)
-            f"\ncluster: {TASKS} tasks, leader of three killed twice, {found.redelivered} redelivered, "
-            f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
-            f"{time.monotonic() - began:.1f} s"
-        )
+    figures(
+        f"cluster: {TASKS} tasks, leader of three killed twice, {found.redelivered} redelivered, "
+        f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
+        f"{time.monotonic() - began:.1f} s"
+    )
     assert set(found.statuses.values()) == {"succeeded"}
     assert set(found.results) == {f"task-{number}" for number in range(TASKS)}
     assert set(found.results.values()) == {1}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def message(number: int, journal: Path) -> dict[str, object]:
 @pytest.mark.xdist_group("chaos")
 @pytest.mark.timeout(100 + 60 * ROUNDS)
 async def test_nothing_is_lost_or_doubled_in_a_storm(
-    tmp_path: Path, server: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, server: Server, figures: Callable[[str], None]
 ) -> None:
     settings = Settings(nats_url=server.url)
     journal = tmp_path / "journal"
@@ -76,14 +77,13 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         kills = fleet.kills
     wrong = {f"task-{POISON}", f"task-{RAISING}"}
     began_often = executions(journal)
-    with capsys.disabled():
-        again = sum(times - 1 for number, times in began_often.items() if number not in (POISON, RAISING))
-        print(  # noqa: T201  (the figures of the run)
-            f"\nstorm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
-            f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
-            f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
-            f"{time.monotonic() - began:.1f} s"
-        )
+    again = sum(times - 1 for number, times in began_often.items() if number not in (POISON, RAISING))
+    figures(
+        f"storm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
+        f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
+        f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
+        f"{time.monotonic() - began:.1f} s"
+    )
     assert found.dead == wrong
     assert set(found.results) == {f"task-{number}" for number in range(ROUNDS * TASKS)}
     assert set(found.results.values()) == {1}

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from bus import subjects
+from bus.connection import Connection
+from bus.errors import Retry
 from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.worker import Worker
@@ -82,3 +86,34 @@ async def test_a_drain_without_patience_hands_back_at_once(
     await start_worker(quick)
     outcome = await handle.outcome(timeout=5)  # far below the ack deadline of 30 s
     assert (outcome.deliveries, outcome.attempts) == (2, 1)
+
+
+async def test_a_late_extension_does_not_undo_the_pause_of_a_retry(
+    mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = Connection.publish
+
+    async def slow(
+        self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        if body == b"+WPI":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await asyncio.Event().wait()
+        await publish(self, subject, body, headers, reply=reply)
+
+    monkeypatch.setattr(Connection, "publish", slow)
+    runs = 0
+
+    async def second_time_lucky(_: Any) -> str:
+        nonlocal runs
+        runs += 1
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.1):  # until the extender is about to send its first
+                await asyncio.Event().wait()
+        if runs == 1:
+            raise Retry(0.5)
+        return "done"
+
+    await start_worker(second_time_lucky, policy=Policy(ack_wait=30.0))
+    assert await (await mesh.submit("echo", {})).result(timeout=5) == "done"

@@ -99,7 +99,7 @@ MUTANTS = [
     ),
     Mutant(
         "deliveries are counted as attempts",
-        "bus/worker.py",
+        "bus/running.py",
         "run.envelope.attempt = run.record.errors + 1",
         "run.envelope.attempt = run.envelope.deliveries",
         ATTEMPTS,
@@ -131,7 +131,7 @@ MUTANTS = [
     ),
     Mutant(
         "a redelivered task that has its result runs again",
-        "bus/worker.py",
+        "bus/running.py",
         "if envelope.deliveries > 1 or envelope.named:",
         "if envelope.named:",
         AFTER_LETTER,
@@ -139,7 +139,7 @@ MUTANTS = [
     ),
     Mutant(
         "a task whose chosen id has a result runs again",
-        "bus/worker.py",
+        "bus/running.py",
         "if envelope.deliveries > 1 or envelope.named:",
         "if envelope.deliveries > 1:",
         SAME_ID,
@@ -155,7 +155,7 @@ MUTANTS = [
     ),
     Mutant(
         "a suspect task runs beside others",
-        "bus/worker.py",
+        "bus/running.py",
         "            await self._seclude(run)\n",
         "",
         ALONE,
@@ -224,6 +224,14 @@ MUTANTS = [
         "            update = {}\n",
         UNSTORED,
         "len(runs) == 6",
+    ),
+    Mutant(
+        "a nak with a pause overtakes the extensions",
+        "bus/settling.py",
+        "await self._extender.give_back(self._connection, run.envelope.reply, body)",
+        "await self._connection.publish(run.envelope.reply, body)",
+        "tests/integration/test_handing_back.py::test_a_late_extension_does_not_undo_the_pause_of_a_retry",
+        "ResultTimeoutError",
     ),
     Mutant(
         "a double is not noted",

@@ -1,0 +1,177 @@
+"""Runs one task from its start to its end: what happened to it is decided here, and carried out by `bus.settling`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from bus import attempts, endings, rpc, subjects
+from bus.connection import Connection
+from bus.errors import (
+    BusError,
+    CodecError,
+    DeadlineExceededError,
+    EncodeError,
+    TimeLimitError,
+    TransportError,
+    WorkerDiedError,
+)
+from bus.outcomes import Happening
+from bus.run import Run
+from bus.settling import Settler
+from bus.tasks import FAMILY, Family
+from bus.telemetry import Attributes, Span, Telemetry
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs tasks, each in an asyncio task of its own, `Run.task`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        telemetry: Telemetry,
+        settler: Settler,
+        *,
+        seclude: Callable[[Run], Awaitable[None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        """`seclude` returns when nothing else is in the worker's hands; `spawn` runs a coroutine."""
+        self._connection = connection
+        self._telemetry = telemetry
+        self._settler = settler
+        self._seclude = seclude
+        self._spawn = spawn
+
+    async def run(self, run: Run) -> None:
+        """Run the task and carry out what becomes of it.
+
+        Raises:
+            BusError: the server refuses for good; the worker cannot go on.
+        """
+        envelope = run.envelope
+        attributes: Attributes = {
+            "messaging.system": "nats",
+            "messaging.operation.name": "process",
+            "messaging.operation.type": "process",
+            "messaging.destination.name": envelope.subject,
+            "messaging.consumer.group.name": envelope.capability,
+            "messaging.message.id": envelope.task_id,
+            "revo.deliveries": envelope.deliveries,
+            "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
+        }
+        name = f"process {envelope.capability}"
+        run.began_at = time.time()
+        with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
+            run.span = span
+            await self._settler.conclude(run, span, *await self._happen(run, span))
+            await self._cancel_children(run)
+
+    async def _cancel_children(self, run: Run) -> None:
+        """The steward cancelled those that it knew of; the handler may have submitted more before it heard."""
+        if run.family is None or not run.family.children or run.standing is None or run.standing.status != "cancelled":
+            return
+        envelope = run.envelope
+        message = {"task_id": envelope.task_id, "client": envelope.client, "capability": envelope.capability}
+        try:
+            await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "cancel", message)
+        except BusError as error:
+            log.warning("children of cancelled task %s may run on: %s", envelope.task_id, error)
+
+    async def _happen(self, run: Run, span: Span) -> tuple[Happening, object]:
+        """Run the task unless something forbids it; return what happened, and the value or error."""
+        envelope = run.envelope
+        run.started_at = time.time()
+        try:
+            if envelope.deliveries > 1 or envelope.named:
+                ended = await self._settler.persist(run, lambda: self._settler.stored_result(envelope))
+                if ended is not None:
+                    return Happening.ENDED_BEFORE, ended
+            if envelope.deliveries > 1:
+                deaths = await self._look_back(run, span)
+                if deaths >= run.capability.policy.max_deaths:
+                    return Happening.KILLED_ITS_PROCESS, WorkerDiedError(envelope.task_id, deaths)
+            if envelope.fault is not None:
+                return Happening.UNREADABLE, envelope.fault
+            if envelope.deadline <= time.time():
+                return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
+            return await self._handle(run, span)
+        except TransportError as error:
+            # The server could not be asked about earlier tries, for as long as we are patient.
+            return Happening.HANDED_BACK, error
+        except asyncio.CancelledError:
+            if run.stopped is None:
+                raise
+            run.uncancel()
+            return run.stopped, run.error_of(run.stopped)
+
+    async def _look_back(self, run: Run, span: Span) -> int:
+        """Learn what earlier tries left behind; after a worker's death, wait until nothing else is in hand.
+
+        Returns how many processes died while they ran this task alone.
+        """
+        run.record, _ = await self._settler.persist(run, lambda: attempts.read(self._connection, run.envelope))
+        run.envelope.attempt = run.record.errors + 1
+        deaths = run.record.alone
+        if not attempts.suspects(run.record, run.envelope):
+            return 0
+        span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
+        run.record.suspect = True
+        if deaths < run.capability.policy.max_deaths:
+            await self._seclude(run)
+            run.record = await self._settler.persist(
+                run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
+            )
+        return deaths
+
+    async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
+        envelope, policy = run.envelope, run.capability.policy
+        now = time.time()
+        run.started_at = now
+        span.set("revo.attempt", envelope.attempt)
+        expires = envelope.deadline - now <= policy.time_limit
+        limit = envelope.deadline - now if expires else policy.time_limit
+        run.timer = asyncio.get_running_loop().call_later(limit, lambda: self._limit(run, expires=expires))
+        run.in_handler = True
+        run.family = Family(envelope.name)
+        FAMILY.set(run.family)
+        try:
+            return Happening.RETURNED, await run.capability.handler(envelope)
+        except asyncio.CancelledError as error:
+            if run.stopped is Happening.RAISED:
+                run.uncancel()
+                return Happening.RAISED, TimeLimitError(envelope.capability, policy.time_limit)
+            if run.stopped is not None or run.cancelling:
+                raise
+            # Nobody cancelled us: the handler let the cancellation of something that it awaited escape.
+            return Happening.RAISED, error
+        except EncodeError as error:
+            return Happening.UNENCODABLE, error
+        except CodecError as error:
+            return Happening.UNREADABLE, error
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises is an outcome)
+            return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
+        finally:
+            run.in_handler = False
+            run.timer.cancel()
+
+    def _limit(self, run: Run, *, expires: bool) -> None:
+        """The time of a running handler is up. An expired task gets its result before its handler hears of it."""
+        if expires:
+            self._spawn(self._expire(run))
+        else:
+            expires_in = run.envelope.deadline - time.time()
+            run.stop(Happening.RAISED)
+            # A thread cannot be killed: should it run on to the deadline, the task ends without it.
+            run.timer = asyncio.get_running_loop().call_later(expires_in, lambda: self._limit(run, expires=True))
+
+    async def _expire(self, run: Run) -> None:
+        error = DeadlineExceededError(run.envelope.task_id, run.envelope.deadline)
+        result = self._settler.result(run, "expired", error)
+        await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
+        if run.in_handler:
+            run.stop(Happening.EXPIRED)

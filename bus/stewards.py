@@ -1,0 +1,46 @@
+"""What clients ask of the stewards, until there is an answer: all that a steward does may be done again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+from bus import rpc, subjects
+from bus.connection import Connection
+from bus.errors import BusError, NoRespondersError, NoStewardError, NotFoundError, RemoteError, TransportError
+from bus.telemetry import Telemetry
+
+PATIENCE: Final = 1.5
+"""Seconds to wait for a steward to be there: after a restart of the server it takes a moment."""
+
+
+async def ask(connection: Connection, telemetry: Telemetry, method: str, message: dict[str, Any]) -> Any:
+    """Ask any steward and return the plain value of its answer.
+
+    Raises:
+        NotFoundError: what the message names is not there.
+        NoStewardError: nobody is there to do it.
+        RemoteError: the steward refuses; asking again changes nothing.
+        TransportError: no answer within the setting `publish_timeout`; asking again is safe.
+    """
+    loop = asyncio.get_running_loop()
+    started, pause = loop.time(), 0.1
+    while True:
+        try:
+            return await rpc.call(connection, telemetry, subjects.STEWARD, method, message)
+        except RemoteError as error:
+            if error.code == "not_found":
+                what, _, reason = error.message.partition(": ")
+                raise NotFoundError(what, reason) from error
+            if not error.retryable:
+                raise
+            failure: BusError = error
+        except TransportError as error:
+            failure = error
+        waited = loop.time() - started
+        if isinstance(failure, NoRespondersError) and waited > PATIENCE:
+            raise NoStewardError(method) from failure
+        if waited > connection.settings.publish_timeout:
+            raise failure
+        await asyncio.sleep(pause)
+        pause = min(1.0, pause * 2)
