@@ -1,0 +1,133 @@
+"""Whatever a steward does may be interrupted after any step, and done again: the end is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from bus import endings, inspection, jetstream, subjects
+from bus.audit import audit
+from bus.backlog import Backlog
+from bus.connection import Connection
+from bus.early import Ender
+from bus.errors import ConnectionLostError
+from bus.mesh import Mesh
+from tests.conftest import StartWorker
+from tests.eventually import eventually
+
+STEPS = ["before the result", "after the result", "after the dead letter", "after the task has left the queue"]
+
+
+class Crash:
+    """Fails the call that follows a step, once, as a process does that dies there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+        self.happened = 0
+        where: dict[str, tuple[object, str]] = {
+            "before the result": (endings, "store_result"),
+            "after the result": (jetstream, "delete"),
+            "after the dead letter": (jetstream, "delete"),
+            "after the task has left the queue": (Connection, "publish"),
+        }
+        place, name = where[step]
+        original: Any = getattr(place, name)
+
+        async def fails_once(*given: Any, **named: Any) -> Any:
+            if not self.happened and (name != "publish" or ".ctl." in str(given[1])):
+                self.happened += 1
+                raise ConnectionLostError(name)
+            return await original(*given, **named)
+
+        monkeypatch.setattr(place, name, fails_once)
+
+
+async def nothing_queued(mesh: Mesh) -> bool:
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    return int(info["state"]["messages"]) == 0
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("what", ["cancel", "give up"])
+async def test_an_end_that_was_interrupted_is_carried_on_by_whoever_comes_next(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, step: str, what: str
+) -> None:
+    handle = await mesh.submit("echo", {"keep": "me"})
+    crash = Crash(monkeypatch, step)
+
+    async def attempt(name: str) -> None:
+        ender = Ender(mesh.connection, "tester", name)
+        if what == "cancel":
+            await ender.cancel(Backlog(mesh.connection), handle.task_id, by="a test")
+        else:
+            await ender.give_up(handle.sequence, 7)
+
+    with pytest.raises(ConnectionLostError):
+        await attempt("first")
+    assert crash.happened == 1
+    await attempt("second")
+    await attempt("third")
+    outcome = await handle.outcome(timeout=5)
+    assert outcome.status == ("cancelled" if what == "cancel" else "failed")
+    assert outcome.instance == ("second" if step == "before the result" else "first"), "the first one stored stands"
+    assert await nothing_queued(mesh)
+    letters = await inspection.letters(mesh.connection)
+    assert len(letters) == (0 if what == "cancel" else 1)
+    assert (await audit(mesh.connection)).good
+
+
+async def test_a_redrive_that_was_interrupted_makes_one_new_task(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, start_worker: StartWorker
+) -> None:
+    async def fails(_: Any) -> None:
+        raise ValueError("as told")
+
+    await start_worker(fails)
+    handle = await mesh.submit("echo", {})
+    await handle.outcome(timeout=5)
+    await eventually(lambda: inspection.letters(mesh.connection))
+    ender = Ender(mesh.connection, "tester", "tester-1")
+    original = endings.note
+
+    async def fails_once(*_: Any, **__: Any) -> bool:
+        monkeypatch.setattr(endings, "note", original)
+        raise ConnectionLostError("note")
+
+    monkeypatch.setattr(endings, "note", fails_once)
+    with pytest.raises(ConnectionLostError):
+        await ender.redrive(handle.task_id)
+    again = await ender.redrive(handle.task_id)
+    assert (await mesh.handle("echo", again.task_id).outcome(timeout=5)).status == "failed"
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    assert info["state"]["last_seq"] == 2, "one submit, one redrive"
+
+
+HOSTILE: list[Mapping[str, str]] = [
+    {"Nats-Sequence": "1", "Nats-Subject": "revo.task.echo.low.victim", "Status": "404", "Nats-Num-Pending": "0"},
+    {"Nats-Time-Stamp": "yesterday", "Nats-Stream": "RESULTS", "nats-sequence": "1", "Description": "EOB"},
+    {"Revo-Task-Id": "bystander", "Revo-Deadline": "1"},
+    {"Revo-Task-Id": "a.b.*.>", "Revo-Deadline": "-5", "Revo-Parent": "anon.echo.bystander"},
+    {"Revo-Deadline": "nan", "Revo-Parent": "x" * 3000, "traceparent": "\u2028", "Revo-Redrive-Of": "a.b"},
+    {"Revo-Deadline": "1e308", "Content-Type": "text/html", "Revo-Fresh": "1", "Revo-Task-Id": "x" * 64},
+]
+
+
+async def test_hostile_headers_end_no_task_but_their_own(mesh: Mesh) -> None:
+    """Read in bulk, as a steward reads: what a client writes is never taken for what the server says."""
+    bystander = await mesh.submit("echo", {"keep": "me"}, task_id="bystander")
+    for n in range(40):
+        await mesh.connection.publish(subjects.task("echo", "low", "hostile"), b"\xff", HOSTILE[n % len(HOSTILE)])
+    await mesh.connection.flush()
+    backlog, ender = Backlog(mesh.connection), Ender(mesh.connection, "tester", "tester-1")
+    await backlog.refresh()
+    assert len(backlog) == 41
+    for task in await backlog.overdue(0.0):
+        assert task.client == "hostile"
+        await ender.expire(task)
+    (found,) = [task for task in await backlog.find("bystander") if task.client == "anon"]
+    assert (found.sequence, found.headers.get("Revo-Parent")) == (bystander.sequence, None)
+    everything = [task async for task in backlog.read(list(range(1, 42)))]
+    assert [task.client for task in everything].count("anon") == 1
+    assert (await ender.cancel(backlog, "bystander", client="anon", by="a test")).cancelled
+    assert not (await audit(mesh.connection)).lost
