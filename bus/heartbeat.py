@@ -1,6 +1,6 @@
 """Signs of life of a worker, with what it has in hand; and, for who listens, which workers have fallen silent.
 
-A worker sends one a second, and one 0.1 s after it began with a task that takes longer than a moment. While a handler
+A worker sends one a second, and one 30 ms after it began with a task that takes longer than that. While a handler
 blocks the worker's loop, the extender's thread sends them.
 """
 
@@ -22,8 +22,8 @@ from bus.messages import CONTENT_TYPE, MSGPACK, Beat
 
 log = logging.getLogger(__name__)
 
-EARLY: Final = 0.1
-"""Seconds after the start of a task until it is told, should it run so long."""
+EARLY: Final = 0.03
+"""Seconds after the start of a task until it is told, should it run so long: shorter ones cost nothing."""
 
 
 class Heart:
@@ -33,13 +33,13 @@ class Heart:
         self,
         connection: Connection,
         beat: Callable[[], Beat],
-        has_news: Callable[[], bool],
+        news: Callable[[], float | None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
-        """`has_news` says whether a task runs that no heartbeat has carried."""
+        """`news` says for how many seconds a task has run that no heartbeat has carried; None: there is none."""
         self._connection = connection
         self._beat = beat
-        self._has_news = has_news
+        self._news = news
         self._spawn = spawn
         self._interval = connection.settings.heartbeat
         self._next: asyncio.TimerHandle | None = None
@@ -57,8 +57,13 @@ class Heart:
 
     def _tell(self) -> None:
         self._early = None
-        if self._has_news():
+        age = self._news()
+        if age is None or self._next is None:
+            return
+        if age >= EARLY:
             self._spawn(self.pulse(self._connection))
+        else:
+            self._early = asyncio.get_running_loop().call_later(EARLY - age, self._tell)
 
     async def pulse(self, connection: Connection) -> None:
         """Send one heartbeat through a connection, which may be of another thread."""

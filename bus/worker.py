@@ -90,7 +90,7 @@ class Worker:
             fail=self._fail,
             on_quiet=self._schedule,
         )
-        self._heart = Heart(connection, self._beat, self._has_news, self._spawn)
+        self._heart = Heart(connection, self._beat, self._news, self._spawn)
         self._control = Control(connection, instance, on_end=self._on_end, beat=self._beat)
         self._extender = Extender(
             connection.url,
@@ -255,8 +255,9 @@ class Worker:
             leaving=self._left,
         )
 
-    def _has_news(self) -> bool:
-        return any(not run.announced for run in self._active)
+    def _news(self) -> float | None:
+        began = min((run.began_at for run in self._active if not run.announced), default=None)
+        return None if began is None else time.time() - began
 
     # --- leaving ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from actors.agents.code_analyst.direct import Totals, add_up, direct_totals, python_files
-from actors.meshfile import CODE_ANALYST
+from actors.meshfile import CODE_ANALYST, STEWARD
 from actors.process import ActorProcess
 from bus.audit import Audit, audit
 from bus.errors import ConfigError
@@ -23,9 +23,13 @@ from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
 from bus.server import Server
 from bus.settings import Settings
+from bus.subjects import STEWARD as STEWARD_NAME
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 
 REPLICAS: Final = 2
+HOPELESS: Final = "nobody-can-do-this"
+HOPELESS_DEADLINE: Final = 2.0
+"""A task for a capability that no agent has, and the seconds after which a steward ends it."""
 KILL_AFTER: Final = 0.2
 """The share of the files that is done when a replica is killed."""
 
@@ -44,6 +48,8 @@ class Story:
     by_replica: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
     failed: dict[str, int] = field(default_factory=dict)
+    hopeless: str = ""
+    """How the task ended that no agent can do."""
     trace: list[SpanRecord] = field(default_factory=list)
 
     @property
@@ -55,9 +61,10 @@ class Story:
     def good(self) -> bool:
         """Whether nothing was lost although something was redelivered."""
         audit = self.audit
-        if audit is None or audit.lost or audit.waiting or audit.doubled:
+        if audit is None or audit.waiting or not audit.good:
             return False
-        return audit.ended == self.files and self.redelivered > 0 and self.equal
+        all_ended = audit.ended == self.files + 1 and self.hopeless == "expired"
+        return all_ended and self.redelivered > 0 and self.equal
 
 
 def demo(path: Path | None, *, files: int, output: Output) -> int:
@@ -104,16 +111,22 @@ class Demo:
         settings = Settings.from_env()
         server = await self._stack.enter_async_context(Server(folder / "nats", binary=settings.nats_server))
         settings = settings.model_copy(update={"nats_url": server.url})
-        for _ in range(REPLICAS):
-            await self._start_replica(server.url)
+        steward = ActorProcess(STEWARD_NAME, STEWARD, on_line=lambda _: None)
+        self._stack.push_async_callback(_end, steward)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(steward.start(url=server.url, cwd=Path.cwd()))
+            for _ in range(REPLICAS):
+                group.create_task(self._start_replica(server.url))
         mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
         story = Story(files=len(self._files))
         began = time.perf_counter()
         handles = [
             await mesh.submit("code_review", {"path": str(path.relative_to(self._root))}) for path in self._files
         ]
+        hopeless = await mesh.submit(HOPELESS, {}, deadline=HOPELESS_DEADLINE)
         results = await self._await_all(story, handles, server.url)
         story.seconds = time.perf_counter() - began
+        story.hopeless = (await hopeless.outcome(timeout=30)).status
         for replica in self._replicas:
             await _end(replica)  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
@@ -214,5 +227,6 @@ def _as_json(story: Story) -> dict[str, Any]:
         "totals": asdict(story.totals) if story.totals else None,
         "equal_to_direct": story.equal,
         "failed": story.failed,
+        "hopeless": story.hopeless,
         "trace": [span.model_dump() for span in story.trace],
     }

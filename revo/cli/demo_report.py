@@ -66,8 +66,9 @@ def _count(story: Story) -> list[Text]:
         _verdict(f"redelivered: {story.redelivered}", good=story.redelivered > 0),
         _verdict(
             f"accepted: {story.audit.accepted}  ended: {story.audit.ended}  doubled: {story.audit.doubled}",
-            good=story.audit.ended == story.files and not story.audit.doubled,
+            good=story.audit.ended == story.files + 1 and not story.audit.doubled,
         ),
+        _verdict(f"1 task that no agent can do: {story.hopeless} by the steward", good=story.hopeless == "expired"),
         _verdict(f"lost: {story.audit.lost}", good=not story.audit.lost),
     ]
     lines += [Text(f"{count} files failed: {code}") for code, count in story.failed.items()]

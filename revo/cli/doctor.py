@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from actors.meshhome import MeshHome
-from bus import topology
+from bus import subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError
 from bus.server import find_binary
@@ -128,6 +128,7 @@ async def server(url: str, settings: Settings) -> list[Finding]:
         found = f"{shown}, nats-server {version.major}.{version.minor}.{version.patch} with JetStream"
         findings = [Finding("mesh", "ok", found)]
         findings.append(await clock(connection))
+        findings.append(await steward(connection))
         lines = await topology.differences(connection)
         advice = "what exists is left as it is; change the setting back, or change the stream with the nats tool"
         findings += [Finding("streams", "warn", line, advice) for line in lines]
@@ -143,6 +144,18 @@ async def clock(connection: Connection) -> Finding:
     if abs(skew) > CLOCK_TOLERANCE:
         return Finding("clock", "warn", f"{skew:+.1f} s from the server's", "run NTP on both: deadlines are unix times")
     return Finding("clock", "ok", f"within {CLOCK_TOLERANCE:g} s of the server's")
+
+
+async def steward(connection: Connection) -> Finding:
+    """Whether somebody ends what no worker ends."""
+    try:
+        await connection.request(subjects.micro("PING", subjects.STEWARD), timeout=2.0)
+    except BusError:
+        advice = (
+            "deadlines, cancels and redrives wait for one: `revo up` starts it, or `revo run actors.steward:Steward`"
+        )
+        return Finding("steward", "warn", "none answers", advice)
+    return Finding("steward", "ok", "at least one answers")
 
 
 def _show(findings: list[Finding]) -> None:

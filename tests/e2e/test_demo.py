@@ -24,8 +24,9 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert story["lost"] == 0
     assert story["redelivered"] >= 1
     assert story["equal_to_direct"]
-    counted = {"accepted": 80, "ended": 80, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
+    counted = {"accepted": 81, "ended": 81, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
     assert story["audit"].items() >= counted.items()
+    assert story["hopeless"] == "expired"
     assert sum(story["by_replica"].values()) == 80
     assert len(story["by_replica"]) >= 2
     assert "process code_review" in {span["name"] for span in story["trace"]}

@@ -114,7 +114,7 @@ async def test_the_attempt_that_died_with_its_process_is_a_span_with_its_instanc
         handle = await toil(mesh, journal, 1, seconds=1.0)
         await eventually(lambda: begun(journal))
         holder, other = (first, second) if lines(journal)[0][2] == str(first.pid) else (second, first)
-        await pause(0.3)  # the heartbeat that tells of the task comes 0.1 s after its start
+        await pause(0.3)  # the heartbeat that tells of the task comes 30 ms after its start
         holder.signal(number)
         outcome = await handle.outcome(timeout=15)
         assert outcome.instance == other.instance

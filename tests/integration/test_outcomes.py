@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -81,9 +82,12 @@ async def test_an_error_without_an_opinion_is_retried_until_the_attempts_are_use
 ) -> None:
     runs = 0
 
+    last_try = 0.0
+
     async def fails(_: Any) -> None:
-        nonlocal runs
+        nonlocal runs, last_try
         runs += 1
+        last_try = time.time()
         raise ValueError("always")
 
     await start_worker(fails)
@@ -95,6 +99,7 @@ async def test_an_error_without_an_opinion_is_retried_until_the_attempts_are_use
     letter, body = await dead_letter(mesh, handle.task_id)
     assert codec.decode(body, "application/msgpack") == {"keep": "me"}
     assert letter.attempts == QUICK.max_attempts
+    assert letter.died_at - last_try < 1.0
     assert "ValueError: always" in letter.error.traceback
     await eventually(lambda: _is_empty(mesh))
 

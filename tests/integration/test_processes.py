@@ -89,6 +89,8 @@ async def test_a_poison_task_dies_after_three_deaths_alone_and_takes_no_innocent
         supervisor.cancel()
         await asyncio.gather(supervisor, return_exceptions=True)
     assert begun(journal).count(99) == 4, "once in company, three times alone"
+    last_death = max(float(line[3]) for line in lines(journal) if line[1] == "99")
+    assert outcome.finished_at - last_death < 1.0 + 1.0, "the ack deadline, by which a death is known, and a second"
     # The last process may have been killed between result and dead letter: the next one makes sure of it.
     async with actor(TOILER, server.url, tmp_path / "log-last"):
         subject = subjects.dead_of(poison.task_id)
