@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.early import Ender
-from bus.errors import BusError, NotFoundError, ServerError, TransportError
+from bus.errors import BusError, NotFoundError
 from bus.outcomes import Settle
 from bus.pull import Puller
 
@@ -81,7 +81,7 @@ class Advisories:
             return
         try:
             ended = await self._ender.give_up(sequence, deliveries)
-        except (TransportError, ServerError) as error:
+        except BusError as error:
             log.warning("task at %d, delivered %d times, is not ended yet: %s", sequence, deliveries, error)
             return  # its ack deadline passes, and it comes again
         finally:

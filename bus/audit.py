@@ -147,8 +147,17 @@ async def _read_notes(connection: Connection) -> Notes:
     notes: Notes = {"anchor": [], "double": [], "dropped": []}
     async for message in stored_since(connection, subjects.AUDIT, 0.0):
         _, _, what, *names = message.subject.split(".")
-        if what in notes:
+        if what not in notes:
+            continue
+        try:
             body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
+            if what == "anchor":
+                body = {"at": float(body["at"]), "last": int(body["last"])}
+            elif what == "double":
+                names = [str(int(names[0]))]
+        except (DecodeError, KeyError, TypeError, ValueError) as error:
+            log.warning("a note that cannot be read is left out: %s", error)
+        else:
             notes[what].append((tuple(names), body))
     return notes
 

@@ -122,10 +122,11 @@ class Backlog:
             self._mark(sequence, math.inf)
         return found
 
-    def again(self, envelope: Envelope) -> None:
-        """Give it again at the next look."""
-        self._mark(envelope.sequence, envelope.deadline)
-        heapq.heappush(self._near, (envelope.deadline, envelope.sequence))
+    def again(self, envelope: Envelope, *, after: float = 0.0) -> None:
+        """Give it again at a look that comes `after` seconds or more from now."""
+        due = max(envelope.deadline, self.server_time + after) if after else envelope.deadline
+        self._mark(envelope.sequence, due)
+        heapq.heappush(self._near, (due, envelope.sequence))
 
     def _mark(self, sequence: int, deadline: float) -> None:
         index = bisect.bisect_left(self._sequences, sequence)

@@ -10,11 +10,12 @@ import json
 import re
 import time
 import traceback
+from collections.abc import Mapping
 from typing import Any, Final
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import BusError, WrongSequenceError
+from bus.errors import BusError, DecodeError, WrongSequenceError
 from bus.messages import (
     CONTENT_TYPE,
     DEAD_LETTER,
@@ -109,9 +110,34 @@ def make_result(
 async def stored_result(connection: Connection, subject: str) -> Result | None:
     """The result that stands on `subject` (which may hold wildcards), asked of the stream's leader, or None."""
     stored = await jetstream.last(connection, subjects.RESULTS, subject)
-    if stored is None:
-        return None
-    return codec.read(Result, stored.headers, stored.body, subject=stored.subject)
+    return None if stored is None else read_result(stored.headers, stored.body, stored.subject)
+
+
+def read_result(headers: Mapping[str, str], body: bytes, subject: str) -> Result:
+    """The result in a message of RESULTS. One that cannot be read stands all the same: it is a failed one that says so.
+
+    Whoever put it there, the task has ended with it, for the first result stands.
+    """
+    try:
+        return codec.read(Result, headers, body, subject=subject)
+    except DecodeError as error:
+        client, capability, task_id = subjects.parse_name(subject)
+        info = ErrorInfo(code="unreadable_result", message=f"{error}"[:MAX_MESSAGE])
+        return Result(
+            task_id=task_id,
+            capability=capability,
+            client=client,
+            status="failed",
+            error=info,
+            attempts=0,
+            deliveries=0,
+            sequence=0,
+            agent="",
+            instance="",
+            submitted_at=0.0,
+            started_at=0.0,
+            finished_at=0.0,
+        )
 
 
 async def bury(connection: Connection, envelope: Envelope, result: Result) -> None:

@@ -6,20 +6,24 @@ Nothing here is kept anywhere, and nothing is changed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from nats.aio.msg import Msg
 
 from bus import codec, early, endings, jetstream, reading, subjects
 from bus.connection import Connection
-from bus.errors import DecodeError, NotFoundError
+from bus.errors import DecodeError, InvalidSubjectError, NotFoundError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
 from bus.reading import stored_since
 from bus.tasks import envelope_of
 
-ANSWER_WITHIN = 0.3
+log = logging.getLogger(__name__)
+
+ANSWER_WITHIN: Final = 0.3
 """Seconds that workers have to say what they have in hand."""
 
 
@@ -117,7 +121,11 @@ async def workers(connection: Connection, *, task_id: str = "", within: float = 
                 message = await answers.get()
                 if message.headers and message.headers.get("Status") == "503":
                     break  # there are none
-                beats.append(codec.read(Beat, message.headers or {}, message.data, subject=message.subject))
+                try:
+                    beats.append(codec.read(Beat, message.headers or {}, message.data, subject=message.subject))
+                except DecodeError as error:
+                    log.warning("%s", error)
+                    continue
                 if task_id:
                     break
     except TimeoutError:
@@ -136,7 +144,7 @@ async def latest_results(connection: Connection, count: int) -> list[Result]:
     while sequence >= max(1, first) and len(found) < count and tries:
         stored = await jetstream.at(connection, subjects.RESULTS, sequence)
         if stored is not None:
-            found.append(codec.read(Result, stored.headers, stored.body, subject=stored.subject))
+            found.append(endings.read_result(stored.headers, stored.body, stored.subject))
         sequence, tries = sequence - 1, tries - 1
     return found
 
@@ -202,8 +210,11 @@ async def _redriven(connection: Connection) -> dict[tuple[str, str, str], str]:
     """By (client, capability, id) of the dead: the id of the task that was made of it."""
     found = {}
     async for message in stored_since(connection, subjects.AUDIT, 0.0, subject=subjects.note("redriven", ">")):
-        body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
-        found[subjects.parse_name(message.subject)] = str(body["task_id"])
+        try:
+            body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
+            found[subjects.parse_name(message.subject)] = subjects.token(body["task_id"])
+        except (DecodeError, InvalidSubjectError, KeyError, ValueError) as error:
+            log.warning("a note that cannot be read is left out: %s", error)
     return found
 
 

@@ -14,12 +14,11 @@ from typing import Any
 from nats.aio.msg import Msg
 from pydantic import BaseModel
 
-from bus import codec, endings, rpc, stewards, subjects, tasks, topology
+from bus import endings, rpc, stewards, subjects, tasks, topology
 from bus.connection import Connection, Subscription
 from bus.errors import (
     BusError,
     ConfigError,
-    DecodeError,
     NotFoundError,
     ResultTimeoutError,
     TaskFailedError,
@@ -311,10 +310,7 @@ class Mesh:
         future = self._waiting.get(subjects.parse_done(message.subject))
         if future is None or future.done():
             return
-        try:
-            future.set_result(codec.read(Result, message.headers or {}, message.data, subject=message.subject))
-        except DecodeError as error:
-            log.warning("%s", error)
+        future.set_result(endings.read_result(message.headers or {}, message.data, message.subject))
 
     async def _read(self, key: tuple[str, str], future: asyncio.Future[Result]) -> None:
         result = await endings.stored_result(self.connection, subjects.result(self.client, *key))

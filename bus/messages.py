@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from bus.errors import BusError
 
@@ -147,25 +147,31 @@ class Attempts(BaseModel):
     """Runs with nothing else in the process that never came back: deaths that nothing else can explain."""
 
 
+Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""What may stand in a subject: others publish heartbeats too, and subjects are built of what these say."""
+Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,32}$")]
+UnixSeconds = Annotated[float, Field(ge=0, le=1e10)]
+
+
 class InHand(BaseModel):
     """One task that a worker has in hand, as its heartbeats and its answers carry it."""
 
     model_config = ConfigDict(extra="ignore")
 
-    task_id: str
-    capability: str
-    client: str
-    priority: str
+    task_id: Token
+    capability: Token
+    client: Token
+    priority: Token
     sequence: int
     deliveries: int
     attempt: int
     state: Literal["held", "secluded", "running"]
-    since: float
-    """Unix seconds: when this state began."""
-    trace_id: str = ""
-    span_id: str = ""
+    since: UnixSeconds
+    """When this state began."""
+    trace_id: Hex = ""
+    span_id: Hex = ""
     """Of the span of this attempt, empty when it is not recorded: should the process die, others end it."""
-    parent_id: str = ""
+    parent_id: Hex = ""
 
 
 class Beat(BaseModel):
@@ -173,9 +179,9 @@ class Beat(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    agent: str
-    instance: str
-    at: float
+    agent: Token
+    instance: Token
+    at: UnixSeconds
     concurrency: int
     capabilities: list[str]
     in_hand: list[InHand]

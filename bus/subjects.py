@@ -26,6 +26,9 @@ PRIORITIES: Final = ("critical", "urgent", "high", "normal", "low")
 ANONYMOUS: Final = "anon"
 """The client token of a task that names none."""
 
+UNUSABLE: Final = "unusable"
+"""Stands for a client or capability whose token no subject of ours may be built of."""
+
 TASK_FORMS: Final = tuple(
     form for priority in PRIORITIES for form in (f"revo.task.*.{priority}", f"revo.task.*.{priority}.*")
 )
@@ -62,6 +65,11 @@ def token(value: str, what: str = "name") -> str:
         shown = value if isinstance(value, str) and len(value) <= 80 else f"{value!r:.80}..."
         raise InvalidSubjectError(shown, f"a {what} is 1 to 64 characters of A-Z, a-z, 0-9, underscore and hyphen")
     return value
+
+
+def is_token(value: str) -> bool:
+    """Whether `value` may stand as one token of a subject."""
+    return _TOKEN.match(value) is not None
 
 
 def priority(value: str) -> str:

@@ -161,6 +161,11 @@ def envelope_of(
     headers: Headers = stored.headers
     stored_at = stored.stored_at
     fault: DecodeError | None = None
+    if not (subjects.is_token(address.client) and subjects.is_token(address.capability)):
+        # A server takes `*` and worse as a token from whoever publishes it; no subject of ours is built of it.
+        fault = DecodeError(stored.subject, "a token of its subject is not of A-Z, a-z, 0-9, underscore and hyphen")
+        safe = [part if subjects.is_token(part) else subjects.UNUSABLE for part in (address.capability, address.client)]
+        address = subjects.TaskAddress(safe[0], address.priority, safe[1])
     task_id = headers.get(TASK_ID, "")
     if task_id:
         try:

@@ -20,13 +20,15 @@ from bus.backlog import Backlog
 from bus.early import Ender
 from bus.errors import BusError
 from bus.heartbeat import Watch
-from bus.messages import Beat, Cancelled, DeadLetter, Redriven
+from bus.messages import Beat, Cancelled, DeadLetter, Envelope, Redriven
 from bus.obituary import Obituary, is_gone
 
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 0.25
 """Seconds that a worker has to end an expired task by itself."""
+TROUBLED: Final = 30.0
+"""Seconds until a task that cannot be ended is tried again."""
 AT_ONCE: Final = 32
 """Overdue tasks that are ended side by side."""
 ANCHOR_EVERY: Final = 60.0
@@ -109,20 +111,28 @@ class Steward(Actor):
 
     async def _expire_some(self) -> bool:
         overdue = await self._backlog.overdue(PATIENCE)
-        for start in range(0, len(overdue), AT_ONCE):
-            some = overdue[start : start + AT_ONCE]
-            ends = await asyncio.gather(*(self._ender.expire(task) for task in some), return_exceptions=True)
-            for task, end in zip(some, ends, strict=True):
-                if isinstance(end, BaseException):
+        some_were = bool(overdue)
+        while overdue:
+            some, overdue = overdue[:AT_ONCE], overdue[AT_ONCE:]
+            ends = await asyncio.gather(*(self._expire(task) for task in some), return_exceptions=True)
+            failures = [end for end in ends if isinstance(end, BaseException)]
+            if failures:
+                for task in overdue:
                     self._backlog.again(task)
-                else:
-                    log.info("task %s is overdue and ends as %s", task.task_id, end.status)
-            for end in ends:
-                if isinstance(end, BaseException):
-                    for rest in overdue[start + AT_ONCE :]:
-                        self._backlog.again(rest)
-                    raise end
-        return bool(overdue)
+                raise failures[0]
+        return some_were
+
+    async def _expire(self, task: Envelope) -> None:
+        """End one overdue task. One that cannot be ended must not keep the steward from the others."""
+        try:
+            standing = await self._ender.expire(task)
+        except BusError as error:
+            self._backlog.again(task, after=0.0 if error.retryable else TROUBLED)
+            if error.retryable:
+                raise
+            log.error("task %s is overdue and cannot be ended: %s", task.task_id, error)  # noqa: TRY400  (one line)
+        else:
+            log.info("task %s is overdue and ends as %s", task.task_id, standing.status)
 
     async def _look_at_the_workers(self) -> None:
         """Find out about those that are silent: whose process is gone is known at once, a hung one after its lease."""

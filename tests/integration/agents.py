@@ -120,3 +120,14 @@ class Shelling(Agent):
     def shell(self, household: Household) -> int:
         script = f"sleep 60 & echo $$ $! >> {household.journal}; wait"
         return subprocess.run(["/bin/sh", "-c", script], check=False).returncode
+
+
+class Faltering(Toiler):
+    """Something that it does beside its tasks fails."""
+
+    async def on_start(self) -> None:
+        self.spawn(self._fall_over())
+
+    async def _fall_over(self) -> None:
+        await asyncio.sleep(0.2)  # noqa: TID251  (after it has said that it is ready)
+        raise ValueError("it fell over")

@@ -262,4 +262,10 @@ async def test_an_actor_whose_settings_are_wrong_does_not_start(server: Server, 
             pass
 
 
+async def test_work_beside_the_handlers_that_fails_ends_the_process(server: Server, tmp_path: Path) -> None:
+    async with actor("tests.integration.agents:Faltering", server.url, tmp_path / "log") as process:
+        assert await process.wait(10) == 1
+        assert "ends: ValueError: it fell over" in process.log
+
+
 __all__ = ["ActorProcess"]

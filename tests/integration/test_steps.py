@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bus import endings, inspection, jetstream, subjects
+from bus import codec, endings, inspection, jetstream, subjects
 from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import ConnectionLostError
 from bus.mesh import Mesh
+from bus.messages import MSGPACK
+from bus.server import Server
 from tests.conftest import StartWorker
 from tests.eventually import eventually
+from tests.processes import actor
 
 STEPS = ["before the result", "after the result", "after the dead letter", "after the task has left the queue"]
 
@@ -118,16 +122,80 @@ async def test_hostile_headers_end_no_task_but_their_own(mesh: Mesh) -> None:
     bystander = await mesh.submit("echo", {"keep": "me"}, task_id="bystander")
     for n in range(40):
         await mesh.connection.publish(subjects.task("echo", "low", "hostile"), b"\xff", HOSTILE[n % len(HOSTILE)])
+    for subject in ("revo.task.echo.low.*", "revo.task.*.low.x", "revo.task.echo.low.>", "revo.task.echo.low.a:b"):
+        await mesh.connection.publish(subject, b"{}", {"Revo-Deadline": "1", "Revo-Task-Id": "bystander"})
     await mesh.connection.flush()
     backlog, ender = Backlog(mesh.connection), Ender(mesh.connection, "tester", "tester-1")
     await backlog.refresh()
-    assert len(backlog) == 41
+    assert len(backlog) == 45
     for task in await backlog.overdue(0.0):
-        assert task.client == "hostile"
+        assert task.sequence != bystander.sequence
         await ender.expire(task)
-    (found,) = [task for task in await backlog.find("bystander") if task.client == "anon"]
+    found = next(task for task in await backlog.find("bystander") if task.client == "anon")
     assert (found.sequence, found.headers.get("Revo-Parent")) == (bystander.sequence, None)
     everything = [task async for task in backlog.read(list(range(1, 42)))]
     assert [task.client for task in everything].count("anon") == 1
-    assert (await ender.cancel(backlog, "bystander", client="anon", by="a test")).cancelled
     assert not (await audit(mesh.connection)).lost
+
+
+async def test_a_result_that_nobody_can_read_ends_its_task_and_kills_no_worker(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    async def echo(message: Any) -> Any:
+        return message
+
+    worker = await start_worker(echo)
+    subject = subjects.result("anon", "echo", "mine")
+    await jetstream.store(mesh.connection, subject, b"\xc1 garbage", {"Content-Type": "application/msgpack"})
+    handle = await mesh.submit("echo", {}, task_id="mine")
+    outcome = await handle.outcome(timeout=5)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code) == ("failed", "unreadable_result")
+    await eventually(lambda: nothing_queued(mesh))
+    assert await (await mesh.submit("echo", {"n": 1})).result(timeout=5) == {"n": 1}
+    assert not worker.failed.done()
+
+
+def beat(**changed: Any) -> dict[str, Any]:
+    task = {
+        "task_id": "t", "capability": "echo", "client": "anon", "priority": "low", "sequence": 1, "deliveries": 1,
+        "attempt": 1, "state": "running", "since": 1.0, "trace_id": "1" * 32, "span_id": "2" * 16, "parent_id": "",
+    }  # fmt: skip
+    in_hand = [{**task, **changed.pop("task", {})}]
+    known = {"agent": "a", "instance": "gone", "at": 1.0, "concurrency": 1, "capabilities": [], "in_hand": in_hand}
+    return {**known, **changed}
+
+
+async def test_hostile_heartbeats_and_orders_kill_no_steward_and_no_worker(
+    server: Server, mesh: Mesh, tmp_path: Path, start_worker: StartWorker
+) -> None:
+    async def echo(message: Any) -> Any:
+        return message
+
+    worker = await start_worker(echo)
+    bodies: list[object] = [
+        beat(instance="x y\r\nPUB revo.task.echo.low.anon 2\r\n{}\r\n"),
+        beat(instance="*"),
+        beat(instance=">", agent="a.b"),
+        beat(task={"client": "a b\r\n", "span_id": "3" * 16}),
+        beat(instance="one", task={"span_id": "not hex"}),
+        beat(instance="two", task={"since": 1e300, "trace_id": ""}),
+        beat(instance="three", at=-1e300, task={"since": -1e300, "span_id": "4" * 16}),
+        beat(instance="four", task={"trace_id": "0" * 32, "span_id": "0" * 16}),
+        [1, 2],
+        "text",
+    ]
+    async with actor("actors.steward:Steward", server.url, tmp_path / "log", REVO_LEASE="1.0") as steward:
+        for body in bodies:
+            await mesh.connection.publish("revo.beat.a.gone", codec.encode(body), {"Content-Type": MSGPACK})
+            await mesh.connection.publish("revo.ctl.all.end", codec.encode(body), {"Content-Type": MSGPACK})
+            await mesh.connection.publish("revo.ctl.all.tasks", codec.encode(body), {"Content-Type": MSGPACK})
+        await mesh.connection.publish("revo.beat.a.gone", b"\xc1", {"Content-Type": "text/html"})
+        await eventually(lambda: steward.log.count("its process died") >= 1, timeout=10)
+        handle = await mesh.submit("nobody", {}, deadline=2.0)
+        assert (await handle.outcome(timeout=10)).status == "expired"
+        assert steward.log.count("Traceback") == 0, steward.log
+    assert await (await mesh.submit("echo", {"n": 1})).result(timeout=5) == {"n": 1}
+    assert not worker.failed.done()
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    assert info["state"]["last_seq"] == 2, "nothing was smuggled in"
