@@ -1,6 +1,6 @@
 """Streams, consumers and buckets as data. Applying it creates what is missing, reports what differs, may be repeated.
 
-What stands on a server may hold somebody's work, so nothing that exists is changed here.
+What stands on a server may hold somebody's work, so nothing of it is changed here but what lets readers do more.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ MAX_CONSUMERS: Final = 100_000
 MAX_WAITING: Final = 10_000
 """Standing pulls on one consumer: one for each idle replica."""
 DEDUP_WINDOW: Final = 120 * NS
+
+_GRANTS: Final = ("allow_direct",)
+"""What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
 
 _NAME_IN_USE: Final = 10058
 _CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
@@ -127,6 +130,9 @@ async def apply(connection: Connection) -> list[str]:
             standing = await jetstream.call(connection, "STREAM.INFO", name)
         except NotFoundError:
             standing = await _create_stream(connection, wanted)
+        if any(wanted.get(key) and not standing["config"].get(key) for key in _GRANTS):
+            more = {key: True for key in _GRANTS if wanted.get(key)}
+            standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
     return found
 

@@ -115,3 +115,12 @@ async def test_a_worker_whose_consumer_is_deleted_says_so_and_ends(
     error = await asyncio.wait_for(worker.failed, 10)
     assert isinstance(error, ConsumerGoneError)
     assert "echo-normal" in str(error)
+
+
+async def test_a_stream_of_an_earlier_version_learns_to_be_read_and_keeps_all_else(connection: Connection) -> None:
+    (tasks, *_) = topology.streams(connection.settings, connection.max_payload)
+    old = {**tasks, "allow_direct": False, "max_bytes": 12345}
+    await jetstream.call(connection, "STREAM.CREATE", "TASKS", body=old)
+    assert await topology.apply(connection) == [f"stream TASKS: max_bytes is 12345, wanted {tasks['max_bytes']}"]
+    standing = (await jetstream.call(connection, "STREAM.INFO", "TASKS"))["config"]
+    assert (standing["allow_direct"], standing["max_bytes"]) == (True, 12345)
