@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import json
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -129,7 +129,7 @@ def _direct(body: bytes, headers: Mapping[str, str]) -> jetstream.StoredMessage:
 
 async def stored_since(
     connection: Connection, stream: str, since: float, *, subject: str = "", headers_only: bool = False
-) -> AsyncIterator[Msg]:
+) -> AsyncGenerator[Msg, None]:
     """What a stream has stored from a time on until now, in order. Reads by a consumer that goes by itself.
 
     `since` is unix seconds; `subject` may hold wildcards and is all by default. Whichever copy is read, what the leader

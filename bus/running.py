@@ -22,6 +22,7 @@ from bus.errors import (
 from bus.outcomes import Happening
 from bus.run import Run
 from bus.settling import Settler
+from bus.suspicion import is_poison
 from bus.tasks import FAMILY, Family
 from bus.telemetry import Attributes, Span, Telemetry
 
@@ -91,10 +92,8 @@ class Runner:
                 ended = await self._settler.persist(run, lambda: self._settler.stored_result(envelope))
                 if ended is not None:
                     return Happening.ENDED_BEFORE, ended
-            if envelope.deliveries > 1:
-                deaths = await self._look_back(run, span)
-                if deaths >= run.capability.policy.max_deaths:
-                    return Happening.KILLED_ITS_PROCESS, WorkerDiedError(envelope.task_id, deaths)
+            if envelope.deliveries > 1 and await self._look_back(run, span):
+                return Happening.KILLED_ITS_PROCESS, WorkerDiedError(envelope.task_id, run.record.alone)
             if envelope.fault is not None:
                 return Happening.UNREADABLE, envelope.fault
             if envelope.deadline <= time.time():
@@ -109,24 +108,25 @@ class Runner:
             run.uncancel()
             return run.stopped, run.error_of(run.stopped)
 
-    async def _look_back(self, run: Run, span: Span) -> int:
+    async def _look_back(self, run: Run, span: Span) -> bool:
         """Learn what earlier tries left behind; after a worker's death, wait until nothing else is in hand.
 
-        Returns how many processes died while they ran this task alone.
+        Returns whether the task is poison and must not be run.
         """
         run.record, _ = await self._settler.persist(run, lambda: attempts.read(self._connection, run.envelope))
         run.envelope.attempt = run.record.errors + 1
-        deaths = run.record.alone
+        deaths, policy = run.record.alone, run.capability.policy
         if not attempts.suspects(run.record, run.envelope):
-            return 0
+            return False
         span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
         run.record.suspect = True
-        if deaths < run.capability.policy.max_deaths:
-            await self._seclude(run)
-            run.record = await self._settler.persist(
-                run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
-            )
-        return deaths
+        if await self._settler.persist(run, lambda: is_poison(self._connection, run.envelope, deaths, policy)):
+            return True
+        await self._seclude(run)
+        run.record = await self._settler.persist(
+            run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
+        )
+        return False
 
     async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
         envelope, policy = run.envelope, run.capability.policy

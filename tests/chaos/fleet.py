@@ -42,6 +42,7 @@ class Fleet:
         self._env = env
         self._keepers: list[asyncio.Task[None]] = []
         self._leaving = False
+        self._stopped: ActorProcess | None = None
         self.alive: dict[int, ActorProcess] = {}
         self.starts = 0
         self.kills = 0
@@ -60,19 +61,21 @@ class Fleet:
                 self.alive.pop(number, None)
 
     def kill_one(self) -> None:
-        """SIGKILL for a worker, whichever."""
-        if self.alive:
+        """SIGKILL for a worker, whichever but the one that is stopped: it is to wake up late, with its task in hand."""
+        alive = [process for process in self.alive.values() if process is not self._stopped]
+        if alive:
             self.kills += 1
-            random.choice(list(self.alive.values())).signal(signal.SIGKILL)  # noqa: S311  (chaos, not secrets)
+            random.choice(alive).signal(signal.SIGKILL)  # noqa: S311  (chaos, not secrets)
 
     async def stop_one(self, seconds: float) -> None:
-        """SIGSTOP for a worker, and SIGCONT after so many seconds, if it still lives."""
+        """SIGSTOP for a worker, and SIGCONT after so many seconds."""
         alive: dict[int, ActorProcess] = await eventually(lambda: self.alive)
         victim = random.choice(list(alive.values()))  # noqa: S311
+        self._stopped = victim
         victim.signal(signal.SIGSTOP)
         await pause(seconds)
-        with suppress(ProcessLookupError):
-            victim.signal(signal.SIGCONT)
+        victim.signal(signal.SIGCONT)
+        self._stopped = None
 
     async def __aenter__(self) -> Self:
         self._keepers = [asyncio.create_task(self._keep(number)) for number in range(self._size)]

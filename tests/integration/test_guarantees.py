@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bus import endings, jetstream, subjects
+from bus import attempts, endings, jetstream, subjects
 from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import QueueFullError, ResultTimeoutError
 from bus.mesh import Handle, Mesh
+from bus.messages import Attempts
 from bus.outcomes import Policy
 from bus.server import Server
+from bus.suspicion import is_poison
 from bus.worker import Worker
-from tests.conftest import Gate, StartWorker
+from tests.conftest import QUICK, Gate, StartWorker
 from tests.eventually import eventually
 from tests.processes import actor
 
@@ -236,3 +239,26 @@ async def test_a_running_task_stops_when_it_is_cancelled_and_its_children_with_i
     assert (cancelled.cancelled, cancelled.children) == (True, 1), "its child goes on"
     await eventually(lambda: worker.in_hand == 0, timeout=2)
     assert (await child[0].outcome(timeout=2)).status == "cancelled"
+
+
+@pytest.mark.parametrize(("others", "status"), [(0, "failed"), (1, "failed"), (2, "succeeded")])
+async def test_three_deaths_alone_condemn_a_task_unless_others_die_alone_too(
+    mesh: Mesh, start_worker: StartWorker, gate: Gate, others: int, status: str
+) -> None:
+    lost = await start_worker(gate)
+    handle = await mesh.submit("echo", {})
+    await asyncio.wait_for(gate.begun.get(), 5)
+    (run,) = lost._in_hand.values()
+    await attempts.change(mesh.connection, run.envelope, lambda _: Attempts(suspect=True, alone=3))
+    other = dataclasses.replace(run.envelope, task_id="another")
+    await attempts.change(mesh.connection, other, lambda _: Attempts(suspect=True, alone=others))
+
+    async def quick(_: Any) -> str:
+        return "done"
+
+    await start_worker(quick)
+    await lapse(mesh, lost)
+    outcome = await handle.outcome(timeout=5)
+    assert outcome.status == status, "somebody kills processes, and an innocent task pays for it"
+    await attempts.change(mesh.connection, run.envelope, lambda _: Attempts(suspect=True, alone=12))
+    assert await is_poison(mesh.connection, run.envelope, 12, QUICK), "poison ends also where others die"

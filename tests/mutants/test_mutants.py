@@ -56,6 +56,7 @@ RETRIED = GUARANTEES + "test_a_result_that_cannot_be_stored_stays_in_hand_and_it
 
 CANCEL_STORED = GUARANTEES + "test_a_cancelled_task_leaves_the_queue_only_after_its_result_is_stored"
 CANCEL_STOPS = GUARANTEES + "test_a_running_task_stops_when_it_is_cancelled_and_its_children_with_it"
+STORM_VICTIM = GUARANTEES + "test_three_deaths_alone_condemn_a_task_unless_others_die_alone_too[2-succeeded]"
 UNSTORED = "tests/integration/test_handing_back.py::"
 UNSTORED += "test_a_result_that_cannot_be_stored_for_long_is_no_death_of_its_worker"
 FORGOTTEN = "tests/integration/test_dedup.py::"
@@ -224,6 +225,14 @@ MUTANTS = [
         "            update = {}\n",
         UNSTORED,
         "len(runs) == 6",
+    ),
+    Mutant(
+        "whoever is killed three times alone is poison, also in a storm",
+        "bus/suspicion.py",
+        "    if await others_die_alone(connection, envelope, RECENT * policy.ack_wait):",
+        "    if False:",
+        STORM_VICTIM,
+        "an innocent task pays for it",
     ),
     Mutant(
         "a nak with a pause overtakes the extensions",
