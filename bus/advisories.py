@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.early import Ender
-from bus.errors import BusError, NotFoundError
+from bus.errors import BusError, NotFoundError, ServerError
 from bus.outcomes import Settle
 from bus.pull import Puller
 
@@ -61,7 +61,13 @@ class Advisories:
         try:
             await jetstream.call(self._connection, "CONSUMER.INFO", subjects.ADVISORIES, subjects.STEWARD)
         except NotFoundError:
-            await jetstream.call(self._connection, "CONSUMER.CREATE", subjects.ADVISORIES, subjects.STEWARD, body=body)
+            try:
+                await jetstream.call(
+                    self._connection, "CONSUMER.CREATE", subjects.ADVISORIES, subjects.STEWARD, body=body
+                )
+            except ServerError as error:
+                if error.api_code not in jetstream.CONSUMER_EXISTS:
+                    raise  # otherwise another steward made it between our two calls
         self._puller.want(1)
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ Results are kept for a time; the stewards' anchors tell which sequences are youn
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -85,7 +86,9 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     buried = await _names(connection, subjects.DEAD)
     notes = await _read_notes(connection)
     buried |= {".".join(name) for name, _ in notes["dropped"]}
-    base, since = _base(notes["anchor"], now - connection.settings.result_ttl, info)
+    # How long results are kept is the mesh's setting, and may not be ours: the stewards have said theirs.
+    ttl = min([connection.settings.result_ttl, *(body["ttl"] for _, body in notes["anchor"])])
+    base, since = _base(notes["anchor"], now - ttl, info)
     if base is None:
         base = results.oldest(waiting)
     doubles = {int(name[0]) for name, _ in notes["double"]}
@@ -152,7 +155,7 @@ async def _read_notes(connection: Connection) -> Notes:
         try:
             body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
             if what == "anchor":
-                body = {"at": float(body["at"]), "last": int(body["last"])}
+                body = {"at": float(body["at"]), "last": int(body["last"]), "ttl": float(body.get("ttl", math.inf))}
             elif what == "double":
                 names = [str(int(names[0]))]
         except (DecodeError, KeyError, TypeError, ValueError) as error:

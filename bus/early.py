@@ -6,6 +6,7 @@ stored is the result; then the task leaves the queue; then workers are told. Who
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -52,6 +53,8 @@ from bus.tasks import envelope_of
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 32
+"""Children that are cancelled side by side."""
 MAX_FAMILY: Final = 100_000
 """Descendants that one cancel reaches; a family that is larger is a runaway, and cancelled by its rest's deadlines."""
 
@@ -164,13 +167,23 @@ class Ender:
         seen = set(left)  # whoever writes headers can make a task its own grandparent
         while left and len(seen) < MAX_FAMILY:
             name = left.pop()
-            for child in await backlog.children(name):
-                standing = await self.end(child, "cancelled", TaskCancelledError(child.task_id, f"its parent {name}"))
-                count += standing.status == "cancelled"
+            children = await backlog.children(name)
+            for start in range(0, len(children), AT_ONCE):
+                some = children[start : start + AT_ONCE]
+                ends = await asyncio.gather(*(self._cancel_child(one, name) for one in some), return_exceptions=True)
+                for end in ends:
+                    if isinstance(end, BaseException):
+                        raise end
+                    count += end
+            for child in children:
                 if child.name not in seen:
                     seen.add(child.name)
                     left.append(child.name)
         return count
+
+    async def _cancel_child(self, child: Envelope, parent: str) -> bool:
+        standing = await self.end(child, "cancelled", TaskCancelledError(child.task_id, f"its parent {parent}"))
+        return standing.status == "cancelled"
 
     async def redrive(self, task_id: str, *, client: str = "", capability: str = "") -> Redriven:
         """Submit the task of a dead letter anew, under an id of its own that the letter determines.
@@ -219,7 +232,8 @@ class Ender:
 
     async def anchor(self, backlog: Backlog) -> None:
         """Note how many tasks there were at this time: all later ones must have a result for as long as one is kept."""
-        body = codec.encode({"at": backlog.server_time, "last": backlog.last})
+        ttl = self.connection.settings.result_ttl
+        body = codec.encode({"at": backlog.server_time, "last": backlog.last, "ttl": ttl})
         await jetstream.store(self.connection, subjects.note("anchor"), body, {CONTENT_TYPE: MSGPACK})
 
     async def _note(self, what: str, *names: str, body: object) -> bool:

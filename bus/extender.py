@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Pulse = Callable[[Connection], Awaitable[None]]
 
+_GIVE_UP: Final = 2.0
+"""Seconds after which a nak takes the other way."""
 BLOCKED_AFTER: Final = 2.0
 """Seconds without a turn of the worker's loop before it is reported with its stack."""
 
@@ -73,8 +75,9 @@ class Extender:
         if loop is not None and ours is not None and ours.is_connected:
             try:
                 sending = asyncio.run_coroutine_threadsafe(self._send(ours, reply, nak), loop)
-                await asyncio.wrap_future(sending)
-            except (BusError, RuntimeError) as error:
+                async with asyncio.timeout(_GIVE_UP):
+                    await asyncio.wrap_future(sending)
+            except (BusError, RuntimeError, TimeoutError) as error:
                 log.debug("extender of %s has no way for a nak: %s", self._name, error)
             else:
                 return

@@ -31,6 +31,8 @@ from bus.errors import (
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059})  # consumer, message, stream
 _FULL: Final = frozenset({10077, 10047, 10023, 10028, 10026, 10074})
+CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
+"""Codes of a `ServerError` when a consumer of that name is there already."""
 _TOO_LARGE: Final = 10054
 _GONE: Final = frozenset({10043, 10057, 10037})
 _SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet

@@ -31,7 +31,6 @@ _GRANTS: Final = ("allow_direct",)
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
 
 _NAME_IN_USE: Final = 10058
-_CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
 
 Config = dict[str, Any]
 
@@ -231,7 +230,7 @@ async def ensure_capability(
                     connection, "CONSUMER.CREATE", subjects.TASKS, name, wanted["filter_subject"], body=body
                 )
             except ServerError as error:
-                if error.api_code not in _CONSUMER_EXISTS:
+                if error.api_code not in jetstream.CONSUMER_EXISTS:
                     raise
                 standing = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name)
     metadata = standing["config"].get("metadata", {})
