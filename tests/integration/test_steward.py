@@ -263,7 +263,7 @@ async def test_two_stewards_and_the_death_of_one_change_nothing(
         steward.signal(signal.SIGKILL)
         for handle in handles:
             assert (await handle.outcome(timeout=10)).status == "expired"
-    await eventually(lambda: nothing_queued(mesh))
+        await eventually(lambda: nothing_queued(mesh))
     report = await audit(mesh.connection)
     assert (report.ended, report.waiting, report.good) == (100, 0, True)
 
