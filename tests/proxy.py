@@ -35,9 +35,10 @@ class Proxy:
         if self._server is not None:
             self._server.close()
             self._server = None
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*self._serving)
+        while self._serving:  # one may be in the middle of coming through
+            for writer in self._writers:
+                writer.transport.abort()
+            await asyncio.wait(self._serving, timeout=0.05)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -157,7 +157,7 @@ MUTANTS = [
     Mutant(
         "a suspect task runs beside others",
         "bus/running.py",
-        "            await self._seclude(run)\n",
+        "        await self._seclude(run)\n",
         "",
         ALONE,
         "it runs beside another that would die with it",
