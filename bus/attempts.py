@@ -46,7 +46,8 @@ async def _read(connection: Connection, subject: str) -> tuple[Attempts, int]:
 async def change(connection: Connection, envelope: Envelope, edit: Callable[[Attempts], Attempts]) -> Attempts:
     """Apply `edit` to the task's record and return what stands afterwards.
 
-    `edit` may be called more than once, each time with what stands by then.
+    `edit` may be called more than once, each time with what stands by then, which may be its own work: the answer to
+    a store can get lost. So it must not count up from that alone.
 
     Raises:
         WrongSequenceError: when others changed it ten times in between.
@@ -74,6 +75,9 @@ def suspects(record: Attempts, envelope: Envelope) -> bool:
     return record.suspect or envelope.deliveries - 1 > record.returned
 
 
-def run_alone(record: Attempts) -> Attempts:
-    """The record of a task that is about to run alone: until it comes back, it counts as a death."""
-    return record.model_copy(update={"suspect": True, "alone": record.alone + 1})
+def run_alone(record: Attempts, *, deaths: int) -> Attempts:
+    """The record of a task that is about to run alone, after so many `deaths`: until it comes back, it is one more.
+
+    What stands may be less than the deaths that were read before: its handler came to an end elsewhere since.
+    """
+    return record.model_copy(update={"suspect": True, "alone": min(record.alone, deaths) + 1})

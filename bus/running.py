@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -123,9 +124,8 @@ class Runner:
         if await self._settler.persist(run, lambda: is_poison(self._connection, run.envelope, deaths, policy)):
             return True
         await self._seclude(run)
-        run.record = await self._settler.persist(
-            run, lambda: attempts.change(self._connection, run.envelope, attempts.run_alone)
-        )
+        alone = functools.partial(attempts.run_alone, deaths=deaths)
+        run.record = await self._settler.persist(run, lambda: attempts.change(self._connection, run.envelope, alone))
         return False
 
     async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bus import codec, topology
+from bus import codec, jetstream, subjects, topology
 from bus.connection import Connection
 from bus.mesh import Mesh
 from bus.messages import Envelope
@@ -86,6 +86,12 @@ async def start_worker(settings: Settings, mesh: Mesh) -> AsyncIterator[StartWor
         yield start
 
 
+async def nothing_queued(mesh: Mesh) -> bool:
+    """Whether every task has left the queue."""
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    return int(info["state"]["messages"]) == 0
+
+
 class Gate:
     """A handler that says when it has begun and waits until it is let go: order without sleeping."""
 
@@ -123,3 +129,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("figures")
         for line in lines:
             terminalreporter.write_line(line)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of one `xdist_group` on one worker.
+
+    xdist 3.8 writes the group into `_nodeid`, which pytest 9.2 no longer reads: its own mark has no effect there.
+    """
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        mark = item.get_closest_marker("xdist_group")
+        if mark is not None and not item.nodeid.endswith(f"@{mark.args[0]}"):
+            item._id = type(item._id).parse(f"{item.nodeid}@{mark.args[0]}")

@@ -13,7 +13,7 @@ from bus.audit import Audit, audit
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import Settings
-from tests.conftest import StartWorker
+from tests.conftest import StartWorker, nothing_queued
 from tests.eventually import eventually
 
 
@@ -21,11 +21,6 @@ async def echo(message: Any) -> Any:
     if message.get("fail"):
         raise ValueError("as told")
     return message
-
-
-async def nothing_queued(mesh: Mesh) -> bool:
-    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
-    return int(info["state"]["messages"]) == 0
 
 
 async def test_a_mesh_at_rest_is_counted_and_nothing_is_wrong(mesh: Mesh, start_worker: StartWorker) -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
-from bus import jetstream, subjects
 from bus.audit import audit
 from bus.errors import ConfigError
 from bus.mesh import Mesh
 from bus.server import Server
-from tests.conftest import StartWorker
+from tests.conftest import StartWorker, nothing_queued
 from tests.eventually import eventually
 
 
@@ -22,11 +21,6 @@ class Counting:
     async def __call__(self, _: Any) -> int:
         self.runs += 1
         return self.runs
-
-
-async def nothing_queued(mesh: Mesh) -> bool:
-    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
-    return int(info["state"]["messages"]) == 0
 
 
 async def test_an_id_that_the_restarted_server_has_forgotten_is_still_one_task(

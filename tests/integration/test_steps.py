@@ -17,7 +17,7 @@ from bus.errors import ConnectionLostError
 from bus.mesh import Mesh
 from bus.messages import MSGPACK
 from bus.server import Server
-from tests.conftest import StartWorker
+from tests.conftest import StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.processes import actor
 
@@ -45,11 +45,6 @@ class Crash:
             return await original(*given, **named)
 
         monkeypatch.setattr(place, name, fails_once)
-
-
-async def nothing_queued(mesh: Mesh) -> bool:
-    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
-    return int(info["state"]["messages"]) == 0
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -16,7 +16,7 @@ from bus.errors import NoStewardError, NotFoundError, TaskFailedError
 from bus.mesh import Mesh
 from bus.messages import DEAD_LETTER, DeadLetter
 from bus.server import Server
-from tests.conftest import Gate, StartWorker
+from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.processes import ActorProcess, actor
 
@@ -27,11 +27,6 @@ STEWARD = "actors.steward:Steward"
 async def steward(server: Server, mesh: Mesh, tmp_path: Path) -> AsyncIterator[ActorProcess]:
     async with actor(STEWARD, server.url, tmp_path / "steward.log") as process:
         yield process
-
-
-async def nothing_queued(mesh: Mesh) -> bool:
-    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
-    return int(info["state"]["messages"]) == 0
 
 
 async def test_a_deadline_ends_a_task_that_nobody_can_do(mesh: Mesh, steward: ActorProcess) -> None:
