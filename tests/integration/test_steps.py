@@ -112,6 +112,11 @@ HOSTILE: list[Mapping[str, str]] = [
 ]
 
 
+async def _stored(mesh: Mesh, tasks: int) -> bool:
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    return bool(info["state"]["messages"] == tasks)
+
+
 async def test_hostile_headers_end_no_task_but_their_own(mesh: Mesh) -> None:
     """Read in bulk, as a steward reads: what a client writes is never taken for what the server says."""
     bystander = await mesh.submit("echo", {"keep": "me"}, task_id="bystander")
@@ -120,6 +125,7 @@ async def test_hostile_headers_end_no_task_but_their_own(mesh: Mesh) -> None:
     for subject in ("revo.task.echo.low.*", "revo.task.*.low.x", "revo.task.echo.low.>", "revo.task.echo.low.a:b"):
         await mesh.connection.publish(subject, b"{}", {"Revo-Deadline": "1", "Revo-Task-Id": "bystander"})
     await mesh.connection.flush()
+    await eventually(lambda: _stored(mesh, 45))  # the server has them, and stores them one after the other
     backlog, ender = Backlog(mesh.connection), Ender(mesh.connection, "tester", "tester-1")
     await backlog.refresh()
     assert len(backlog) == 45
