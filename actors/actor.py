@@ -116,6 +116,10 @@ class Actor:
     """The address; by default the class's name in kebab case: `CodeAnalyst` is `code-analyst`."""
     concurrency: ClassVar[int] = 1
     """How many messages are handled at once."""
+    version: ClassVar[str] = "0.1.0"
+    """Of what it does; stands in the registry and in what NATS tools list (semantic versioning)."""
+    labels: ClassVar[dict[str, str]] = {}
+    """What its instances can be found by, besides those of the setting `REVO_LABELS`."""
     Settings: ClassVar[type[BaseModel] | None] = None
     """The model of its table in the mesh file."""
 

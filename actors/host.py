@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
 import json
 import logging
 import os
@@ -17,17 +15,17 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from pathlib import Path
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from actors.actor import Actor, Handler, check_class
+from actors.actor import Actor, Agent, Handler, check_class
+from actors.enrolment import registration_of
+from actors.loading import actor_settings, default_policy, load
 from actors.mailbox import Mailbox
-from actors.runtime import Threads, rpc_handler, task_handler
+from actors.registry.registrar import Registrar
+from actors.runtime import Threads, broadcast_handler, rpc_handler, task_handler
 from bus import lifeline, subjects, topology
 from bus.connection import Connection
-from bus.errors import BusError, ConfigError
+from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.rpc import Service
@@ -39,7 +37,6 @@ log = logging.getLogger(__name__)
 
 READY_FD: Final = "REVO_READY_FD"
 LIFELINE_FD: Final = "REVO_LIFELINE_FD"
-ACTOR_SETTINGS: Final = "REVO_ACTOR_SETTINGS"
 
 Runner = Callable[[Coroutine[Any, Any, int]], int]
 
@@ -82,46 +79,6 @@ def run(target: str, *, name: str | None = None, settings: Settings | None = Non
     return status
 
 
-def load(target: str) -> type[Actor]:
-    """The actor class that `package.module:Class` or `path/to/file.py:Class` names.
-
-    Raises:
-        ConfigError: there is no such module, file or class, or it is no actor.
-    """
-    where, colon, attribute = target.rpartition(":")
-    if not colon or not where or not attribute:
-        raise ConfigError(target, "an actor is named as package.module:Class or path/to/file.py:Class")
-    try:
-        module = _load_file(where) if where.endswith(".py") else importlib.import_module(where)
-    except ModuleNotFoundError as error:
-        raise ConfigError(target, f"{error.msg.lower()}") from error
-    except BusError:
-        raise
-    except Exception as error:
-        raise ConfigError(target, f"its module does not import: {type(error).__name__}: {error}") from error
-    actor = getattr(module, attribute, None)
-    if actor is None:
-        raise ConfigError(target, f"{where} has no {attribute}")
-    if not (isinstance(actor, type) and issubclass(actor, Actor)):
-        raise ConfigError(target, f"{attribute} is not an actor; derive it from revo.Agent or revo.Actor")
-    return actor
-
-
-def _load_file(path: str) -> Any:
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(path, "no such file")
-    name = f"revo_actor_{file.stem}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # annotations are resolved through it
-    sys.path.insert(0, str(file.parent.resolve()))
-    spec.loader.exec_module(module)
-    return module
-
-
 class Host:
     """One actor and all that it needs to live."""
 
@@ -130,11 +87,13 @@ class Host:
         self._settings = settings
         self.instance = f"{actor.name}-{secrets.token_hex(4)}"
         self.actor = actor()
-        self.actor.settings = _actor_settings(actor)
+        self.actor.settings = actor_settings(actor)
         self.threads = Threads(actor.name, actor.concurrency)
         self._stopping = asyncio.Event()
+        self._mailbox = Mailbox(actor.name, concurrency=actor.concurrency, capacity=settings.mailbox)
         self._worker: Worker | None = None
         self._service: Service | None = None
+        self._registrar: Registrar
 
     async def serve(self) -> int:
         """Live until told to stop; returns the exit status."""
@@ -151,11 +110,17 @@ class Host:
         try:
             for line in await topology.apply(connection):
                 log.warning("%s; it is left as it is", line)
+            registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
+            self._registrar = Registrar(connection, registration, self._load)
             await self._start_actor()
             started = True
+            await self._registrar.start()
             await self._open(connection, telemetry)
+            await self._registrar.enter("ready")
+            self.actor.spawn(self._registrar.keep())
             self._say_ready()
             status = await self._live(connection)
+            await self._registrar.enter("draining")
             await self._drain()
         except asyncio.CancelledError:
             log.warning("%s stops at once", self.instance)
@@ -163,9 +128,14 @@ class Host:
         finally:
             if started:
                 await self._stop_actor()
+                await self._registrar.leave()
             self.threads.close()
             await self.actor.mesh.close()
         return status
+
+    def _load(self) -> tuple[int, int]:
+        """How many messages are handled at the moment, and how many wait in this process."""
+        return self._mailbox.running, self._mailbox.waiting + (self._worker.waiting if self._worker else 0)
 
     async def _start_actor(self) -> None:
         try:
@@ -187,25 +157,20 @@ class Host:
 
     async def _open(self, connection: Connection, telemetry: Telemetry) -> None:
         """Open the actor's doors: requests first, then tasks."""
-        actor = self.actor
-        mailbox = Mailbox(actor.name, concurrency=actor.concurrency, capacity=self._settings.mailbox)
-        answers = [handler for handler in self._handlers if handler.kind == "rpc"]
-        if answers:
-            description = (type(actor).__doc__ or "").strip().partition("\n")[0]
-            self._service = Service(connection, telemetry, actor.name, self.instance, "0.1.0", description)
-            for handler in answers:
+        actor, mailbox = self.actor, self._mailbox
+        description = (type(actor).__doc__ or "").strip().partition("\n")[0]
+        self._service = Service(connection, telemetry, actor.name, self.instance, actor.version, description)
+        capabilities = []
+        for handler in self._handlers:
+            if handler.kind == "rpc":
                 self._service.endpoint(handler.name, rpc_handler(actor, handler, mailbox, self.threads))
-            await self._service.start()
-        capabilities = [
-            Capability(
-                handler.name,
-                task_handler(actor, handler, mailbox, self.threads),
-                await self._policy(connection, handler),
-            )
-            for handler in self._handlers
-            if handler.kind == "task"
-        ]
-        if capabilities:
+            else:
+                self._service.on_broadcast(handler.name, broadcast_handler(actor, handler, mailbox, self.threads))
+                policy = await self._policy(connection, handler.name, handler)
+                call = task_handler(actor, handler, mailbox, self.threads)
+                capabilities.append(Capability(handler.name, call, policy))
+        await self._service.start()
+        if isinstance(actor, Agent) and capabilities:
             self._worker = Worker(
                 connection,
                 telemetry,
@@ -213,12 +178,17 @@ class Host:
                 agent=actor.name,
                 instance=self.instance,
                 concurrency=actor.concurrency,
+                named=await self._policy(connection, subjects.agent_address(actor.name), None),
+                pulse=self._registrar.pulse,
             )
             self._worker.start()
 
-    async def _policy(self, connection: Connection, handler: Handler) -> Policy:
-        wanted = handler.policy_over(default_policy(self._settings))
-        standing, conflict = await topology.ensure_capability(connection, handler.name, wanted, self.actor.name)
+    async def _policy(self, connection: Connection, address: str, handler: Handler | None) -> Policy:
+        """How what is sent to an address is run: what stands there, and otherwise what we want."""
+        wanted = default_policy(self._settings)
+        if handler is not None:
+            wanted = handler.policy_over(wanted)
+        standing, conflict = await topology.ensure_capability(connection, address, wanted, self.actor.name)
         if conflict is not None:
             log.warning("%s; what %s set up holds", conflict, conflict.theirs)
         return standing
@@ -284,33 +254,3 @@ class Host:
             line = {"actor": self.actor.name, "instance": self.instance, "pid": os.getpid()}
             with contextlib.suppress(BrokenPipeError), os.fdopen(int(fd), "w") as pipe:
                 pipe.write(json.dumps(line) + "\n")
-
-
-def default_policy(settings: Settings) -> Policy:
-    """How a capability is run when its agent says nothing."""
-    return Policy(
-        ack_wait=settings.ack_wait,
-        max_attempts=settings.max_attempts,
-        time_limit=settings.time_limit,
-        backoff=settings.backoff,
-        backoff_max=settings.backoff_max,
-        max_deaths=settings.max_deaths,
-    )
-
-
-def _actor_settings(actor: type[Actor]) -> Any:
-    raw = os.environ.pop(ACTOR_SETTINGS, "") or "{}"
-    try:
-        given = json.loads(raw)
-    except ValueError as error:
-        raise ConfigError(ACTOR_SETTINGS, f"is not JSON: {error}") from error
-    if actor.Settings is None:
-        if given:
-            raise ConfigError(f"settings of {actor.name}", "this actor takes none")
-        return None
-    try:
-        return actor.Settings.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"settings of {subjects.token(actor.name)}: {key}", first["msg"]) from error

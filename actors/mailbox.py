@@ -20,6 +20,7 @@ class Mailbox:
         self._capacity = capacity
         self._slots = asyncio.Semaphore(concurrency)
         self.waiting = 0
+        self.running = 0
 
     @asynccontextmanager
     async def turn(self, *, bounded: bool) -> AsyncIterator[None]:
@@ -35,7 +36,9 @@ class Mailbox:
             await self._slots.acquire()
         finally:
             self.waiting -= 1
+        self.running += 1
         try:
             yield
         finally:
+            self.running -= 1
             self._slots.release()

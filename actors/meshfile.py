@@ -16,6 +16,7 @@ from bus import subjects
 from bus.errors import ConfigError, InvalidSubjectError
 
 DEFAULT_NAME: Final = "mesh.toml"
+REGISTRY: Final = "actors.registry:Registry"
 STEWARD: Final = "actors.steward:Steward"
 CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
 
@@ -63,7 +64,17 @@ class SystemEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    registries: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
     stewards: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
+
+    def entries(self) -> dict[str, ActorEntry]:
+        """They start first, and end last."""
+        found = {}
+        if self.registries:
+            found[subjects.REGISTRY] = ActorEntry(target=REGISTRY, count=self.registries)
+        if self.stewards:
+            found[subjects.STEWARD] = ActorEntry(target=STEWARD, count=self.stewards)
+        return found
 
 
 class MeshFile(BaseModel):
@@ -80,8 +91,9 @@ class MeshFile(BaseModel):
     @classmethod
     def _names(cls, value: dict[str, ActorEntry]) -> dict[str, ActorEntry]:
         for name in value:
-            if name == subjects.STEWARD:
-                raise ValueError(f"{name} is a system actor; set [system] stewards = N")
+            if name in (subjects.STEWARD, subjects.REGISTRY):
+                key = "stewards" if name == subjects.STEWARD else "registries"
+                raise ValueError(f"{name} is a system actor; set [system] {key} = N")
             try:
                 subjects.token(name, "actor name")
             except InvalidSubjectError as error:
@@ -90,9 +102,7 @@ class MeshFile(BaseModel):
 
     def all_actors(self) -> dict[str, ActorEntry]:
         """The system's actors, then those of the file."""
-        if not self.system.stewards:
-            return self.actors
-        return {subjects.STEWARD: ActorEntry(target=STEWARD, count=self.system.stewards), **self.actors}
+        return {**self.system.entries(), **self.actors}
 
     @classmethod
     def default(cls) -> MeshFile:

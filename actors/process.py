@@ -16,7 +16,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.host import ACTOR_SETTINGS, LIFELINE_FD, READY_FD
+from actors.enrolment import RESTARTS
+from actors.host import LIFELINE_FD, READY_FD
+from actors.loading import ACTOR_SETTINGS
 from bus.child import PIPE, STDOUT, Child
 from bus.errors import BusError
 from bus.lifeline import Lifeline
@@ -60,9 +62,16 @@ class ActorProcess:
         return self._process is not None and self._process.status is None
 
     async def start(
-        self, *, url: str, cwd: Path, settings: Mapping[str, Any] | None = None, timeout: float = 15.0
+        self,
+        *,
+        url: str,
+        cwd: Path,
+        settings: Mapping[str, Any] | None = None,
+        labels: Mapping[str, str] | None = None,
+        restarts: int = 0,
+        timeout: float = 15.0,
     ) -> None:
-        """Start the process; returns when the actor is ready.
+        """Start the process; returns when the actor is ready. `restarts` is how often that was done before.
 
         Raises:
             ActorExitedError: it ended instead.
@@ -76,8 +85,11 @@ class ActorProcess:
             READY_FD: str(write),
             LIFELINE_FD: str(lifeline.fd),
             ACTOR_SETTINGS: json.dumps(settings or {}),
+            RESTARTS: str(restarts),
             "PYTHONUNBUFFERED": "1",
         }
+        if labels:
+            env["REVO_LABELS"] = ",".join(f"{key}={value}" for key, value in labels.items())
         command = [sys.executable, "-m", "revo", "run", self.target, "--name", self.name]
         try:
             self._process = await Child.start(

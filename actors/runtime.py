@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import secrets
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
@@ -19,7 +21,7 @@ from pydantic_core import PydanticSerializationError
 from actors.actor import Actor, Handler, TaskContext
 from actors.descendants import kill_those_of
 from actors.mailbox import Mailbox
-from bus import codec
+from bus import codec, subjects
 from bus.errors import EncodeError
 from bus.messages import Envelope
 from bus.rpc import Request, RpcHandler
@@ -117,6 +119,32 @@ def rpc_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threa
             else:
                 value = await method(*arguments)
         return plain_value(handler, value, request.method)
+
+    return handle
+
+
+def broadcast_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threads) -> RpcHandler:
+    """Takes what was sent to all instances at once, and runs the method that does tasks on its turn."""
+    run = task_handler(actor, handler, mailbox, threads)
+
+    async def handle(request: Request) -> object:
+        envelope = Envelope(
+            subject=subjects.broadcast(handler.name),
+            capability=handler.name,
+            priority="normal",
+            client=subjects.ANONYMOUS,
+            task_id=secrets.token_hex(16),
+            body=request.body,
+            headers=dict(request.headers),
+            content_type=request.content_type,
+            sequence=0,
+            stored_at=time.time(),
+            deadline=request.deadline,
+            deliveries=1,
+            reply="",
+            named=False,
+        )
+        return await run(envelope)
 
     return handle
 

@@ -29,6 +29,16 @@ BLOCKED_AFTER: Final = 2.0
 """Seconds without a turn of the worker's loop before it is reported with its stack."""
 
 
+def both(first: Pulse, second: Pulse) -> Pulse:
+    """One pulse after the other."""
+
+    async def pulse(connection: Connection) -> None:
+        await first(connection)
+        await second(connection)
+
+    return pulse
+
+
 class Extender:
     """Extends the ack deadline of every held delivery each third of `ack_wait` seconds.
 

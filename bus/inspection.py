@@ -181,7 +181,7 @@ async def queued(connection: Connection) -> AsyncIterator[Envelope]:
 async def letters(connection: Connection, *, capability: str = "", since: float = 0.0) -> list[Letter]:
     """The dead letters, without their bodies, in the order of their deaths; `since` is unix seconds."""
     redriven = await _redriven(connection)
-    subject = f"revo.dead.*.{subjects.token(capability, 'capability')}.*" if capability else ""
+    subject = f"revo.dead.*.{subjects.address(capability)}.*" if capability else ""
     found = []
     async for message in stored_since(connection, subjects.DEAD, since, subject=subject, headers_only=True):
         headers = message.headers or {}

@@ -27,6 +27,9 @@ class Intake(Generic[T]):
     def __bool__(self) -> bool:
         return any(self._queues)
 
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues)
+
     def put(self, item: T, priority: str) -> None:
         """Let it wait behind those of its priority."""
         self._queues[URGENCY[priority]].append(item)

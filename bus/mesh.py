@@ -14,7 +14,8 @@ from typing import Any
 from nats.aio.msg import Msg
 from pydantic import BaseModel
 
-from bus import endings, rpc, stewards, subjects, tasks, topology
+from bus import cast, endings, rpc, stewards, subjects, tasks, topology
+from bus.cast import Gathered
 from bus.connection import Connection, Subscription
 from bus.errors import (
     BusError,
@@ -143,6 +144,7 @@ class Mesh:
         capability: str,
         message: BaseModel | dict[str, Any],
         *,
+        agent: str | None = None,
         priority: str = "normal",
         task_id: str | None = None,
         idempotency_key: str | None = None,
@@ -150,7 +152,8 @@ class Mesh:
         deadline: float | None = None,
         detached: bool = False,
     ) -> Handle:
-        """Store one task and return its handle.
+        """Store one task and return its handle. Whichever agent has the capability and is free does it, or the one
+        that `agent` names; `@<agent>` in place of the capability is short for an agent that has only one.
 
         When it returns the task is durable and ends in exactly one result; before, nothing is promised. `deadline`
         is seconds from now (default: the setting, one hour).
@@ -166,6 +169,9 @@ class Mesh:
         """
         await self._subscribe()
         chosen = _chosen_id(message, task_id, idempotency_key, by_content=by_content)
+        work = "" if agent is None else subjects.token(capability, "capability")
+        if agent is not None:
+            capability = subjects.agent_address(agent)
         handle = Handle(self, capability, chosen or tasks.new_task_id())
         handle._known_before = chosen is not None  # noqa: SLF001
         stored = await tasks.submit(
@@ -179,6 +185,7 @@ class Mesh:
             fresh=chosen is None,
             deadline=deadline,
             detached=detached,
+            work=work,
         )
         handle.sequence, handle.duplicate = stored.sequence, stored.duplicate
         handle._known_before |= stored.duplicate  # noqa: SLF001
@@ -194,15 +201,19 @@ class Mesh:
         except BusError as error:
             log.debug("cannot tell whether %s has workers: %s", capability, error)
             return ""
-        warning = f"no agent has had the capability {capability} yet; the task waits for one until its deadline"
+        what = f"been called {capability[1:]}" if capability.startswith("@") else f"had the capability {capability}"
+        warning = f"no agent has {what} yet; the task waits for one until its deadline"
         if capability not in self._warned:
             self._warned.add(capability)
             log.warning("%s", warning)
         return warning
 
     def handle(self, capability: str, task_id: str) -> Handle:
-        """The handle of a task that this client submitted before, in this process or another."""
-        subjects.result(self.client, subjects.token(capability, "capability"), subjects.token(task_id, "task id"))
+        """The handle of a task that this client submitted before, in this process or another.
+
+        `capability` is as in the subject that it was sent to: of a task for one agent, `@<agent>`.
+        """
+        subjects.result(self.client, subjects.address(capability), subjects.token(task_id, "task id"))
         return Handle(self, capability, task_id)
 
     async def cancel(self, task_id: str, *, capability: str = "", client: str = "", sequence: int = 0) -> Cancelled:
@@ -251,6 +262,18 @@ class Mesh:
     async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
         """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""
         return await rpc.call(self.connection, self.telemetry, service, method, message, timeout=timeout)
+
+    async def broadcast(
+        self, capability: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0
+    ) -> Gathered:
+        """Ask every instance that has a capability, and gather their answers until all have come or `timeout` seconds
+        are over. Its handler runs as for a task, but nothing is stored and nothing tried again: at most once.
+
+        Raises:
+            EncodeError, InvalidSubjectError, PayloadTooLargeError: nothing was sent.
+            TransportError: the connection is lost.
+        """
+        return await cast.gather(self.connection, self.telemetry, capability, message, timeout=timeout)
 
     async def tell(self, service: str, method: str, message: object = None) -> None:
         """Send a service a message that nobody answers; see `bus.rpc.tell`."""

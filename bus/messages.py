@@ -24,6 +24,8 @@ CONTENT_TYPE: Final = "Content-Type"
 TASK_ID: Final = "Revo-Task-Id"
 DEADLINE: Final = "Revo-Deadline"
 VERSION: Final = "Revo-Version"
+CAPABILITY: Final = "Revo-Capability"
+"""What an agent is to do with a task that was sent to it by name; one that has one capability needs no word."""
 FRESH: Final = "Revo-Fresh"
 """Says that the task id is random and was never used before: no worker needs to look for an earlier result."""
 PARENT: Final = "Revo-Parent"
@@ -31,6 +33,8 @@ PARENT: Final = "Revo-Parent"
 REDRIVE_OF: Final = "Revo-Redrive-Of"
 """The id of the dead task that this one was made from; client and capability are the same."""
 STATUS: Final = "Revo-Status"
+INSTANCE: Final = "Revo-Instance"
+"""Which instance of a service sent a reply."""
 DEAD_LETTER: Final = "Revo-Dead-Letter"
 TRACEPARENT: Final = "traceparent"
 TRACESTATE: Final = "tracestate"
@@ -149,6 +153,8 @@ class Attempts(BaseModel):
 
 Token = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 """What may stand in a subject: others publish heartbeats too, and subjects are built of what these say."""
+Address = Annotated[str, StringConstraints(pattern=r"^@?[A-Za-z0-9_-]{1,64}$")]
+"""A capability, or `@<agent>`."""
 Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,32}$")]
 UnixSeconds = Annotated[float, Field(ge=0, le=1e10)]
 
@@ -159,7 +165,7 @@ class InHand(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     task_id: Token
-    capability: Token
+    capability: Address
     client: Token
     priority: Token
     sequence: int

@@ -30,7 +30,7 @@ from bus.errors import (
     RemoteError,
     RequestTimeoutError,
 )
-from bus.messages import CONTENT_TYPE, DEADLINE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
+from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
 from bus.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ RpcHandler = Callable[[Request], Awaitable[object]]
 @dataclass(slots=True)
 class _Endpoint:
     handler: RpcHandler
+    subject: str
+    queue: str
     requests: int = 0
     errors: int = 0
     processing: float = 0.0
@@ -137,15 +139,18 @@ class Service:
 
     def endpoint(self, method: str, handler: RpcHandler) -> None:
         """Answer `method` with `handler`. Requests run side by side; bounding them is the handler's business."""
-        subjects.rpc(self.name, method)
-        self._endpoints[method] = _Endpoint(handler)
+        self._endpoints[method] = _Endpoint(handler, subjects.rpc(self.name, method), self.name)
+
+    def on_broadcast(self, capability: str, handler: RpcHandler) -> None:
+        """Answer what is sent to all instances that have a capability; no queue group chooses one of them."""
+        self._endpoints[f"broadcast-{capability}"] = _Endpoint(handler, subjects.broadcast(capability), "")
 
     async def start(self) -> None:
         """Serve; returns when the server knows of every endpoint."""
         self._started = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         for method, endpoint in self._endpoints.items():
             endpoint.subscription = await self.connection.subscribe(
-                subjects.rpc(self.name, method), self._receiver(method, endpoint), queue=self.name
+                endpoint.subject, self._receiver(method, endpoint), queue=endpoint.queue
             )
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
             for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
@@ -214,6 +219,7 @@ class Service:
             if SERVICE_ERROR in headers:
                 log.warning("%s failed and nobody waits for the reply: %s", message.subject, headers[SERVICE_ERROR])
             return
+        headers = {**headers, INSTANCE: self.instance}
         try:
             await self.connection.publish(message.reply, body, headers)
         except BusError as error:
@@ -250,11 +256,11 @@ class Service:
             "endpoints": [
                 {
                     "name": method,
-                    "subject": subjects.rpc(self.name, method),
-                    "queue_group": self.name,
+                    "subject": endpoint.subject,
+                    "queue_group": endpoint.queue,
                     "metadata": {},
                 }
-                for method in self._endpoints
+                for method, endpoint in self._endpoints.items()
             ],
         }
 
@@ -265,8 +271,8 @@ class Service:
             "endpoints": [
                 {
                     "name": method,
-                    "subject": subjects.rpc(self.name, method),
-                    "queue_group": self.name,
+                    "subject": endpoint.subject,
+                    "queue_group": endpoint.queue,
                     "num_requests": endpoint.requests,
                     "num_errors": endpoint.errors,
                     "last_error": endpoint.last_error,

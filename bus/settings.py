@@ -53,7 +53,11 @@ class Settings(BaseModel):
     drain_timeout: Seconds = Field(20.0, description="how long a drain waits for the work in hand")
     heartbeat: Seconds = Field(1.0, description="between two signs of life of a worker")
     lease: Seconds = Field(3.0, description="how long a worker may be silent before its attempts count as lost")
+    lease_heartbeat: Annotated[float, Field(ge=0.5, le=3600)] = Field(
+        2.0, description="between two renewals of an instance's lease in the registry; it runs out after two"
+    )
     steward_interval: Seconds = Field(0.5, description="between two looks of a steward at the queue")
+    labels: dict[str, str] = Field({}, description="what to find this process's instance by, as zone=a,team=search")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
     replicas: int = Field(1, ge=1, le=5, description="copies of every stream, for a cluster")
@@ -64,9 +68,12 @@ class Settings(BaseModel):
     attempts_max_bytes: Bytes = 64 * MIB
     audit_max_bytes: Bytes = 64 * MIB
     advisories_max_bytes: Bytes = 64 * MIB
+    registry_max_bytes: Bytes = 64 * MIB
+    events_max_bytes: Bytes = 64 * MIB
     dead_max_age: Seconds = 30 * 86400.0
     traces_max_age: Seconds = 86400.0
     audit_max_age: Seconds = 2 * 86400.0
+    events_max_age: Seconds = 7 * 86400.0
 
     @field_validator("nats_url")
     @classmethod
@@ -74,6 +81,16 @@ class Settings(BaseModel):
         if value and not _is_url(value):
             raise ValueError("must look like nats://host:4222")
         return value
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if any(not key.strip() or not equals for key, equals, _ in pairs):
+            raise ValueError("must look like zone=a,team=search")
+        return {key.strip(): text.strip() for key, _, text in pairs}
 
     @field_validator("client")
     @classmethod
@@ -102,6 +119,11 @@ class Settings(BaseModel):
             name = f"REVO_{str(first['loc'][0]).upper()}"
             shown = name if name.endswith("URL") else f"{name}={first['input']}"  # a URL may hold a password
             raise ConfigError(shown, first["msg"]) from None
+
+    @property
+    def lease_ttl(self) -> float:
+        """Seconds that a lease in the registry lives after its last renewal; the server counts whole ones."""
+        return float(max(1, int(2 * self.lease_heartbeat)))
 
     def at(self, url: str | None, what: str = "--url") -> Settings:
         """These settings with another server, or as they are when `url` is None or empty.

@@ -46,9 +46,15 @@ ATTEMPT_SUBJECTS: Final = "$KV.ATTEMPTS.>"
 AUDIT_SUBJECTS: Final = "revo.audit.>"
 ADVISORY_SUBJECTS: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{TASKS}.>"
 BEATS: Final = "revo.beat.>"
+REGISTRY_BUCKET: Final = "REGISTRY"
+"""Who lives and what the capabilities are: leases that the instances renew, and definitions."""
+EVENTS: Final = "EVENTS"
+EVENT_SUBJECTS: Final = "revo.event.>"
 
 STEWARD: Final = "revo-steward"
 """The name of the steward: its service and, on ADVISORIES, its consumer."""
+REGISTRY: Final = "revo-registry"
+"""The name of the registry's service."""
 EVERYONE: Final = "all"
 """Stands for the instance in an order to all workers."""
 
@@ -72,6 +78,28 @@ def is_token(value: str) -> bool:
     return _TOKEN.match(value) is not None
 
 
+def address(value: str) -> str:
+    """Return `value` if tasks can be sent there: to a capability, or to one agent as `@<agent>`.
+
+    Raises:
+        InvalidSubjectError: when it is neither.
+    """
+    if isinstance(value, str) and value.startswith("@"):
+        token(value[1:], "agent name")
+        return value
+    return token(value, "capability")
+
+
+def is_address(value: str) -> bool:
+    """Whether tasks can be sent there."""
+    return is_token(value.removeprefix("@"))
+
+
+def agent_address(agent: str) -> str:
+    """Where tasks for one agent, whichever of its replicas is free, are sent."""
+    return f"@{token(agent, 'agent name')}"
+
+
 def priority(value: str) -> str:
     """Return `value` if it is one of the five priorities.
 
@@ -87,13 +115,14 @@ class TaskAddress(NamedTuple):
     """What the subject of a stored task says."""
 
     capability: str
+    """Or `@<agent>`, for a task that is sent to one agent."""
     priority: str
     client: str
 
 
 def task(capability: str, priority_: str, client: str = ANONYMOUS) -> str:
-    """The subject that a task for `capability` is published to."""
-    return f"revo.task.{token(capability, 'capability')}.{priority(priority_)}.{token(client, 'client')}"
+    """The subject that a task for `capability`, or for one agent as `@<agent>`, is published to."""
+    return f"revo.task.{address(capability)}.{priority(priority_)}.{token(client, 'client')}"
 
 
 def parse_task(subject: str) -> TaskAddress:
@@ -112,12 +141,12 @@ def parse_task(subject: str) -> TaskAddress:
 
 def consumer(capability: str, priority_: str) -> str:
     """The durable consumer on TASKS that all replicas of a capability share, one for each priority."""
-    return f"{token(capability, 'capability')}-{priority_}"
+    return f"{address(capability)}-{priority_}"
 
 
 def consumer_filter(capability: str, priority_: str) -> str:
     """What that consumer delivers: the tasks of every client."""
-    return f"revo.task.{token(capability, 'capability')}.{priority_}.*"
+    return f"revo.task.{address(capability)}.{priority_}.*"
 
 
 def result(client: str, capability: str, task_id: str) -> str:
@@ -177,6 +206,26 @@ def beat(agent: str, instance: str) -> str:
     return f"revo.beat.{agent}.{instance}"
 
 
+def broadcast(capability: str) -> str:
+    """Where every instance that has a capability hears what is meant for all of them."""
+    return f"revo.cast.{token(capability, 'capability')}"
+
+
+def bucket(name: str) -> str:
+    """The stream under a key-value bucket (ADR-8)."""
+    return f"KV_{name}"
+
+
+def entry(bucket_: str, key: str) -> str:
+    """The subject of one entry of a bucket; the key's tokens may be wildcards."""
+    return f"$KV.{bucket_}.{key}"
+
+
+def event(kind: str, name: str, what: str) -> str:
+    """Where it is told that something happened to an agent's instance or to the system itself."""
+    return f"revo.event.{token(kind, 'kind of event')}.{token(name, 'name')}.{token(what, 'event')}"
+
+
 def span(service: str) -> str:
     """Where a process without a collector sends its spans."""
     return f"revo.span.{token(service, 'service')}"
@@ -203,6 +252,10 @@ class AckToken(NamedTuple):
     deliveries: int
     sequence: int
     stored_at_ns: int
+    consumer_sequence: int
+    """The how manieth delivery of its consumer it is."""
+    pending: int
+    """How many messages the consumer still has to deliver."""
 
 
 def parse_ack(reply: str) -> AckToken:
@@ -213,7 +266,7 @@ def parse_ack(reply: str) -> AckToken:
     """
     parts = reply.split(".")
     if len(parts) == 9 and reply.startswith("$JS.ACK."):
-        return AckToken(int(parts[4]), int(parts[5]), int(parts[7]))
+        return AckToken(int(parts[4]), int(parts[5]), int(parts[7]), int(parts[6]), int(parts[8]))
     if len(parts) >= 11 and reply.startswith("$JS.ACK."):
-        return AckToken(int(parts[6]), int(parts[7]), int(parts[9]))
+        return AckToken(int(parts[6]), int(parts[7]), int(parts[9]), int(parts[8]), int(parts[10]))
     raise InvalidSubjectError(reply, "not the reply subject of a JetStream delivery")

@@ -20,6 +20,7 @@ from bus import codec, jetstream, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, InvalidSubjectError
 from bus.messages import (
+    CAPABILITY,
     CONTENT_TYPE,
     DEADLINE,
     FRESH,
@@ -89,8 +90,10 @@ async def submit(
     fresh: bool = False,
     deadline: float | None = None,
     detached: bool = False,
+    work: str = "",
 ) -> jetstream.Stored:
-    """Store one task and return where it stands.
+    """Store one task and return where it stands. `capability` is where it is sent, which may be one agent by name as
+    `@<agent>`; then `work` says which of the agent's capabilities is meant, and may be empty where it has only one.
 
     Before it returns nothing is promised; afterwards the task ends in exactly one result. `deadline` is seconds
     from now. The same id from the same client for the same capability is the same task; `fresh` says that the id
@@ -119,6 +122,8 @@ async def submit(
     }
     if fresh:
         headers[FRESH] = "1"
+    if work:
+        headers[CAPABILITY] = subjects.token(work, "capability")
     family = FAMILY.get()
     if family is not None and not detached:
         family.children += 1
@@ -161,11 +166,12 @@ def envelope_of(
     headers: Headers = stored.headers
     stored_at = stored.stored_at
     fault: DecodeError | None = None
-    if not (subjects.is_token(address.client) and subjects.is_token(address.capability)):
+    if not (subjects.is_token(address.client) and subjects.is_address(address.capability)):
         # A server takes `*` and worse as a token from whoever publishes it; no subject of ours is built of it.
         fault = DecodeError(stored.subject, "a token of its subject is not of A-Z, a-z, 0-9, underscore and hyphen")
-        safe = [part if subjects.is_token(part) else subjects.UNUSABLE for part in (address.capability, address.client)]
-        address = subjects.TaskAddress(safe[0], address.priority, safe[1])
+        capability = address.capability if subjects.is_address(address.capability) else subjects.UNUSABLE
+        client = address.client if subjects.is_token(address.client) else subjects.UNUSABLE
+        address = subjects.TaskAddress(capability, address.priority, client)
     task_id = headers.get(TASK_ID, "")
     if task_id:
         try:

@@ -26,6 +26,8 @@ MAX_CONSUMERS: Final = 100_000
 MAX_WAITING: Final = 10_000
 """Standing pulls on one consumer: one for each idle replica."""
 DEDUP_WINDOW: Final = 120 * NS
+MARKER_TTL: Final = 600.0
+"""Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
 _GRANTS: Final = ("allow_direct",)
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
@@ -91,6 +93,29 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "discard": "old",
             "max_bytes": settings.audit_max_bytes,
             "max_age": int(max(settings.audit_max_age, 2 * settings.result_ttl) * NS),
+            "retention": "limits",
+            **common,
+        },
+        {
+            "name": subjects.bucket(subjects.REGISTRY_BUCKET),
+            "description": "leases of those that live, and what their capabilities are",
+            "subjects": [subjects.entry(subjects.REGISTRY_BUCKET, ">")],
+            "max_bytes": settings.registry_max_bytes,
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "subject_delete_marker_ttl": int(MARKER_TTL * NS),
+            "allow_rollup_hdrs": True,
+            "deny_delete": True,
+            **kept,
+        },
+        {
+            "name": subjects.EVENTS,
+            "description": "what happened to agents and to the system",
+            "subjects": [subjects.EVENT_SUBJECTS],
+            "discard": "old",
+            "max_bytes": settings.events_max_bytes,
+            "max_age": int(settings.events_max_age * NS),
+            "duplicate_window": int(1.5 * MARKER_TTL * NS),  # whoever reads an old marker again tells nothing twice
             "retention": "limits",
             **common,
         },

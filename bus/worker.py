@@ -19,12 +19,12 @@ from nats.aio.msg import Msg
 from bus import subjects
 from bus.connection import Connection
 from bus.control import Control, EndOrder
-from bus.errors import BusError
-from bus.extender import Extender
+from bus.errors import BusError, DecodeError
+from bus.extender import Extender, Pulse, both
 from bus.heartbeat import Heart
 from bus.intake import Intake
-from bus.messages import Beat
-from bus.outcomes import Happening
+from bus.messages import CAPABILITY, Beat, Envelope
+from bus.outcomes import Happening, Policy
 from bus.pull import Puller
 from bus.run import Capability, Handler, Run
 from bus.running import Runner
@@ -55,7 +55,12 @@ class Worker:
         agent: str,
         instance: str,
         concurrency: int = 1,
+        named: Policy | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
+        """With `named`, the policy of those consumers, it also does the tasks that are sent to the agent by name.
+        `pulse` is called beside the worker's own heartbeat, from another thread, while a handler blocks the loop.
+        """
         self._connection = connection
         self._settings = connection.settings
         self._capabilities = {capability.name: capability for capability in capabilities}
@@ -76,10 +81,12 @@ class Worker:
         self._idle = asyncio.Event()
         self.failed: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
         """Done when the worker cannot go on: its process should end, so that a new one takes over."""
+        self._address = subjects.agent_address(agent)
+        addresses = [*self._capabilities, *([self._address] if named is not None else [])]
         consumers = [
-            (f"{name}.{priority}", subjects.consumer(name, priority))
+            (f"{address}.{priority}", subjects.consumer(address, priority))
             for priority in subjects.PRIORITIES
-            for name in self._capabilities
+            for address in addresses
         ]
         self._puller = Puller(
             connection,
@@ -95,9 +102,9 @@ class Worker:
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
-            ack_wait=min(capability.policy.ack_wait for capability in capabilities),
+            ack_wait=min(policy.ack_wait for policy in (*(one.policy for one in capabilities), named) if policy),
             settings=self._settings,
-            pulse=self._heart.pulse,
+            pulse=self._heart.pulse if pulse is None else both(self._heart.pulse, pulse),
         )
         connection.on_reconnect(self._back)
         self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
@@ -118,6 +125,11 @@ class Worker:
         """How many tasks are in hand: held, secluded or active."""
         return len(self._in_hand)
 
+    @property
+    def waiting(self) -> int:
+        """How many of those have not been started, or wait to be alone."""
+        return len(self._held) + len(self._secluded)
+
     # --- work comes in ------------------------------------------------------------------------------------
 
     def _on_message(self, message: Msg) -> None:
@@ -130,7 +142,7 @@ class Worker:
             known.envelope.deliveries = envelope.deliveries
             self._extender.hold(envelope.sequence, envelope.reply)
             return
-        run = Run(envelope, self._capabilities[envelope.capability], began_at=time.time())
+        run = Run(envelope, self._capability_of(envelope), began_at=time.time())
         self._in_hand[envelope.sequence] = run
         self._extender.hold(envelope.sequence, envelope.reply)
         if envelope.sequence in self._ended:
@@ -141,6 +153,22 @@ class Worker:
         if run.task is None:
             loop = asyncio.get_running_loop()
             run.timer = loop.call_later(self._settings.hold, self._hand_back_held, run)
+
+    def _capability_of(self, envelope: Envelope) -> Capability:
+        """What is to be done with a task. One that was sent to the agent by name says so in a header, unless it has
+        only one capability; what makes no sense is the task's fault.
+        """
+        if envelope.capability != self._address:
+            return self._capabilities[envelope.capability]
+        only = next(iter(self._capabilities.values()))
+        wanted = envelope.headers.get(CAPABILITY, "")
+        if wanted in self._capabilities:
+            return self._capabilities[wanted]
+        if wanted or len(self._capabilities) > 1:
+            names = ", ".join(self._capabilities)
+            reason = f"header {CAPABILITY}: {wanted!r:.80} is none of what {self._agent} does: {names}"
+            envelope.fault = envelope.fault or DecodeError(envelope.subject, reason)
+        return only
 
     def _schedule(self) -> None:
         """Start what may start and say how much more may come. Called after every change."""

@@ -22,7 +22,7 @@ def ls(capability: str, *, ended: int, url: str | None, output: Output) -> int:
     """Show queues, running tasks and the last results; returns the exit status."""
     quiet_logs()
     if capability:
-        subjects.token(capability, "capability")
+        subjects.address(capability)
 
     async def look() -> tuple[list[Queue], list[Beat], list[Result]]:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:

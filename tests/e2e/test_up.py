@@ -47,6 +47,7 @@ async def test_up_detached_says_one_line_the_others_find_the_mesh_and_down_ends_
     said = shell.json("up", echo_mesh(shell, count=2), "--detach")
     assert set(said) == {"url", "actors"}
     assert [(one["name"], one["state"]) for one in said["actors"]] == [
+        ("revo-registry", "ready"),
         ("revo-steward", "ready"),
         *[("echo", "ready")] * 2,
     ]

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -131,3 +132,32 @@ class Faltering(Toiler):
     async def _fall_over(self) -> None:
         await asyncio.sleep(0.2)  # noqa: TID251  (after it has said that it is ready)
         raise ValueError("it fell over")
+
+
+class Where(BaseModel):
+    n: int = 0
+
+
+class Pair(Agent):
+    """Has two capabilities."""
+
+    @task("where")
+    async def where(self, question: Where) -> str:
+        """Which instance this is."""
+        return f"{self.mesh.telemetry.instance} {question.n}"
+
+    @task("fail", max_attempts=1)
+    async def fail(self, question: Where) -> int:
+        """Raise, as told."""
+        raise ValueError("as told")
+
+
+class Loner(Agent):
+    """Has one capability, so that its name alone says what is meant."""
+
+    @task("wait", ack_wait=1.0, time_limit=60.0)
+    async def wait(self, work: Work) -> str:
+        """Say so, wait, and tell which instance this is."""
+        sys.stderr.write("begin\n")
+        await asyncio.sleep(work.seconds)  # noqa: TID251  (the work itself)
+        return self.mesh.telemetry.instance

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from actors.actor import Actor, Agent, TaskContext, check_class, rpc, task
-from actors.host import load
+from actors.loading import load
 from actors.mailbox import Mailbox
 from actors.runtime import plain_value
 from bus.errors import ConfigError, EncodeError, InvalidSubjectError, MailboxFullError

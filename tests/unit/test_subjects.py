@@ -62,6 +62,6 @@ def test_a_delivery_is_read_without_and_with_a_domain() -> None:
     plain = "$JS.ACK.TASKS.echo-low.3.17.40.1700000000000000000.9"
     with_domain = "$JS.ACK.hub.ACC.TASKS.echo-low.3.17.40.1700000000000000000.9.rnd"
     for reply in (plain, with_domain):
-        assert subjects.parse_ack(reply) == (3, 17, 1_700_000_000_000_000_000)
+        assert subjects.parse_ack(reply) == (3, 17, 1_700_000_000_000_000_000, 40, 9)
     with pytest.raises(InvalidSubjectError):
         subjects.parse_ack("_INBOX.x.1")

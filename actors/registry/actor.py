@@ -1,0 +1,292 @@
+"""The registry: a system actor, any number of replicas, none with a state that the others lack.
+
+All that it knows stands in the bucket REGISTRY: a lease for each instance, which the instance renews itself, and what
+each capability is. Without a registry nobody new comes in and nobody is found; who was found works on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from typing import Final
+
+from actors.actor import Actor, rpc
+from actors.registry import schemas
+from actors.registry.catalog import BehindError, Catalog, Known
+from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError
+from actors.registry.model import (
+    Capabilities,
+    CapabilityInfo,
+    CapabilitySummary,
+    Definition,
+    Details,
+    Find,
+    Instance,
+    Lease,
+    Name,
+    Page,
+    Query,
+    Registered,
+    Registration,
+    Removed,
+    definition_key,
+    lease_key,
+    owner_of,
+)
+from bus import codec, events, subjects
+from bus.errors import ConfigError, NotFoundError, WrongSequenceError
+from bus.messages import CONTENT_TYPE, MSGPACK
+from bus.store import Bucket, Entry
+
+log = logging.getLogger(__name__)
+
+_PACKED: Final = {CONTENT_TYPE: MSGPACK}
+_TRIES: Final = 5
+
+
+class Registry(Actor):
+    """Who lives, what they can do, and where."""
+
+    name = subjects.REGISTRY
+    concurrency = 64
+
+    async def on_start(self) -> None:
+        """Know the bucket, and tell of those whose lease runs out."""
+        connection = self.mesh.connection
+        self._settings = connection.settings
+        self._bucket = Bucket(connection, subjects.REGISTRY_BUCKET)
+        self._checked: set[bytes] = set()
+        self._gone: asyncio.Queue[tuple[float, str, Entry]] = asyncio.Queue()
+        self._catalog = Catalog(connection, on_gone=self._on_gone, spawn=self.spawn)
+        await self._catalog.open()
+        self.spawn(self._tell_of_the_dead())
+
+    async def on_stop(self) -> None:
+        """Follow the bucket no more."""
+        await self._catalog.close()
+
+    # --- who comes and goes -----------------------------------------------------------------------------------
+
+    @rpc("register")
+    async def register(self, registration: Registration) -> Registered:
+        """Give an instance its lease. Asked again by the same instance it is the same lease.
+
+        Raises:
+            InvalidSubjectError, SchemaError, ConfigError: what it says of itself cannot be used.
+            DefinitionConflictError: somebody who lives means something else by one of its capabilities.
+            LeaseTakenError: somebody else lives under its name.
+        """
+        key = lease_key(registration.agent, registration.instance)
+        declared = self._check(registration)
+        owner = owner_of(registration.secret)
+        standing = self._catalog.get(registration.instance)
+        if standing is not None:
+            return self._held(standing.instance, owner, standing.revision)
+        replaced = [await self._define(capability, registration.agent) for capability in declared.values()]
+        instance = Instance(
+            **registration.model_dump(exclude={"secret", "capabilities"}),
+            capabilities={name: schemas.digest(capability) for name, capability in declared.items()},
+            registered_at=time.time(),
+            owner=owner,
+        )
+        body = codec.encode(instance.model_dump())
+        try:
+            revision = await self._bucket.create(key, body, _PACKED, ttl=self._settings.lease_ttl)
+        except WrongSequenceError:
+            entry = await self._bucket.get(key)
+            if entry is None or not entry.live:
+                raise BehindError(0, self._catalog.revision) from None  # it has just run out: once more
+            held = codec.read(Instance, entry.headers, entry.body, subject=key)
+            return self._held(held, owner, entry.revision)
+        await self._catalog.reached(revision)
+        known = self._catalog.get(registration.instance)
+        if known is not None and known.conflict:
+            await self._take_back(known, replaced)
+            raise DefinitionConflictError(
+                ", ".join(declared), registration.agent, known.conflict, "both came at the same moment"
+            )
+        self.spawn(self._tell(instance.instance, "registered", f"registered.{revision}", instance))
+        return self._registered(instance, revision)
+
+    def _check(self, registration: Registration) -> dict[str, CapabilityInfo]:
+        declared: dict[str, CapabilityInfo] = {}
+        for capability in registration.capabilities:
+            subjects.token(capability.name, "capability")
+            if capability.name in declared:
+                raise ConfigError(f"capability {capability.name}", "is declared twice")
+            schemas.check(capability, self._checked)
+            self._agree(capability, registration.agent)
+            declared[capability.name] = capability
+        return declared
+
+    def _agree(self, capability: CapabilityInfo, agent: str) -> bool:
+        """Whether what stands says the same.
+
+        Raises:
+            DefinitionConflictError: it does not, and somebody lives who has it.
+        """
+        standing, _ = self._catalog.definitions.get(capability.name, (None, 0))
+        if standing is None:
+            return False
+        difference = schemas.difference(capability, agent, standing)
+        if difference and next(self._catalog.having(capability.name), None) is not None:
+            raise DefinitionConflictError(capability.name, agent, standing.agent, difference)
+        if difference and self._catalog.is_held(capability.name):
+            raise BehindError(0, self._catalog.revision)  # the last one is gone, and the server about to say so
+        return not difference
+
+    async def _define(self, capability: CapabilityInfo, agent: str) -> tuple[Definition, int] | None:
+        """Write what a capability is, where it is new or nobody lives who means something else; return what it was."""
+        for _ in range(_TRIES):
+            if self._agree(capability, agent):
+                return None
+            before = self._catalog.definitions.get(capability.name)
+            definition = Definition(
+                capability=capability.name,
+                message=capability.message,
+                result=capability.result,
+                agent=agent,
+                defined_at=time.time(),
+            )
+            body = codec.encode(definition.model_dump())
+            key = definition_key(capability.name)
+            try:
+                revision = await self._bucket.put(key, body, _PACKED, expect=before[1] if before else 0)
+            except WrongSequenceError:
+                entry = await self._bucket.get(key)
+                if entry is not None:
+                    await self._catalog.reached(entry.revision)
+                continue
+            await self._catalog.reached(revision)
+            return before
+        raise BehindError(0, self._catalog.revision)
+
+    async def _take_back(self, known: Known, replaced: list[tuple[Definition, int] | None]) -> None:
+        """It came at the same moment as somebody who means something else, and second."""
+        await self._bucket.remove(known.instance.key, expect=known.revision)
+        for before in replaced:
+            if before is not None:
+                definition = before[0]
+                await self._bucket.put(
+                    definition_key(definition.capability), codec.encode(definition.model_dump()), _PACKED
+                )
+
+    def _held(self, standing: Instance, owner: str, revision: int) -> Registered:
+        if standing.owner != owner:
+            raise LeaseTakenError(standing.instance, _holder(standing))
+        return self._registered(standing, revision)
+
+    def _registered(self, instance: Instance, revision: int) -> Registered:
+        return Registered(
+            instance=instance.instance,
+            revision=revision,
+            ttl=self._settings.lease_ttl,
+            registered_at=instance.registered_at,
+        )
+
+    @rpc("deregister")
+    async def deregister(self, lease: Lease) -> Removed:
+        """Give a lease up. An instance of ours does it by itself; this is for those that cannot write to the bucket.
+
+        Raises:
+            NotYourLeaseError: the secret is not its holder's.
+        """
+        key = lease_key(lease.agent, lease.instance)
+        for _ in range(_TRIES):
+            entry = await self._bucket.get(key)
+            if entry is None or not entry.live:
+                return Removed(instance=lease.instance, removed=False)
+            held = codec.read(Instance, entry.headers, entry.body, subject=key)
+            if held.owner != owner_of(lease.secret):
+                raise NotYourLeaseError(lease.instance, _holder(held))
+            try:
+                revision = await self._bucket.remove(key, expect=entry.revision)
+            except WrongSequenceError:
+                continue  # it was renewed meanwhile
+            self.spawn(self._tell(lease.instance, "left", f"left.{revision}", held))
+            return Removed(instance=lease.instance, removed=True)
+        raise BehindError(0, self._catalog.revision)
+
+    def _on_gone(self, name: str, entry: Entry) -> None:
+        if entry.expired:
+            self._gone.put_nowait((time.monotonic() + self._settings.lease_heartbeat / 2, name, entry))
+
+    async def _tell_of_the_dead(self) -> None:
+        """A moment after its lease ran out, for it may have been the server that was away; then it is back by now."""
+        while True:
+            due, name, entry = await self._gone.get()
+            await asyncio.sleep(due - time.monotonic())
+            if self._catalog.get(name) is None and subjects.is_token(name):
+                log.warning("%s is dead: its lease ran out", name)
+                await self._tell(name, "dead", f"dead.{entry.revision}")
+
+    async def _tell(self, name: str, what: str, once: str, instance: Instance | None = None) -> None:
+        details = {} if instance is None else {"agent": instance.agent, "host": instance.host, "pid": instance.pid}
+        connection, by = self.mesh.connection, self.mesh.telemetry.instance
+        await events.tell(connection, events.AGENT, name, what, by=by, once=f"{name}.{once}", **details)
+
+    # --- questions --------------------------------------------------------------------------------------------
+
+    @rpc("list")
+    async def list_(self, query: Query) -> Page:
+        """The instances that live, or those of one agent, by name, in pages."""
+        await self._catalog.reached(query.known)
+        found = self._catalog.all(query.after)
+        if query.agent:
+            found = (known for known in found if known.instance.agent == query.agent)
+        return self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
+
+    @rpc("find")
+    async def find(self, query: Find) -> Page:
+        """The instances that are ready and have a capability, by name, in pages; and what the capability is."""
+        await self._catalog.reached(query.known)
+        wanted = query.labels.items()
+        found = (
+            known
+            for known in self._catalog.having(query.capability, query.after)
+            if known.instance.state == "ready" and wanted <= known.instance.labels.items()
+        )
+        page = self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
+        if query.names:
+            page.instances = [{"instance": one["instance"]} for one in page.instances]
+        elif query.capability in self._catalog.definitions:
+            page.definition = self._catalog.definitions[query.capability][0]
+        return page
+
+    def _page(self, found: list[Known], limit: int) -> Page:
+        return Page(
+            instances=[known.plain for known in found[:limit]],
+            more=len(found) > limit,
+            revision=self._catalog.revision,
+        )
+
+    @rpc("get")
+    async def get(self, name: Name) -> Details:
+        """One instance, and what its capabilities are.
+
+        Raises:
+            NotFoundError: none of that name lives.
+        """
+        await self._catalog.reached(name.known)
+        known = self._catalog.get(name.instance)
+        if known is None:
+            raise NotFoundError(f"instance {name.instance}", "none of that name lives")
+        definitions = [self._catalog.definitions[one][0] for one in known.instance.capabilities]
+        return Details(instance=known.instance, definitions=definitions, revision=self._catalog.revision)
+
+    @rpc("capabilities")
+    async def capabilities(self) -> Capabilities:
+        """What can be done here, and by whom."""
+        found = []
+        for capability in self._catalog.capabilities():
+            agents = [known.instance.agent for known in self._catalog.having(capability)]
+            if agents:
+                names = sorted(set(agents))
+                found.append(CapabilitySummary(capability=capability, agents=names, instances=len(agents)))
+        return Capabilities(capabilities=found, revision=self._catalog.revision)
+
+
+def _holder(instance: Instance) -> str:
+    return f"{instance.agent} on {instance.host or 'a host without a name'} (process {instance.pid})"

@@ -1,0 +1,225 @@
+"""All that the registry knows: a view of the bucket REGISTRY that follows it, the same in every replica.
+
+Made from the bucket alone, so nothing of it is lost with a replica. Must not write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance
+from bus import codec, subjects
+from bus.connection import Connection
+from bus.errors import DecodeError, TransportError
+from bus.jetstream import StoredMessage
+from bus.store import Entry, entry_of
+from bus.topology import server_time
+from bus.watch import Watch
+
+log = logging.getLogger(__name__)
+
+_CATCH_UP: Final = 2.0
+"""Seconds that a question waits until this replica knows what the asker knows."""
+
+
+class BehindError(TransportError):
+    """This replica does not know yet what the asker knows; another one may, or this one in a moment."""
+
+    def __init__(self, known: int, revision: int) -> None:
+        super().__init__(known, revision)
+        self.known = known
+        self.revision = revision
+
+    def __str__(self) -> str:
+        return f"this registry knows revision {self.revision} and was asked for {self.known}; ask again"
+
+
+@dataclass(slots=True)
+class Known:
+    """An instance as it was last heard of."""
+
+    instance: Instance
+    plain: dict[str, Any]
+    body: bytes
+    revision: int
+    seen: float
+    """When its lease was last renewed, by our monotonic clock."""
+    conflict: str = ""
+    """Another agent that meant something else by one of its capabilities when this one came."""
+
+
+class Catalog:
+    """Who lives and what the capabilities are."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_gone: Callable[[str, Entry], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        """`on_gone` hears of every lease that ran out or was given up, with the instance's name."""
+        self._connection = connection
+        self._ttl = connection.settings.lease_ttl
+        self._on_gone = on_gone
+        self._known: dict[str, Known] = {}
+        self._names: list[str] = []
+        self._having: dict[str, list[str]] = {}
+        self._meanings: dict[str, Counter[str]] = {}
+        self.definitions: dict[str, tuple[Definition, int]] = {}
+        """By capability: what it is, and the revision of that."""
+        self._clock = 0.0
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        bucket = subjects.REGISTRY_BUCKET
+        self._watch = Watch(
+            connection,
+            subjects.bucket(bucket),
+            subjects.entry(bucket, ">"),
+            self._on_message,
+            on_reset=self._forget,
+            spawn=spawn,
+        )
+
+    async def open(self) -> None:
+        """Know all that stands in the bucket, and follow it."""
+        self._clock = await server_time(self._connection) - time.monotonic()
+        await self._watch.open()
+
+    async def close(self) -> None:
+        """Follow no more."""
+        await self._watch.close()
+
+    @property
+    def revision(self) -> int:
+        """Up to which revision of the bucket all is known."""
+        return self._watch.sequence
+
+    async def reached(self, revision: int) -> None:
+        """Return once all up to a revision is known.
+
+        Raises:
+            BehindError: it takes too long.
+        """
+        if self.revision >= revision:
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        bisect.insort(self._waiting, (revision, waiter), key=lambda pair: pair[0])
+        try:
+            async with asyncio.timeout(_CATCH_UP):
+                await waiter
+        except TimeoutError:
+            raise BehindError(revision, self.revision) from None
+
+    # --- questions --------------------------------------------------------------------------------------------
+
+    def get(self, name: str) -> Known | None:
+        """An instance that lives."""
+        known = self._known.get(name)
+        return known if known is not None and self._lives(known) else None
+
+    def having(self, capability: str, after: str = "") -> Iterator[Known]:
+        """Those that have a capability, by name."""
+        return self._living(self._having.get(capability, []), after)
+
+    def is_held(self, capability: str) -> bool:
+        """Whether a lease stands of somebody who has the capability, alive or not."""
+        return bool(self._having.get(capability))
+
+    def all(self, after: str = "") -> Iterator[Known]:
+        """All that live, by name."""
+        return self._living(self._names, after)
+
+    def capabilities(self) -> list[str]:
+        """What somebody who is known can do."""
+        return sorted(name for name, instances in self._having.items() if instances)
+
+    def _living(self, names: list[str], after: str) -> Iterator[Known]:
+        for index in range(bisect.bisect_right(names, after) if after else 0, len(names)):
+            known = self._known[names[index]]
+            if self._lives(known):
+                yield known
+
+    def _lives(self, known: Known) -> bool:
+        """The server takes a lease away up to 0.3 s late. What has not been renewed in time is gone for us, unless we
+        are deaf ourselves.
+        """
+        return time.monotonic() - known.seen <= self._ttl or not self._watch.current.is_set()
+
+    # --- what the bucket says ---------------------------------------------------------------------------------
+
+    def _on_message(self, stored: StoredMessage) -> None:
+        entry = entry_of(subjects.REGISTRY_BUCKET, stored)
+        kind, _, rest = entry.key.partition(".")
+        try:
+            if kind == LEASES:
+                self._on_lease(entry, rest.rpartition(".")[2])
+            elif kind == DEFINITIONS and entry.live:
+                definition = codec.read(Definition, entry.headers, entry.body, subject=stored.subject)
+                self.definitions[rest] = (definition, entry.revision)
+        except DecodeError as error:
+            log.warning("what stands in the registry's bucket at %s cannot be read: %s", entry.key, error)
+        while self._waiting and self._waiting[0][0] <= entry.revision:
+            _, waiter = self._waiting.pop(0)
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_lease(self, entry: Entry, name: str) -> None:
+        known = self._known.get(name)
+        seen = entry.stored_at - self._clock
+        if not entry.live:
+            if known is not None:
+                self._remove(name, known)
+            self._on_gone(name, entry)
+        elif known is not None and known.body == entry.body:
+            known.revision, known.seen = entry.revision, seen
+        else:
+            instance = codec.read(Instance, entry.headers, entry.body, subject=entry.key)
+            if entry.key != instance.key:
+                raise DecodeError(entry.key, f"it is the lease of {instance.instance}")
+            plain = instance.model_dump(exclude={"owner"})
+            fresh = Known(instance, plain, entry.body, entry.revision, seen)
+            if known is not None and known.instance.capabilities == instance.capabilities:
+                fresh.conflict = known.conflict
+                self._known[name] = fresh
+            else:
+                if known is not None:
+                    self._remove(name, known)
+                self._add(name, fresh)
+
+    def _add(self, name: str, known: Known) -> None:
+        for capability, meaning in known.instance.capabilities.items():
+            meanings = self._meanings.setdefault(capability, Counter())
+            if any(count and other != meaning for other, count in meanings.items()):
+                known.conflict = known.conflict or self._who_means_another(capability, meaning)
+            meanings[meaning] += 1
+            bisect.insort(self._having.setdefault(capability, []), name)
+        self._known[name] = known
+        bisect.insort(self._names, name)
+
+    def _who_means_another(self, capability: str, meaning: str) -> str:
+        others = (self._known[name].instance for name in self._having.get(capability, []))
+        return next(other.agent for other in others if other.capabilities[capability] != meaning)
+
+    def _remove(self, name: str, known: Known) -> None:
+        del self._known[name]
+        _discard(self._names, name)
+        for capability, meaning in known.instance.capabilities.items():
+            self._meanings[capability][meaning] -= 1
+            _discard(self._having[capability], name)
+
+    def _forget(self) -> None:
+        for table in (self._known, self._names, self._having, self._meanings, self.definitions):
+            table.clear()
+
+
+def _discard(names: list[str], name: str) -> None:
+    index = bisect.bisect_left(names, name)
+    if index < len(names) and names[index] == name:
+        del names[index]

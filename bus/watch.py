@@ -1,0 +1,206 @@
+"""Follows a stream, or a part of it, in order and without a gap: across reconnects, restarts and lost consumers.
+
+Reads by a push consumer of its own with a name, so that permissions can speak of it, and a sign of life every half a
+second: nats-py's own watch was blind for 19 s after a restart of the server (trap 5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from nats.aio.msg import Msg
+
+from bus import jetstream, subjects
+from bus.connection import Connection, Subscription
+from bus.errors import BusError, InvalidSubjectError, NotFoundError, TransportError
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT: Final = 0.5
+"""Seconds between two signs of life of a consumer that has nothing to deliver."""
+SILENT: Final = 3 * HEARTBEAT
+"""After so many seconds without any the consumer is taken for lost, and made anew."""
+_NS: Final = 1_000_000_000
+
+LATEST: Final[dict[str, Any]] = {"deliver_policy": "last_per_subject"}
+"""Begin with the newest message of every subject: what a bucket holds."""
+NEW: Final[dict[str, Any]] = {"deliver_policy": "new"}
+"""Begin with what is stored from now on."""
+
+
+class Watch:
+    """Hands every message on `subject` to `on_message`, in the stream's order, each once."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        subject: str,
+        on_message: Callable[[jetstream.StoredMessage], None],
+        *,
+        start: dict[str, Any] = LATEST,
+        on_reset: Callable[[], None] | None = None,
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
+    ) -> None:
+        """`start` says where to begin. `on_reset` hears that the stream was made anew, and that all of it comes again.
+        `spawn` runs a coroutine; should it raise, the stream is gone or refused.
+        """
+        self._connection = connection
+        self._stream = stream
+        self._subject = subject
+        self._on_message = on_message
+        self._start = start
+        self._on_reset = on_reset
+        self._spawn = spawn
+        self._name = ""
+        self._created = ""
+        self._subscription: Subscription | None = None
+        self._delivered = 0
+        self._heard = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing = False
+        self._closed = False
+        self._behind = 0
+        """The consumer's sequence that the first catching up ends with."""
+        self.sequence = 0
+        """The stream's sequence up to which all is known."""
+        self.current = asyncio.Event()
+        """Set while nothing that stands in the stream is still to come, as far as is known."""
+        connection.on_reconnect(self._back)
+
+    async def open(self) -> None:
+        """Follow from now on; returns when what stood in the stream has been handed over.
+
+        Raises:
+            NotFoundError, ServerError: the stream is not there, or refuses us.
+            TransportError: no answer.
+        """
+        await self._follow()
+        self._look()
+        async with asyncio.timeout(self._connection.settings.publish_timeout):
+            await self.current.wait()
+
+    async def close(self) -> None:
+        """Follow no more."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._drop()
+
+    # --- one consumer after the other -------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        self.current.clear()
+        info = await jetstream.call(self._connection, "STREAM.INFO", self._stream)
+        last, created = int(info["state"]["last_seq"]), str(info["created"])
+        if self._created not in ("", created) or last < self.sequence:  # not the stream that we knew
+            self.sequence = 0
+            if self._on_reset is not None:
+                self._on_reset()
+        self._created = created
+        await self._drop()
+        self._name, self._delivered = f"watch-{secrets.token_hex(8)}", 0
+        inbox = self._connection.client.new_inbox()
+        start = self._start
+        if self.sequence:
+            start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self.sequence + 1}
+        config = {
+            "name": self._name,
+            "deliver_subject": inbox,
+            "filter_subject": self._subject,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "idle_heartbeat": int(HEARTBEAT * _NS),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 5 * _NS,
+            **start,
+        }
+        self._subscription = await self._connection.subscribe(inbox, self._receiver(self._name))
+        body = {"stream_name": self._stream, "config": config, "action": "create"}
+        made = await jetstream.call(
+            self._connection, "CONSUMER.CREATE", self._stream, self._name, self._subject, body=body
+        )
+        self._heard = asyncio.get_running_loop().time()
+        self._behind = int(made["num_pending"]) + int(made["delivered"]["consumer_seq"])
+        self.sequence = max(self.sequence, last if not self._behind else 0)
+        if self._delivered >= self._behind:
+            self.current.set()
+
+    async def _drop(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        name, self._name = self._name, ""
+        if subscription is None:
+            return
+        await subscription.drain()
+        try:
+            await jetstream.call(self._connection, "CONSUMER.DELETE", self._stream, name)
+        except BusError as error:
+            log.debug("consumer %s goes by itself: %s", name, error)
+
+    def _receiver(self, name: str) -> Callable[[Msg], Coroutine[Any, Any, None]]:
+        async def receive(message: Msg) -> None:
+            if name == self._name:  # otherwise it is of a consumer that we have given up
+                self._receive(message)
+
+        return receive
+
+    def _receive(self, message: Msg) -> None:
+        self._heard = asyncio.get_running_loop().time()
+        headers: dict[str, str] = message.headers or {}
+        if headers.get("Status") == "100":
+            if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
+                self._renew()
+            return
+        try:
+            ack = subjects.parse_ack(message.reply)
+        except InvalidSubjectError:
+            log.warning("something on %s that no stream delivered is left out", message.subject)
+            return
+        if ack.consumer_sequence != self._delivered + 1:
+            self._renew()
+            return
+        self._delivered = ack.consumer_sequence
+        self.sequence = ack.sequence
+        stored = jetstream.StoredMessage(message.subject, ack.sequence, headers, message.data, ack.stored_at_ns)
+        self._on_message(stored)
+        if self._delivered >= self._behind:
+            self.current.set()
+
+    # --- when it was lost -------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HEARTBEAT, self._look)
+        if loop.time() - self._heard > SILENT and self._connection.is_connected:
+            self._renew()
+
+    async def _back(self) -> None:
+        if self._heard:
+            self._renew()
+
+    def _renew(self) -> None:
+        self.current.clear()
+        if not self._renewing and not self._closed:
+            self._renewing = True
+            self._spawn(self._again())
+
+    async def _again(self) -> None:
+        pause = 0.05
+        try:
+            while not self._closed:
+                try:
+                    await self._follow()
+                except (TransportError, NotFoundError) as error:
+                    # Not found: JetStream comes up a moment after the server, or the stream is being made anew.
+                    log.debug("following %s: %s; trying again", self._stream, error)
+                    await asyncio.sleep(pause)
+                    pause = min(1.0, pause * 2)
+                else:
+                    return
+        finally:
+            self._renewing = False
