@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bus import subjects
 from bus.errors import ConfigError, InvalidSubjectError
@@ -31,6 +32,16 @@ class ActorEntry(BaseModel):
     target: str = Field(description="package.module:Class, or path/to/file.py:Class seen from the mesh file")
     count: int = Field(1, ge=1, le=1000)
     settings: dict[str, Any] = {}
+    labels: dict[str, str] = Field({}, description="what its instances can be found by in the registry")
+    after: list[str] = Field([], description="actors that are ready before this one starts, and end after it")
+
+    @field_validator("labels")
+    @classmethod
+    def _labels(cls, value: dict[str, str]) -> dict[str, str]:
+        for key, text in value.items():
+            if not key or any(sign in key + text for sign in ",=\n"):
+                raise ValueError(f"{key!r}: a label is text without comma, equals sign and line break")
+        return value
 
     @field_validator("target")
     @classmethod
@@ -100,9 +111,32 @@ class MeshFile(BaseModel):
                 raise ValueError(str(error)) from error
         return value
 
+    @model_validator(mode="after")
+    def _order(self) -> Self:
+        for name, entry in self.actors.items():
+            for other in entry.after:
+                if other not in self.actors:
+                    raise ValueError(f"actors.{name}.after: there is no actor {other}")
+        try:
+            self.stages()
+        except CycleError as error:
+            raise ValueError(f"actors wait for each other: {' after '.join(error.args[1])}") from error
+        return self
+
     def all_actors(self) -> dict[str, ActorEntry]:
         """The system's actors, then those of the file."""
         return {**self.system.entries(), **self.actors}
+
+    def stages(self) -> list[list[str]]:
+        """The order in which actors start: each stage when all of the one before are ready. They end the other way."""
+        stages = [[name] for name in self.system.entries()]
+        sorter = TopologicalSorter({name: entry.after for name, entry in self.actors.items()})
+        sorter.prepare()
+        while sorter.is_active():
+            stage = sorter.get_ready()
+            stages.append([name for name in self.actors if name in stage])
+            sorter.done(*stage)
+        return stages
 
     @classmethod
     def default(cls) -> MeshFile:

@@ -5,6 +5,7 @@ What stands on a server may hold somebody's work, so nothing of it is changed he
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -13,7 +14,7 @@ from typing import Any, Final
 
 from bus import jetstream, subjects
 from bus.connection import Connection
-from bus.errors import BusError, NotFoundError, ServerError
+from bus.errors import BusError, NotFoundError, PermissionDeniedError, ServerError
 from bus.messages import HEADROOM
 from bus.outcomes import Policy
 from bus.settings import Settings
@@ -154,9 +155,12 @@ async def apply(connection: Connection) -> list[str]:
             standing = await jetstream.call(connection, "STREAM.INFO", name)
         except NotFoundError:
             standing = await _create_stream(connection, wanted)
+        except PermissionDeniedError as error:
+            raise ForbiddenTopologyError(f"stream {name}", "look at") from error
         if any(wanted.get(key) and not standing["config"].get(key) for key in _GRANTS):
             more = {key: True for key in _GRANTS if wanted.get(key)}
-            standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
+            with contextlib.suppress(PermissionDeniedError):  # then it is a difference like others
+                standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
     return found
 
@@ -164,6 +168,8 @@ async def apply(connection: Connection) -> list[str]:
 async def _create_stream(connection: Connection, wanted: Config) -> dict[str, Any]:
     try:
         return await jetstream.call(connection, "STREAM.CREATE", wanted["name"], body=wanted)
+    except PermissionDeniedError as error:
+        raise ForbiddenTopologyError(f"stream {wanted['name']}", "create") from error
     except ServerError as error:
         if error.api_code != _NAME_IN_USE:
             raise
@@ -202,6 +208,22 @@ _POLICY: Final = "revo.policy"
 _AGENT: Final = "revo.agent"
 
 
+class ForbiddenTopologyError(BusError):
+    """Something that a mesh stands on is missing, and our credentials may not create it."""
+
+    def __init__(self, what: str, verb: str) -> None:
+        super().__init__(what, verb)
+        self.what = what
+        self.verb = verb
+
+    def __str__(self) -> str:
+        missing = "" if self.verb == "look at" else f"{self.what} does not exist, and "
+        return (
+            f"{missing}these credentials may not {self.verb} {self.what if not missing else 'it'}; "
+            "whoever may does it with `revo topology apply`"
+        )
+
+
 class PolicyConflictError(BusError):
     """Two agents want one capability run in two ways. The one that came first stands."""
 
@@ -235,6 +257,15 @@ def consumers(capability: str, policy: Policy, agent: str, replicas: int) -> lis
     ]
 
 
+def compare_policies(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[str]:
+    """In which way two consumers of a capability differ; whose word it is makes no difference."""
+    keys = ("ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
+    lines = compare({key: wanted[key] for key in keys}, standing)
+    ours, theirs = (json.loads(one.get("metadata", {}).get(_POLICY, "{}")) for one in (wanted, standing))
+    lines += [f"{key} is {theirs.get(key)}, wanted {ours[key]}" for key in ours if ours[key] != theirs.get(key)]
+    return lines
+
+
 async def ensure_capability(
     connection: Connection, capability: str, policy: Policy, agent: str
 ) -> tuple[Policy, PolicyConflictError | None]:
@@ -254,6 +285,8 @@ async def ensure_capability(
                 standing = await jetstream.call(
                     connection, "CONSUMER.CREATE", subjects.TASKS, name, wanted["filter_subject"], body=body
                 )
+            except PermissionDeniedError as error:
+                raise ForbiddenTopologyError(f"consumer {name}", "create") from error
             except ServerError as error:
                 if error.api_code not in jetstream.CONSUMER_EXISTS:
                     raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -24,6 +25,8 @@ from bus.store import Bucket
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE: Final = 0.05
+_SPREAD: Final = (0.75, 1.0)
+"""Of a heartbeat: those that came together, or back together, do not renew their leases together for ever."""
 _PATIENCE: Final = 2.0
 """Seconds that a registry has to answer."""
 
@@ -90,7 +93,8 @@ class Registrar:
         pause = _FIRST_PAUSE
         while True:
             try:
-                async with asyncio.timeout(self._heartbeat if self.registered else pause):
+                beat = random.uniform(*_SPREAD) * self._heartbeat  # noqa: S311
+                async with asyncio.timeout(beat if self.registered else pause):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # which is the usual case

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 
 from revo.cli import common, groups
 from revo.cli.common import Output, guarded
-from revo.cli.options import OutputOption, UrlOption, YesOption
+from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
 
 app = typer.Typer(
     help="The mesh that AI agents live on: durable tasks, actors as processes, one trace through all of them.",
@@ -19,10 +19,10 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-bench = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(bench, name="bench")
 app.add_typer(groups.tasks, name="tasks")
 app.add_typer(groups.dead, name="dead")
+app.add_typer(groups.topology, name="topology")
+app.add_typer(groups.bench, name="bench")
 
 
 def main(arguments: list[str]) -> int:
@@ -123,6 +123,7 @@ def submit(
     key: Annotated[str | None, typer.Option("--key", help="any text; the same key twice is one task")] = None,
     by_content: Annotated[bool, typer.Option("--by-content", help="the same message twice is one task")] = False,
     deadline: Annotated[float | None, typer.Option("--deadline", help="seconds until the task expires")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="this agent and none other is to do it")] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
@@ -134,8 +135,51 @@ def submit(
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
 
-    request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline)
+    request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent)
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo ps | revo ps --agent code-analyst | revo ps --capability echo --output json")
+def ps(
+    agent: Annotated[str, typer.Option("--agent", help="only its instances")] = "",
+    capability: CapabilityOption = "",
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show who lives: kind, instance, state, load, uptime, restarts; and what should live and does not."""
+    from revo.cli.ps import ps as show
+
+    return show(agent, capability, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo top | revo top --interval 5 | revo top --count 1 --output json")
+def top(
+    interval: Annotated[float, typer.Option("--interval", min=0.1, help="seconds between two looks")] = 1.0,
+    count: Annotated[int, typer.Option("--count", min=0, help="so many looks; 0: until q or Ctrl-C")] = 0,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Watch the mesh live: rates, queues by priority, agents, and what went wrong lately."""
+    from revo.cli.top import top as watch
+
+    return watch(interval=interval, count=count, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo events | revo events --follow | revo events --kind agent --since 86400 -o json")
+def events(
+    kind: Annotated[str, typer.Option("--kind", help="agent or system; default: both")] = "",
+    name: Annotated[str, typer.Option("--name", help="of one instance, or one part of the system")] = "",
+    since: Annotated[float | None, typer.Option("--since", min=0, help="seconds to look back; default: 3600")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on, with what happens from now on")] = False,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show what happened: who registered, was ready, drained, left or died, and what the system did."""
+    from revo.cli.events import show
+
+    back = since if since is not None else 0.0 if follow else 3600.0
+    return show(kind, name, since=back, follow=follow, url=url, output=output)
 
 
 @app.command(epilog="Example: revo trace 55110d561f2abc5cd77d05f1c50de13a")
@@ -194,13 +238,3 @@ def demo(
     from revo.cli.demo import demo as perform
 
     return perform(path, files=files, output=output)
-
-
-@bench.command("start", epilog="Example: revo bench start --output json")
-def bench_start(
-    runs: Annotated[int, typer.Option("--runs", min=1, help="how often")] = 5, output: OutputOption = Output.TEXT
-) -> int:
-    """Measure how soon an actor process is ready, and how much memory it holds when idle."""
-    from revo.cli.bench import start
-
-    return start(runs, output=output)

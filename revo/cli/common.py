@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import json
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bus.errors import (
@@ -27,6 +29,7 @@ from bus.errors import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 T = TypeVar("T")
@@ -38,6 +41,9 @@ NO_MESH: Final = 3
 TIMED_OUT: Final = 4
 INTERNAL: Final = 70
 INTERRUPTED: Final = 130
+
+PATIENCE: Final = 1.0
+"""Seconds that people wait without a word."""
 
 _EXIT: Final[tuple[tuple[type[BusError], int], ...]] = (
     (ConfigError, USAGE),
@@ -88,10 +94,15 @@ def say_error(error: BaseException) -> int:
     else:
         code = INTERNAL
         line = f"internal error: {type(error).__name__}: {error}; set REVO_DEBUG=1 to see where"
-    sys.stderr.write(f"revo: {' '.join(line.split())}\n")
+    say_line(line)
     if os.environ.get("REVO_DEBUG"):
         traceback.print_exception(error)
     return code
+
+
+def say_line(line: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(f"revo: {' '.join(line.split())}\n")
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -116,12 +127,37 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return error
 
 
-def run_async(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop."""
+def run_async(work: Coroutine[Any, Any, T], doing: str = "") -> T:
+    """Run a coroutine on uvloop. After a second people are told what we are `doing`, if that is given."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with waiting(doing), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
+
+
+@contextlib.contextmanager
+def waiting(doing: str) -> Iterator[None]:
+    """Show on a terminal, from the second second of the block on, that something goes on, and what."""
+    if not doing or not sys.stderr.isatty():
+        yield
+        return
+    status: Status | None = None
+
+    def show() -> None:
+        nonlocal status
+        status = console(stderr=True).status(f"{doing} ...")
+        status.start()
+
+    timer = threading.Timer(PATIENCE, show)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if status is not None:
+            status.stop()
 
 
 def print_json(value: object) -> None:

@@ -187,4 +187,4 @@ def _with_mesh(work: Callable[[Mesh], Awaitable[T]], url: str | None) -> T:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-dead") as mesh:
             return await work(mesh)
 
-    return run_async(connected())
+    return run_async(connected(), "reading dead letters")

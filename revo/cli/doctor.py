@@ -14,13 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from actors.meshfile import DEFAULT_NAME, REGISTRY, STEWARD, MeshFile
 from actors.meshhome import MeshHome
-from bus import subjects, topology
+from actors.registry.client import RegistryClient
+from bus import inspection, subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError
+from bus.mesh import Mesh
 from bus.server import find_binary
 from bus.settings import Settings, redact
+from bus.telemetry import Telemetry
 from revo.cli.common import DONE, FAILED, NO_MESH, Output, console, print_json, run_async
+from revo.cli.embedded import DEFAULT_PORT, is_free
 
 CLOCK_TOLERANCE: Final = 0.5
 """Seconds that our clock and the server's may differ: deadlines are unix times."""
@@ -39,13 +44,13 @@ class Finding:
 def doctor(*, url: str | None, output: Output) -> int:
     """Run all checks; returns 0 when none failed, 3 when no mesh is reachable, else 1."""
     settings = Settings.from_env().at(url)
-    findings = [_safely(check, settings) for check in (python, binary, home, shadows, tools)]
+    findings = [_safely(check, settings) for check in (python, binary, home, shadows, tools, port)]
     try:
         address = settings.find_url()
     except BusError as error:
         mesh = [Finding("mesh", "fail", "none runs here", str(error))]
     else:
-        mesh = run_async(server(address, settings))
+        mesh = run_async(server(address, settings), "looking at the mesh")
     findings += mesh
     if output is Output.JSON:
         print_json([asdict(finding) for finding in findings])
@@ -116,6 +121,24 @@ def tools(_: Settings) -> Finding:
     return Finding("tools", "ok", "ruff and complexipy are there")
 
 
+def port(settings: Settings) -> Finding:
+    """The port that `revo up` would listen on."""
+    named = 0
+    if Path(DEFAULT_NAME).is_file():
+        named = MeshFile.load(Path(DEFAULT_NAME)).server.port
+    wanted = named or DEFAULT_PORT
+    if is_free(wanted):
+        return Finding("port", "ok", f"{wanted} is free")
+    ours = (MeshHome(settings.home.absolute()).read() or {}).get("url", "")
+    if ours.endswith(f":{wanted}"):
+        return Finding("port", "ok", f"{wanted} is taken by the mesh that runs here")
+    if named:
+        advice = f"end what listens there, or change [server] port in {DEFAULT_NAME}"
+        return Finding("port", "fail", f"{wanted} is taken by somebody else", advice)
+    advice = "`revo up` takes any other that is free; to use a server that listens there: --url, or REVO_NATS_URL"
+    return Finding("port", "warn", f"{wanted} is taken by somebody else", advice)
+
+
 async def server(url: str, settings: Settings) -> list[Finding]:
     """The server, its clock and its streams."""
     shown = redact(url)
@@ -128,12 +151,15 @@ async def server(url: str, settings: Settings) -> list[Finding]:
         found = f"{shown}, nats-server {version.major}.{version.minor}.{version.patch} with JetStream"
         findings = [Finding("mesh", "ok", found)]
         findings.append(await clock(connection))
-        findings.append(await steward(connection))
+        findings.append(await service(connection, subjects.REGISTRY))
+        findings.append(await service(connection, subjects.STEWARD))
         lines = await topology.differences(connection)
-        advice = "what exists is left as it is; change the setting back, or change the stream with the nats tool"
+        advice = "`revo topology plan` shows all of it, `revo topology apply` makes it so; or change the setting back"
         findings += [Finding("streams", "warn", line, advice) for line in lines]
         if not lines:
             findings.append(Finding("streams", "ok", "as this version wants them"))
+        if not any(line.endswith("does not exist") for line in lines):
+            findings += await unserved(connection)
         return findings
 
 
@@ -146,16 +172,47 @@ async def clock(connection: Connection) -> Finding:
     return Finding("clock", "ok", f"within {CLOCK_TOLERANCE:g} s of the server's")
 
 
-async def steward(connection: Connection) -> Finding:
-    """Whether somebody ends what no worker ends."""
+_WITHOUT: Final = {
+    subjects.REGISTRY: ("nobody new is found", REGISTRY),
+    subjects.STEWARD: ("deadlines, cancels and redrives wait for one", STEWARD),
+}
+
+
+async def service(connection: Connection, name: str) -> Finding:
+    """Whether a system actor is there."""
+    check = name.removeprefix("revo-")
     try:
-        await connection.request(subjects.micro("PING", subjects.STEWARD), timeout=2.0)
+        await connection.request(subjects.micro("PING", name), timeout=2.0)
     except BusError:
-        advice = (
-            "deadlines, cancels and redrives wait for one: `revo up` starts it, or `revo run actors.steward:Steward`"
+        missing, target = _WITHOUT[name]
+        return Finding(check, "warn", "none answers", f"{missing}: `revo up` starts it, or `revo run {target}`")
+    return Finding(check, "ok", "at least one answers")
+
+
+async def unserved(connection: Connection) -> list[Finding]:
+    """Queued tasks that no agent which lives can do."""
+    telemetry = Telemetry(service="revo-doctor", instance="revo-doctor", sample=0.0)
+    registry = RegistryClient(Mesh(connection, telemetry, client=subjects.ANONYMOUS))
+    waiting: dict[str, int] = {}
+    for queue in await inspection.queues(connection):
+        waiting[queue.capability] = waiting.get(queue.capability, 0) + queue.waiting + queue.in_hand
+    try:
+        able = {capability.capability for capability in await registry.capabilities()}
+        able |= {subjects.agent_address(instance.agent) for instance in await registry.instances()}
+    except BusError:
+        return []  # without a registry nobody can say; that one is missing has been said
+    findings = [
+        Finding(
+            "queues",
+            "warn",
+            f"{count:,} tasks wait for {name}, and no agent that lives " + ("has that name" if named else "can do it"),
+            "start one (`revo run TARGET`), or add it to the mesh file; they wait until their deadline",
         )
-        return Finding("steward", "warn", "none answers", advice)
-    return Finding("steward", "ok", "at least one answers")
+        for name, count in sorted(waiting.items())
+        if count and name not in able
+        for named in (name.startswith("@"),)
+    ]
+    return findings or [Finding("queues", "ok", f"{sum(waiting.values()):,} tasks queued, each with an agent for it")]
 
 
 def _show(findings: list[Finding]) -> None:

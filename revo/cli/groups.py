@@ -1,7 +1,8 @@
-"""The commands that come in groups: `revo tasks ...` and `revo dead ...`."""
+"""The commands that come in groups: `revo tasks ...`, `revo dead ...`, `revo topology ...` and `revo bench ...`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,16 @@ dead = typer.Typer(
     help="Look after dead letters: tasks that failed for good.", no_args_is_help=True, rich_markup_mode=None
 )
 
+topology = typer.Typer(
+    help="See and make what a mesh needs on a NATS server that others run.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+bench = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
+
+MeshFileArgument = Annotated[
+    Path | None, typer.Argument(help="whose agents' queues count; default: ./mesh.toml, else those that come with Revo")
+]
 TaskId = Annotated[str, typer.Argument(help="the task's id")]
 TaskIds = Annotated[list[str] | None, typer.Argument(help="ids of dead tasks")]
 AllOption = Annotated[bool, typer.Option("--all", help="all of them, or all of --capability")]
@@ -101,3 +112,50 @@ def dead_drop(
     from revo.cli.dead import drop
 
     return drop(task_ids or [], every=every, capability=capability, yes=yes, url=url, output=output)
+
+
+@topology.command("plan", epilog="Examples: revo topology plan | revo topology plan mesh.toml --check --output json")
+def topology_plan(
+    mesh_file: MeshFileArgument = None,
+    *,
+    check: Annotated[bool, typer.Option("--check", help="exit 1 when there is anything to do")] = False,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show which streams and consumers would be created or changed. Touches nothing."""
+    from revo.cli.topology import show
+
+    return show(mesh_file, check=check, url=url, output=output)
+
+
+@topology.command("apply", epilog="Examples: revo topology apply mesh.toml | REVO_REPLICAS=3 revo topology apply")
+def topology_apply(
+    mesh_file: MeshFileArgument = None, url: UrlOption = None, output: OutputOption = Output.TEXT
+) -> int:
+    """Create what is missing and change what differs. Actors then need no right to create streams."""
+    from revo.cli.topology import apply
+
+    return apply(mesh_file, url=url, output=output)
+
+
+@bench.command("start", epilog="Example: revo bench start --output json")
+def bench_start(
+    runs: Annotated[int, typer.Option("--runs", min=1, help="how often")] = 5, output: OutputOption = Output.TEXT
+) -> int:
+    """Measure how soon an actor process is ready, and how much memory it holds when idle."""
+    from revo.cli.bench import start
+
+    return start(runs, output=output)
+
+
+@bench.command("registry", epilog="Examples: revo bench registry | revo bench registry --instances 200 --seconds 5")
+def bench_registry(
+    instances: Annotated[int, typer.Option("--instances", min=1, max=20_000, help="how many register")] = 1000,
+    rate: Annotated[float, typer.Option("--rate", min=1, help="questions a second")] = 500.0,
+    seconds: Annotated[float, typer.Option("--seconds", min=1, help="how long is asked")] = 10.0,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Measure a registry process: how fast instances register, what they cost it, how soon it answers `find`."""
+    from revo.cli.bench_registry import registry
+
+    return registry(instances, rate=rate, seconds=seconds, output=output)

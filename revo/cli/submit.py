@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from bus.errors import ConfigError, ResultTimeoutError, TaskFailedError
 from bus.mesh import Mesh
 from bus.messages import Result
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, say_error
+from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Request:
     key: str | None
     by_content: bool
     deadline: float | None
+    agent: str | None
 
     def message(self) -> dict[str, Any]:
         """The task's message.
@@ -72,6 +72,7 @@ async def _submit(
         handle = await mesh.submit(
             request.capability,
             message,
+            agent=request.agent,
             priority=request.priority,
             task_id=request.task_id,
             idempotency_key=request.key,
@@ -85,18 +86,13 @@ async def _submit(
                 sys.stdout.write(handle.task_id + "\n")
             return DONE
         try:
-            with _spinner(request.capability):
+            with waiting(f"waiting for {request.capability}"):
                 result = await handle.outcome(timeout=timeout)
         except ResultTimeoutError as error:
             if output is Output.JSON:
                 print_json({"task_id": handle.task_id, "status": "waiting"})
             return say_error(error)
     return _show(result, output)
-
-
-def _spinner(capability: str) -> AbstractContextManager[object]:
-    terminal = console(stderr=True)
-    return terminal.status(f"waiting for {capability}") if terminal.is_terminal else nullcontext()
 
 
 def _show(result: Result, output: Output) -> int:

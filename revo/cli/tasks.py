@@ -32,7 +32,7 @@ def ls(capability: str, *, ended: int, url: str | None, output: Output) -> int:
                 await inspection.latest_results(mesh.connection, ended),
             )
 
-    queues, beats, results = run_async(look())
+    queues, beats, results = run_async(look(), "looking at the queues")
     running = [(beat.instance, task) for beat in beats for task in beat.in_hand]
     if capability:
         queues = [queue for queue in queues if queue.capability == capability]
@@ -115,7 +115,7 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:
             return await inspection.find_task(mesh.connection, task_id)
 
-    view = run_async(find())
+    view = run_async(find(), "looking for the task")
     if output is Output.JSON:
         print_json(_as_json(view))
         return DONE
@@ -189,7 +189,7 @@ def cancel(task_id: str, *, capability: str, client: str, url: str | None, outpu
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:
             return await mesh.cancel(task_id, capability=capability, client=client)
 
-    done = run_async(ask())
+    done = run_async(ask(), "asking a steward")
     if output is Output.JSON:
         print_json(done.model_dump())
     elif done.cancelled:

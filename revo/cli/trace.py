@@ -33,7 +33,7 @@ _NO_NEWS_AT_FIRST: Final = ("revo.attempt", "revo.deliveries")
 def trace(task_or_trace_id: str, *, url: str | None, output: Output) -> int:
     """Print the trace of a task; returns the exit status."""
     quiet_logs()
-    spans = run_async(_read(task_or_trace_id, url))
+    spans = run_async(_read(task_or_trace_id, url), "reading spans")
     if output is Output.JSON:
         print_json(as_json(spans))
     else:

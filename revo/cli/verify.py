@@ -22,7 +22,7 @@ _ADVICE = {
 def verify(*, url: str | None, output: Output) -> int:
     """Count and show; returns 1 when anything is wrong."""
     quiet_logs()
-    found = run_async(count(url))
+    found = run_async(count(url), "counting what became of every task")
     if output is Output.JSON:
         print_json({**asdict(found), "good": found.good})
     else:

@@ -1,0 +1,68 @@
+"""The embedded server of a mesh that runs on this machine: started at a port that people can guess, kept alive."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from bus.errors import BusError
+from bus.server import Server, ServerStartError
+
+DEFAULT_PORT: Final = 4222
+RESTARTS: Final = 10
+WITHIN: Final = 60.0
+"""So many ends of the server within so many seconds are too many."""
+
+
+async def start_server(folder: Path, *, binary: str, port: int) -> Server:
+    """An embedded server at the port, if one is named, else at the usual one, else at any that is free.
+
+    Raises:
+        ServerStartError: it does not start; says why.
+    """
+    for one in [port] if port else [DEFAULT_PORT, 0] if is_free(DEFAULT_PORT) else [0]:
+        server = Server(folder, binary=binary, port=one)
+        try:
+            await server.start()
+        except ServerStartError:
+            if one == DEFAULT_PORT and not port:
+                continue  # somebody took it between our look and our start
+            raise
+        return server
+    raise AssertionError("unreachable: the last port has raised")
+
+
+async def keep_server(server: Server, *, say: Callable[[str], None], restarted: Callable[[], None]) -> None:
+    """Start the server again when it dies, with its streams and its port; returns when that does not help."""
+    ends: deque[float] = deque(maxlen=RESTARTS)
+    while True:
+        status = await server.wait()
+        ends.append(time.monotonic())
+        if len(ends) == RESTARTS and ends[-1] - ends[0] < WITHIN:
+            return
+        recent = sum(ends[-1] - end < WITHIN for end in ends)
+        say(f"ended with status {status}; starting it again")
+        await asyncio.sleep(random.uniform(0, min(5.0, 0.1 * 2.0**recent)))  # noqa: S311
+        try:
+            await server.start()
+        except BusError as error:
+            say(str(error))
+            return
+        restarted()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen there, on loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

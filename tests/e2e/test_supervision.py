@@ -1,0 +1,209 @@
+"""`revo up` looks after its actors: order, changes of the mesh file, a terminal that is closed."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.conftest import BIN, Shell, alive, children
+from tests.e2e.test_up import ECHO, echo_mesh, free_port, mesh_file, state
+from tests.eventually import eventually
+
+AGENTS = """\
+from revo import Agent, task
+from pydantic import BaseModel
+
+class Text(BaseModel):
+    text: str = ""
+
+class First(Agent):
+    @task("first")
+    async def first(self, message: Text) -> str:
+        return "first"
+
+class Second(Agent):
+    class Settings(BaseModel):
+        word: str = "second"
+    @task("second")
+    async def second(self, message: Text) -> str:
+        return self.settings.word
+"""
+
+
+def agents(shell: Shell) -> str:
+    (shell.folder / "some_agents.py").write_text(AGENTS)
+    return str(shell.folder / "some_agents.py")
+
+
+def log_of(shell: Shell) -> str:
+    return (shell.home / "up.log").read_text()
+
+
+def order(log: str, what: str) -> list[str]:
+    """The names of the actors in the order in which they said something."""
+    return re.findall(rf"INFO actors\.host: ([a-z-]+)-[0-9a-f]{{8}} {what}", log)
+
+
+def by_label(shell: Shell) -> dict[str, dict[str, Any]]:
+    return {actor["label"]: actor for actor in state(shell)["actors"]}
+
+
+def reload(shell: Shell, text: str) -> None:
+    mesh_file(shell, text)
+    os.kill(int(state(shell)["pid"]), signal.SIGHUP)
+
+
+async def test_actors_start_in_order_and_end_the_other_way(shell: Shell) -> None:
+    target = agents(shell)
+    text = (
+        f'[server]\nport = {free_port()}\n[actors.late]\ntarget = "{target}:First"\nafter = ["early"]\n'
+        f'[actors.early]\ntarget = "{target}:Second"\n'
+    )
+    shell.json("up", mesh_file(shell, text), "--detach")
+    assert shell.revo("down").returncode == 0
+    log = log_of(shell)
+    assert order(log, "is ready") == ["revo-registry", "revo-steward", "early", "late"]
+    assert order(log, "drains") == ["late", "early", "revo-steward", "revo-registry"]
+
+
+async def test_a_changed_mesh_file_is_followed_without_touching_the_rest(shell: Shell) -> None:
+    target, head = agents(shell), f"[server]\nport = {free_port()}\n"
+    first = f'[actors.first]\ntarget = "{target}:First"\n'
+    second = f'[actors.second]\ntarget = "{target}:Second"\n'
+    shell.json("up", mesh_file(shell, head + first + second), "--detach")
+    before = by_label(shell)
+
+    reload(shell, head + first + "count = 2\n" + second + '[actors.second.settings]\nword = "other"\n')
+    await eventually(lambda: "mesh file read again" in log_of(shell), timeout=20)
+    after = by_label(shell)
+    assert after["first/1"] == before["first/1"]
+    assert after["first/2"]["state"] == "ready"
+    assert after["revo-registry/1"] == before["revo-registry/1"]
+    assert after["second/1"]["pid"] != before["second/1"]["pid"]
+    assert shell.revo("submit", "second", "text=", "--wait").stdout == "other\n"
+
+    reload(shell, head + first + f'[actors.echo]\ntarget = "{ECHO}:Echo"\n')
+    await eventually(lambda: log_of(shell).count("mesh file read again") == 2, timeout=20)
+    last = by_label(shell)
+    assert set(last) == {"revo-registry/1", "revo-steward/1", "first/1", "echo/1"}
+    assert last["first/1"] == before["first/1"]
+    assert not alive(after["second/1"]["pid"])
+    assert not alive(after["first/2"]["pid"])
+
+
+async def test_a_mesh_file_that_cannot_be_used_changes_nothing(shell: Shell) -> None:
+    shell.json("up", echo_mesh(shell), "--detach")
+    before = by_label(shell)
+    reload(shell, "[actors.echo]\ntarget = 7\n")
+    await eventually(lambda: "the mesh goes on as it is" in log_of(shell))
+    assert "some-mesh.toml:2: actors.echo.target" in log_of(shell)
+    assert by_label(shell) == before
+
+
+async def test_what_was_left_for_dead_has_another_chance_when_the_file_is_read_again(shell: Shell) -> None:
+    broken = shell.folder / "broken.py"
+    broken.write_text(
+        "import os\nfrom pathlib import Path\nfrom some_agents import First as Base\n"
+        "class First(Base):\n    async def on_start(self):\n"
+        f"        if not Path({str(shell.folder / 'mended')!r}).exists(): raise OSError('no disk')\n"
+    )
+    agents(shell)
+    text = f'[server]\nport = {free_port()}\n[actors.echo]\ntarget = "{ECHO}:Echo"\n[supervision]\nmax_restarts = 0\n'
+    shell.json("up", mesh_file(shell, text), "--detach")
+    more = f'[actors.first]\ntarget = "{broken}:First"\n'
+    reload(shell, text + more)
+    await eventually(lambda: by_label(shell).get("first/1", {}).get("state") == "failed", timeout=20)
+    assert "no disk" in by_label(shell)["first/1"]["reason"]
+    (shell.folder / "mended").touch()
+    reload(shell, text + more)
+    await eventually(lambda: by_label(shell)["first/1"]["state"] == "ready", timeout=20)
+    assert "first/1: started again" in log_of(shell)
+
+
+def up_in_a_terminal(shell: Shell) -> tuple[subprocess.Popen[bytes], int]:
+    """`revo up` as a person starts it, and the terminal's other end."""
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [str(BIN / "revo"), "up", echo_mesh(shell)],
+        cwd=shell.folder,
+        env={**shell.env, "TERM": "xterm", "COLUMNS": "80"},
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=_take_the_terminal,  # noqa: PLW1509  (one call, and no thread of ours holds a lock)
+    )
+    os.close(slave)
+    return process, master
+
+
+def _take_the_terminal() -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _read_until(master: int, what: bytes) -> bytes:
+    said = b""
+    while what not in said:
+        chunk = os.read(master, 4096)
+        assert chunk, said
+        said += chunk
+    return said
+
+
+async def test_ctrl_c_in_a_terminal_drains_all(shell: Shell) -> None:
+    process, master = up_in_a_terminal(shell)
+    try:
+        _read_until(master, b"Ctrl-C ends it")
+        family = children(process.pid)
+        os.write(master, b"\x03")
+        _read_until(master, b"revo-registry/1 | ")
+        assert await eventually(lambda: process.poll() is not None, timeout=20)
+        assert process.returncode == 0
+        await eventually(lambda: not any(alive(pid) for pid in family))
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+async def test_a_terminal_that_is_closed_ends_the_mesh_in_order(shell: Shell) -> None:
+    process, master = up_in_a_terminal(shell)
+    try:
+        _read_until(master, b"Ctrl-C ends it")
+        family = children(process.pid)
+        os.close(master)
+        await eventually(lambda: process.poll() is not None, timeout=20)
+        assert process.returncode == 0
+        await eventually(lambda: not any(alive(pid) for pid in family))
+        assert not (shell.home / "mesh.json").exists()
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_what_happened_is_told_as_events(shell: Shell) -> None:
+    said = shell.json("up", echo_mesh(shell), "--detach")
+    os.kill(said["actors"][-1]["pid"], signal.SIGKILL)
+    await eventually(
+        lambda: by_label(shell)["echo/1"]["restarts"] == 1 and by_label(shell)["echo/1"]["state"] == "ready"
+    )
+    told = shell.revo("events", "--since", "60", "--output", "json").stdout
+    assert '"what": "up"' in told
+    assert '"what": "restarting"' in told
+    assert '"name": "echo"' in told
+
+
+def test_actors_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    path = mesh_file(shell, '[actors.a]\ntarget = "x:Y"\nafter = ["b"]\n[actors.b]\ntarget = "x:Y"\nafter = ["a"]\n')
+    done = shell.revo("up", path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "wait for each other" in done.stderr
