@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from revo.cli import common, groups
+from revo.cli import common, completion, groups
 from revo.cli.common import Output, guarded
 from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
 
@@ -110,7 +110,9 @@ def run(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
 )
 def submit(
-    capability: Annotated[str, typer.Argument(help="the kind of work")],
+    capability: Annotated[
+        str, typer.Argument(help="the kind of work, or @AGENT", autocompletion=completion.capabilities)
+    ],
     fields: Annotated[
         list[str] | None, typer.Argument(help="key=value; numbers, true, [..] and {..} as in JSON")
     ] = None,
@@ -123,7 +125,10 @@ def submit(
     key: Annotated[str | None, typer.Option("--key", help="any text; the same key twice is one task")] = None,
     by_content: Annotated[bool, typer.Option("--by-content", help="the same message twice is one task")] = False,
     deadline: Annotated[float | None, typer.Option("--deadline", help="seconds until the task expires")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="this agent and none other is to do it")] = None,
+    agent: Annotated[
+        str | None,
+        typer.Option("--agent", help="this agent and none other is to do it", autocompletion=completion.agents),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
@@ -141,7 +146,7 @@ def submit(
 
 @app.command(epilog="Examples: revo ps | revo ps --agent code-analyst | revo ps --capability echo --output json")
 def ps(
-    agent: Annotated[str, typer.Option("--agent", help="only its instances")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="only its instances", autocompletion=completion.agents)] = "",
     capability: CapabilityOption = "",
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,

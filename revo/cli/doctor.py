@@ -127,11 +127,11 @@ def port(settings: Settings) -> Finding:
     if Path(DEFAULT_NAME).is_file():
         named = MeshFile.load(Path(DEFAULT_NAME)).server.port
     wanted = named or DEFAULT_PORT
+    place = MeshHome(settings.home.absolute())
+    if place.holder():
+        return Finding("port", "ok", f"the mesh that runs here has its own: {(place.read() or {}).get('url', '')}")
     if is_free(wanted):
         return Finding("port", "ok", f"{wanted} is free")
-    ours = (MeshHome(settings.home.absolute()).read() or {}).get("url", "")
-    if ours.endswith(f":{wanted}"):
-        return Finding("port", "ok", f"{wanted} is taken by the mesh that runs here")
     if named:
         advice = f"end what listens there, or change [server] port in {DEFAULT_NAME}"
         return Finding("port", "fail", f"{wanted} is taken by somebody else", advice)
@@ -205,12 +205,12 @@ async def unserved(connection: Connection) -> list[Finding]:
         Finding(
             "queues",
             "warn",
-            f"{count:,} tasks wait for {name}, and no agent that lives " + ("has that name" if named else "can do it"),
-            "start one (`revo run TARGET`), or add it to the mesh file; they wait until their deadline",
+            f"{count:,} {'task waits' if count == 1 else 'tasks wait'} for {name}, and no agent that lives "
+            + ("has that name" if name.startswith("@") else "can do it"),
+            "start one (`revo run TARGET`), or add it to the mesh file; until their deadline they wait for it",
         )
         for name, count in sorted(waiting.items())
         if count and name not in able
-        for named in (name.startswith("@"),)
     ]
     return findings or [Finding("queues", "ok", f"{sum(waiting.values()):,} tasks queued, each with an agent for it")]
 

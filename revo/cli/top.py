@@ -157,7 +157,8 @@ async def _on_screen(view: Top, interval: float, count: int, url: str) -> None:
     terminal = console()
     shown = 0
     full = terminal.is_terminal and not count
-    with _keys() as pressed, Live(console=terminal, screen=full, auto_refresh=False) as live:
+    live = Live(console=terminal, screen=full, auto_refresh=False)
+    with _keys() as pressed, live:
         while True:
             snapshot = await view.look()
             live.update(_draw(snapshot, url, terminal.height if full else 1000), refresh=True)

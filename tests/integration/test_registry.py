@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -28,6 +29,8 @@ REGISTRY = "actors.registry:Registry"
 TOILER = "tests.integration.agents:Toiler"
 BEAT = "0.5"
 """Seconds between two renewals in these tests: a lease lives one second."""
+OUTAGE = float(os.environ.get("REVO_OUTAGE", "5"))
+"""Seconds without any registry."""
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ async def test_a_handler_that_blocks_the_loop_keeps_its_lease(
 
 
 async def test_without_a_registry_agents_work_and_register_when_it_is_back(
-    server: Server, mesh: Mesh, client: RegistryClient, tmp_path: Path
+    server: Server, mesh: Mesh, client: RegistryClient, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     async with toiler(server, tmp_path, 1) as first:
         with pytest.raises(NoRegistryError, match="revo up"):
@@ -171,9 +174,12 @@ async def test_without_a_registry_agents_work_and_register_when_it_is_back(
             await registry.wait()
         lease = await _lease(mesh, first.instance)
         async with toiler(server, tmp_path, 2) as second:
-            for n in range(20):
+            n, until = 0, time.monotonic() + OUTAGE
+            while time.monotonic() < until:
                 assert await (await mesh.submit("toil", {"id": n})).result(timeout=5) == n
                 assert await mesh.ask("toiler", "add", {"a": n, "b": 1}) == n + 1
+                n += 1
+            figures(f"registry: {OUTAGE:g} s without any, {n} tasks and {n} asks without an error")
             await eventually(lambda: _renewed(mesh, first.instance, lease))
             async with actor(REGISTRY, server.url, tmp_path / "two.log", REVO_LEASE_HEARTBEAT=BEAT):
                 await eventually(lambda: _both(client, {first.instance, second.instance}))
