@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from actors.actor import Actor, ActorRef, Agent, TaskContext, rpc, task
+    from actors.registry.client import RegistryClient
     from bus.errors import BusError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
@@ -23,6 +24,7 @@ __all__ = [
     "BusError",
     "Handle",
     "Mesh",
+    "RegistryClient",
     "Result",
     "Retry",
     "Settings",
@@ -36,6 +38,7 @@ __all__ = [
 
 _HOMES: Final = {
     "actors.actor": ("Actor", "ActorRef", "Agent", "TaskContext", "rpc", "task"),
+    "actors.registry.client": ("RegistryClient",),
     "bus.errors": ("BusError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
