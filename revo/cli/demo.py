@@ -14,7 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from actors.agents.code_analyst.direct import Totals, add_up, direct_totals, python_files
+from actors.agents.code_analyst.direct import Totals, add_up, direct_totals
+from actors.agents.files import python_files
 from actors.meshfile import CODE_ANALYST, STEWARD
 from actors.process import ActorProcess
 from bus.audit import Audit, audit

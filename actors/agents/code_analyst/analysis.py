@@ -6,21 +6,17 @@ is reviewed does not choose what is found.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import sys
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
-from pydantic import BaseModel
-
-from actors.agents.code_analyst.model import Finding, FunctionComplexity, NotParseableError, Report
-from actors.agents.tools import Finished, ToolCrashedError, ToolError, ToolFailedError, find_tool, run_tool
-
-M = TypeVar("M", bound=BaseModel)
+from actors.agents.code_analyst.model import Finding, FunctionComplexity, Report
+from actors.agents.errors import NotParseableError
+from actors.agents.review import MAX_ANSWER, MAX_LISTED, MAX_TEXT, failed, lines_of, packages_of, within
+from actors.agents.tools import find_tool, run_tool
 
 RULES: Final = "E,W,F,B,ASYNC,C4,PERF,PIE,PLE,PLW,RUF,S,SIM"
 """Faults and risks; not style that a formatter settles, and nothing that depends on where a file lies."""
@@ -42,13 +38,6 @@ RUFF_OPTIONS: Final = (
 _SYNTAX: Final = "invalid-syntax"
 _SAFE_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*\.py\Z")
 _PARSE_FAULT: Final = 3
-_MAX_OUTPUT: Final = 8 * 1024 * 1024
-"""Bytes of a tool's answer. The largest in the standard library is 205 kB; reading 8 MiB holds the loop for 60 ms."""
-
-MAX_LISTED: Final = 400_000
-"""Bytes, as JSON, of findings and of functions that a report lists: so it fits a message of 1 MiB."""
-_MAX_TEXT: Final = 500
-"""Characters of a message or name: an identifier may be as long as its file."""
 
 _COMPLEXITY: Final = """\
 import json, sys
@@ -72,15 +61,15 @@ async def ruff_findings(source: str, name: str, *, timeout: float) -> list[Findi
     base = Path(name).name
     shown = base if _SAFE_NAME.match(base) else "source.py"  # rules know `__init__.py`; options are not to be smuggled
     argv = [find_tool("ruff"), *RUFF_OPTIONS, f"--stdin-filename={shown}", "-"]
-    finished = await run_tool("ruff", argv, stdin=source.encode(), timeout=timeout, max_output=_MAX_OUTPUT)
+    finished = await run_tool("ruff", argv, stdin=source.encode(), timeout=timeout, max_output=MAX_ANSWER)
     if finished.status not in (0, 1):
-        raise _failed("ruff", finished)
+        raise failed("ruff", finished)
     findings = []
     for raw in json.loads(finished.stdout):
         line, column = raw["location"]["row"], raw["location"]["column"]
         if raw["code"] in (None, _SYNTAX):
             raise NotParseableError(name, f"is not Python: line {line}: {raw['message'][:200]}")
-        findings.append(Finding(rule=raw["code"], message=raw["message"][:_MAX_TEXT], line=line, column=column))
+        findings.append(Finding(rule=raw["code"], message=raw["message"][:MAX_TEXT], line=line, column=column))
     return findings
 
 
@@ -91,29 +80,25 @@ async def complexities(source: str, name: str, *, timeout: float) -> list[Functi
         NotParseableError: it is not Python.
         ToolError: which of them says whether a retry helps; the tool could not do it.
     """
-    spec = find_spec("complexipy")
-    if spec is None or spec.origin is None:
-        raise ToolFailedError("complexipy", "is not installed; install revo-mesh anew, with its dependencies")
-    packages = str(Path(spec.origin).parents[1])
     # -I -S: neither environment nor site packages, but for the one folder; it halves the start to 15 ms.
-    argv = [sys.executable, "-I", "-S", "-c", _COMPLEXITY, packages]
-    finished = await run_tool("complexipy", argv, stdin=source.encode(), timeout=timeout, max_output=_MAX_OUTPUT)
+    argv = [sys.executable, "-I", "-S", "-c", _COMPLEXITY, packages_of("complexipy")]
+    finished = await run_tool("complexipy", argv, stdin=source.encode(), timeout=timeout, max_output=MAX_ANSWER)
     if finished.status == _PARSE_FAULT:
         raise NotParseableError(name, f"is not Python: {finished.stderr.decode(errors='replace')[:200]}")
     if finished.status != 0:
-        raise _failed("complexipy", finished)
+        raise failed("complexipy", finished)
     return [
-        FunctionComplexity(name=function[:_MAX_TEXT], line=line, complexity=value)
+        FunctionComplexity(name=function[:MAX_TEXT], line=line, complexity=value)
         for function, line, value in json.loads(finished.stdout)
     ]
 
 
 def report(source: str, name: str, findings: list[Finding], functions: list[FunctionComplexity]) -> Report:
     """The two tools' answers as one report. Its counts are of everything, its lists end at `MAX_LISTED`."""
-    listed, measured = _within(MAX_LISTED, findings), _within(MAX_LISTED, functions)
+    listed, measured = within(MAX_LISTED, findings), within(MAX_LISTED, functions)
     return Report(
         name=name,
-        lines=sum(1 for _ in io.StringIO(source, newline=None)),  # as Python counts: a form feed ends none
+        lines=lines_of(source),
         findings=listed,
         rules=dict(sorted(Counter(finding.rule for finding in findings).items())),
         functions=measured,
@@ -122,19 +107,3 @@ def report(source: str, name: str, findings: list[Finding], functions: list[Func
         max_complexity=max((function.complexity for function in functions), default=0),
         truncated=len(listed) < len(findings) or len(measured) < len(functions),
     )
-
-
-def _within(budget: int, items: list[M]) -> list[M]:
-    for count, item in enumerate(items):
-        budget -= len(item.model_dump_json().encode()) + 1
-        if budget < 0:
-            return items[:count]
-    return items
-
-
-def _failed(tool: str, finished: Finished) -> ToolError:
-    said = finished.stderr.decode(errors="replace").strip().splitlines()
-    word = said[-1][:200] if said else "no word"
-    if finished.crash:
-        return ToolCrashedError(tool, f"crashed on this source with {finished.crash}: {word}")
-    return ToolFailedError(tool, f"ended with status {finished.status}: {word}")

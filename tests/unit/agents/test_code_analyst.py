@@ -10,20 +10,20 @@ import pytest
 from pydantic import ValidationError
 
 from actors.agents.code_analyst import CodeAnalyst
-from actors.agents.code_analyst.agent import CodeAnalystSettings
-from actors.agents.code_analyst.direct import add_up, direct_totals, python_files
-from actors.agents.code_analyst.model import (
+from actors.agents.code_analyst.direct import add_up, direct_totals
+from actors.agents.code_analyst.model import CodeReview, Report
+from actors.agents.errors import (
     BinaryFileError,
-    CodeReview,
     MissingFileError,
     NotAFileError,
     NotParseableError,
     OutsideRootError,
-    Report,
     SourceError,
     TooLargeError,
     UnreadableError,
 )
+from actors.agents.files import python_files
+from actors.agents.review import ReviewSettings
 from actors.agents.tools import ToolTimeoutError
 
 BAD = "import os\n\n\ndef f(x=[]):\n    assert x\n    for i in x:\n        if i:\n            print(i)\n"
@@ -31,7 +31,7 @@ BAD = "import os\n\n\ndef f(x=[]):\n    assert x\n    for i in x:\n        if i:
 
 def analyst(root: Path, **settings: float) -> CodeAnalyst:
     agent = CodeAnalyst()
-    agent.settings = CodeAnalystSettings.model_validate({"root": root, **settings})
+    agent.settings = ReviewSettings.model_validate({"root": root, **settings})
     return agent
 
 

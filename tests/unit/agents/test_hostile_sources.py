@@ -10,11 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from actors.agents.code_analyst import CodeAnalyst
-from actors.agents.code_analyst.agent import CodeAnalystSettings
-from actors.agents.code_analyst.analysis import MAX_LISTED
-from actors.agents.code_analyst.direct import add_up, direct_totals, python_files
-from actors.agents.code_analyst.model import BinaryFileError, CodeReview, NotAFileError, NotParseableError, Report
-from actors.agents.code_analyst.source import _read_bytes, read_source
+from actors.agents.code_analyst.direct import add_up, direct_totals
+from actors.agents.code_analyst.model import CodeReview, Report
+from actors.agents.errors import BinaryFileError, NotAFileError, NotParseableError
+from actors.agents.files import python_files
+from actors.agents.review import MAX_LISTED, ReviewSettings
+from actors.agents.source import _read_bytes, read_source
 from actors.agents.tools import ToolCrashedError, ToolOutputError
 
 LARGEST_MESSAGE = 1024 * 1024 - 64 * 1024
@@ -22,7 +23,7 @@ LARGEST_MESSAGE = 1024 * 1024 - 64 * 1024
 
 def analyst(root: Path) -> CodeAnalyst:
     agent = CodeAnalyst()
-    agent.settings = CodeAnalystSettings.model_validate({"root": root})
+    agent.settings = ReviewSettings.model_validate({"root": root})
     return agent
 
 
@@ -165,7 +166,7 @@ async def test_a_suppression_that_we_ignore_is_not_called_unused(tmp_path: Path)
 
 def test_a_root_that_is_no_folder_is_refused_before_any_task_comes(tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match="root"):
-        CodeAnalystSettings.model_validate({"root": tmp_path / "none"})
+        ReviewSettings.model_validate({"root": tmp_path / "none"})
 
 
 async def test_the_totals_agree_on_files_that_one_parser_alone_gives_up_on(tmp_path: Path) -> None:

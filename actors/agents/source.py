@@ -9,7 +9,7 @@ import tokenize
 from pathlib import Path
 from typing import Final
 
-from actors.agents.code_analyst.model import (
+from actors.agents.errors import (
     BinaryFileError,
     MissingFileError,
     NotAFileError,
