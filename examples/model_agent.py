@@ -38,7 +38,7 @@ class Summarizer(Agent):
             raise ConfigError("REVO_MODEL_URL", "set it to an OpenAI-compatible URL, like http://127.0.0.1:11434/v1")
         if not name:
             raise ConfigError("REVO_MODEL_NAME", "set it to the name of a model that the server has")
-        self.key = os.environ.get("REVO_MODEL_KEY") or "no-key"
+        self.key = os.environ.get("REVO_MODEL_KEY", "").strip() or "no-key"
         model = OpenAIChatModel(name, provider=OpenAICompatibleProvider("revo", base_url=url, api_key=self.key))
         # The mesh tries again, durably and elsewhere; the client does not.
         self.model = pydantic_ai.Agent(
@@ -53,4 +53,4 @@ class Summarizer(Agent):
             said = str(error).replace(self.key, "***")  # some servers quote the key that they refuse
             if isinstance(error, ModelQuotaExceededError) or getattr(error, "status_code", None) in HOPELESS:
                 raise ModelRefusedError(said) from None
-            raise Retry(getattr(error, "retry_after", None), said) from None
+            raise Retry(getattr(error, "retry_after", None), f"the model gave no summary: {said}") from None

@@ -103,7 +103,7 @@ async def summarizer(server: Server, model: Model, log: Path, **env: str) -> Asy
     settings = {
         "REVO_MODEL_URL": model.url,
         "REVO_MODEL_NAME": "tiny",
-        "REVO_MODEL_KEY": KEY,
+        "REVO_MODEL_KEY": f"{KEY}\n",  # as a file that is read whole has it
         "REVO_BACKOFF": "0.05",
         "REVO_LOG": "DEBUG",
         "OPENAI_API_KEY": "sk-of-somebody-else",
