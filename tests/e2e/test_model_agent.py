@@ -107,7 +107,7 @@ async def summarizer(server: Server, model: Model, log: Path, **env: str) -> Asy
         "REVO_BACKOFF": "0.05",
         "REVO_LOG": "DEBUG",
         "OPENAI_API_KEY": "sk-of-somebody-else",
-        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
     }
     async with actor(AGENT, server.url, log, **{**settings, **env}) as running:
         yield running
@@ -257,7 +257,8 @@ async def test_without_its_settings_or_its_library_it_does_not_start_and_says_wh
     (tmp_path / "nothing" / "pydantic_ai.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'pydantic_ai'\", name='pydantic_ai')\n"
     )
-    done = shell.revo("run", AGENT, "--url", server.url, REVO_MODEL_KEY=KEY, **env)
+    shell.env |= {"REVO_MODEL_KEY": KEY, **env}
+    done = shell.revo("run", AGENT, "--url", server.url)
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert says in line
