@@ -18,7 +18,7 @@ from bus import attempts, endings, subjects
 from bus.connection import Connection
 from bus.errors import EncodeError, PayloadTooLargeError, Retry, TransportError
 from bus.extender import Extender
-from bus.messages import Envelope, Result, Status
+from bus.messages import MAX_DEADLINE, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
 from bus.run import Run
 from bus.telemetry import Span
@@ -144,7 +144,7 @@ class Settler:
         delay = 0.0
         if outcome.counts:
             asked = error.delay if isinstance(error, Retry) else None
-            delay = run.capability.policy.pause(envelope.attempt) if asked is None else asked
+            delay = run.capability.policy.pause(envelope.attempt) if asked is None else min(asked, MAX_DEADLINE)
             span.event("retry", delay=delay, attempt=envelope.attempt)
             update: dict[str, Any] = {"errors": envelope.attempt, "suspect": False, "alone": 0}
         else:

@@ -2,8 +2,7 @@ import os
 
 from pydantic import BaseModel
 
-from bus.errors import ConfigError
-from revo import Agent, BusError, Retry, task
+from revo import Agent, BusError, ConfigError, Retry, task
 
 try:
     import pydantic_ai

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from actors.actor import Actor, ActorRef, Agent, TaskContext, rpc, task
     from actors.registry.client import RegistryClient
-    from bus.errors import BusError, Retry, TaskFailedError
+    from bus.errors import BusError, ConfigError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
     from bus.settings import Settings
@@ -22,6 +22,7 @@ __all__ = [
     "ActorRef",
     "Agent",
     "BusError",
+    "ConfigError",
     "Handle",
     "Mesh",
     "RegistryClient",
@@ -39,7 +40,7 @@ __all__ = [
 _HOMES: Final = {
     "actors.actor": ("Actor", "ActorRef", "Agent", "TaskContext", "rpc", "task"),
     "actors.registry.client": ("RegistryClient",),
-    "bus.errors": ("BusError", "Retry", "TaskFailedError"),
+    "bus.errors": ("BusError", "ConfigError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
     "bus.settings": ("Settings",),

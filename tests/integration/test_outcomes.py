@@ -327,3 +327,20 @@ async def test_a_critical_task_goes_past_all_that_wait(mesh: Mesh, start_worker:
     gate.open.set()
     second = await asyncio.wait_for(gate.begun.get(), 5)
     assert {"n": "critical"} in (first, second)
+
+
+async def test_a_pause_that_no_clock_can_hold_is_a_long_one(mesh: Mesh, start_worker: StartWorker) -> None:
+    """A server that asks for one, such as a model's, is not asked again at once: its nanoseconds overflowed."""
+    runs = []
+
+    async def later(message: Any) -> Any:
+        runs.append(message)
+        if message.get("later"):
+            raise Retry(1e14)
+        return message
+
+    await start_worker(later)
+    await mesh.submit("echo", {"later": True})
+    for n in range(50):
+        assert await (await mesh.submit("echo", {"n": n})).result(timeout=5) == {"n": n}
+    assert runs.count({"later": True}) == 1
