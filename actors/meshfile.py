@@ -20,6 +20,7 @@ DEFAULT_NAME: Final = "mesh.toml"
 REGISTRY: Final = "actors.registry:Registry"
 STEWARD: Final = "actors.steward:Steward"
 CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
+SECURITY_GUARDIAN: Final = "actors.agents.security_guardian:SecurityGuardian"
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -141,7 +142,12 @@ class MeshFile(BaseModel):
     @classmethod
     def default(cls) -> MeshFile:
         """The actors that come with Revo, one of each."""
-        return cls(actors={"code-analyst": ActorEntry(target=CODE_ANALYST)})
+        return cls(
+            actors={
+                "code-analyst": ActorEntry(target=CODE_ANALYST),
+                "security-guardian": ActorEntry(target=SECURITY_GUARDIAN),
+            }
+        )
 
     @classmethod
     def load(cls, path: Path) -> MeshFile:

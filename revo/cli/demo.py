@@ -16,21 +16,29 @@ from typing import Any, Final
 
 from actors.agents.code_analyst.direct import Totals, add_up, direct_totals
 from actors.agents.files import python_files
-from actors.meshfile import CODE_ANALYST, STEWARD
+from actors.agents.security_guardian.direct import add_up_risks, direct_risks
+from actors.meshfile import CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
 from actors.process import ActorProcess
+from actors.registry.client import RegistryClient
+from bus import subjects
 from bus.audit import Audit, audit
 from bus.errors import ConfigError
 from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
 from bus.server import Server
 from bus.settings import Settings
-from bus.subjects import STEWARD as STEWARD_NAME
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 
 REPLICAS: Final = 2
+ANALYST: Final = ("code-analyst", CODE_ANALYST)
+GUARDIAN: Final = ("security-guardian", SECURITY_GUARDIAN)
+GUARDED_EVERY: Final = 4
+"""Of so many files one is reviewed for security too: bandit takes ten times as long as the analyst's tools."""
 HOPELESS: Final = "nobody-can-do-this"
 HOPELESS_DEADLINE: Final = 2.0
 """A task for a capability that no agent has, and the seconds after which a steward ends it."""
+LOOK_EVERY: Final = 0.05
+"""Seconds between two questions to the registry."""
 KILL_AFTER: Final = 0.2
 """The share of the files that is done when a replica is killed."""
 
@@ -40,12 +48,20 @@ class Story:
     """What happened."""
 
     files: int
+    guarded: int = 0
+    """How many of them were reviewed for security too."""
     totals: Totals | None = None
     direct: Totals | None = None
+    risks: dict[str, int] = field(default_factory=dict)
+    direct_risks: dict[str, int] = field(default_factory=dict)
     audit: Audit | None = None
     seconds: float = 0.0
     killed: str = ""
     """The replica that was killed with a task in hand."""
+    noticed: float = 0.0
+    """Seconds from then until the registry did not know it any more."""
+    successor: str = ""
+    """Who took its place, by the registry's word."""
     by_replica: dict[str, int] = field(default_factory=dict)
     redelivered: int = 0
     failed: dict[str, int] = field(default_factory=dict)
@@ -56,7 +72,12 @@ class Story:
     @property
     def equal(self) -> bool:
         """Whether the mesh found what the tools find when they are run directly."""
-        return self.totals == self.direct
+        return self.totals == self.direct and self.risks == self.direct_risks
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there were for the agents."""
+        return self.files + self.guarded
 
     @property
     def good(self) -> bool:
@@ -64,8 +85,8 @@ class Story:
         audit = self.audit
         if audit is None or audit.waiting or not audit.good:
             return False
-        all_ended = audit.ended == self.files + 1 and self.hopeless == "expired"
-        return all_ended and self.redelivered > 0 and self.equal
+        all_ended = audit.ended == self.tasks + 1 and self.hopeless == "expired"
+        return all_ended and self.redelivered > 0 and bool(self.successor) and self.equal
 
 
 def demo(path: Path | None, *, files: int, output: Output) -> int:
@@ -93,6 +114,7 @@ class Demo:
         self._files = files
         self._quiet = quiet
         self._replicas: list[ActorProcess] = []
+        self._noticing: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
 
     async def perform(self) -> Story:
@@ -112,37 +134,50 @@ class Demo:
         settings = Settings.from_env()
         server = await self._stack.enter_async_context(Server(folder / "nats", binary=settings.nats_server))
         settings = settings.model_copy(update={"nats_url": server.url})
-        steward = ActorProcess(STEWARD_NAME, STEWARD, on_line=lambda _: None)
-        self._stack.push_async_callback(_end, steward)
         async with asyncio.TaskGroup() as group:
-            group.create_task(steward.start(url=server.url, cwd=Path.cwd()))
-            for _ in range(REPLICAS):
-                group.create_task(self._start_replica(server.url))
+            group.create_task(self._start(subjects.REGISTRY, REGISTRY, server.url))
+            group.create_task(self._start(subjects.STEWARD, STEWARD, server.url))
+            for name, target in [ANALYST, GUARDIAN] * REPLICAS:
+                group.create_task(self._start_replica(name, target, server.url))
         mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
-        story = Story(files=len(self._files))
+        watching = await self._stack.enter_async_context(asyncio.TaskGroup())  # ends before the mesh does
+        guarded = self._files[::GUARDED_EVERY]
+        story = Story(files=len(self._files), guarded=len(guarded))
         began = time.perf_counter()
-        handles = [
-            await mesh.submit("code_review", {"path": str(path.relative_to(self._root))}) for path in self._files
-        ]
+        handles = [await mesh.submit("code_review", self._message(path)) for path in self._files]
+        handles += [await mesh.submit("security_review", self._message(path)) for path in guarded]
         hopeless = await mesh.submit(HOPELESS, {}, deadline=HOPELESS_DEADLINE)
-        results = await self._await_all(story, handles, server.url)
+        results = await self._await_all(story, handles, mesh, watching)
         story.seconds = time.perf_counter() - began
         story.hopeless = (await hopeless.outcome(timeout=30)).status
+        if self._noticing is not None:
+            await self._noticing
         for replica in self._replicas:
             await _end(replica)  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
         story.audit = await self._read_separately(server.url)
-        story.direct = await asyncio.to_thread(direct_totals, self._files)
+        story.direct, story.direct_risks = await asyncio.gather(
+            asyncio.to_thread(direct_totals, self._files), asyncio.to_thread(direct_risks, guarded)
+        )
         return story
 
-    async def _start_replica(self, url: str) -> ActorProcess:
-        replica = ActorProcess("code-analyst", CODE_ANALYST, on_line=lambda _: None)
-        self._stack.push_async_callback(_end, replica)
-        await replica.start(url=url, cwd=Path.cwd(), settings={"root": str(self._root)})
+    def _message(self, path: Path) -> dict[str, str]:
+        return {"path": str(path.relative_to(self._root))}
+
+    async def _start(self, name: str, target: str, url: str, **settings: str) -> ActorProcess:
+        process = ActorProcess(name, target, on_line=lambda _: None)
+        self._stack.push_async_callback(_end, process)
+        await process.start(url=url, cwd=Path.cwd(), settings=settings)
+        return process
+
+    async def _start_replica(self, name: str, target: str, url: str) -> ActorProcess:
+        replica = await self._start(name, target, url, root=str(self._root))
         self._replicas.append(replica)
         return replica
 
-    async def _await_all(self, story: Story, handles: list[Handle], url: str) -> list[Result]:
+    async def _await_all(
+        self, story: Story, handles: list[Handle], mesh: Mesh, watching: asyncio.TaskGroup
+    ) -> list[Result]:
         """Show the progress; kill a replica on the way, while it holds a task."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -151,31 +186,43 @@ class Demo:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         results: list[Result] = []
         with Progress(*columns, console=terminal) as progress:
-            bar = progress.add_task(f"{REPLICAS} replicas of code-analyst review", total=len(handles))
+            bar = progress.add_task(f"{REPLICAS} replicas of each of 2 agents review", total=len(handles))
             async with asyncio.TaskGroup() as group:  # none of them outlives us, also after Ctrl-C
                 for done in asyncio.as_completed([group.create_task(handle.outcome()) for handle in handles]):
                     results.append(await done)
                     progress.advance(bar)
                     if not story.killed and len(results) >= len(handles) * KILL_AFTER:
-                        await self._kill_one(story, url)
+                        await self._kill_one(story, mesh, watching)
         return results
 
-    async def _kill_one(self, story: Story, url: str) -> None:
+    async def _kill_one(self, story: Story, mesh: Mesh, watching: asyncio.TaskGroup) -> None:
         """SIGKILL a replica, if it holds a task at this moment, and start another one.
 
         It is stopped first, so that nothing changes while we look. A tool that is its child, alive or not yet
         reaped, says that it is in the middle of a review.
         """
-        victim = self._replicas[0]
+        victim = next(replica for replica in self._replicas if replica.name == ANALYST[0])
         os.kill(victim.pid, signal.SIGSTOP)
         if not await asyncio.to_thread(has_children, victim.pid):
             os.kill(victim.pid, signal.SIGCONT)
             return
         story.killed = victim.instance
         victim.kill()
+        self._noticing = watching.create_task(self._see_it_noticed(story, mesh, time.perf_counter()))
         await victim.wait()
         self._replicas.remove(victim)
-        await self._start_replica(url)
+        await self._start_replica(*ANALYST, mesh.connection.url)
+
+    async def _see_it_noticed(self, story: Story, mesh: Mesh, killed_at: float) -> None:
+        """Ask the registry, as anybody may, until it knows the one that was killed no more, and its successor."""
+        registry, before = RegistryClient(mesh), set[str]()
+        while not (story.noticed and story.successor):
+            known = {instance.instance for instance in await registry.find("code_review")}
+            before = before or known
+            if story.killed not in known and not story.noticed:
+                story.noticed = time.perf_counter() - killed_at
+            story.successor = next(iter(known - before), "")
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _count(self, story: Story, mesh: Mesh, results: list[Result]) -> None:
         story.by_replica = dict(Counter(result.instance for result in results))
@@ -183,8 +230,10 @@ class Demo:
         story.redelivered = len(redelivered)
         failed = [result.error.code for result in results if result.status != "succeeded" and result.error]
         story.failed = dict(Counter(failed))
-        totals = add_up(result.value for result in results if result.status == "succeeded")
-        unparseable = story.failed.get("not_parseable", 0)
+        good = [result for result in results if result.status == "succeeded"]
+        totals = add_up(result.value for result in good if result.capability == "code_review")
+        story.risks = add_up_risks(result.value for result in good if result.capability == "security_review")
+        unparseable = sum(result.status != "succeeded" and result.capability == "code_review" for result in results)
         story.totals = Totals(totals.rules, totals.functions, totals.complexity, unparseable)
         if redelivered:
             story.trace = await mesh.trace(redelivered[0].task_id)
@@ -218,14 +267,18 @@ def _as_json(story: Story) -> dict[str, Any]:
     assert story.audit is not None
     return {
         "files": story.files,
+        "guarded": story.guarded,
         "seconds": round(story.seconds, 3),
-        "tasks_per_second": round(story.files / story.seconds, 1),
+        "tasks_per_second": round(story.tasks / story.seconds, 1),
         "killed": story.killed,
+        "noticed_s": round(story.noticed, 3),
+        "successor": story.successor,
         "redelivered": story.redelivered,
         "lost": story.audit.lost,
         "audit": asdict(story.audit),
         "by_replica": story.by_replica,
         "totals": asdict(story.totals) if story.totals else None,
+        "risks": story.risks,
         "equal_to_direct": story.equal,
         "failed": story.failed,
         "hopeless": story.hopeless,

@@ -50,8 +50,9 @@ def _replicas(story: Story) -> Table:
     table.add_column("instance")
     table.add_column("tasks", justify="right")
     table.add_column("")
-    for instance, count in sorted(story.by_replica.items()):
-        table.add_row(instance, str(count), "killed -9 with a task in hand" if instance == story.killed else "")
+    notes = {story.killed: "killed -9 with a task in hand", story.successor: "took its place"}
+    for instance in sorted({*story.by_replica, story.successor} - {""}):
+        table.add_row(instance, str(story.by_replica.get(instance, 0)), notes.get(instance, ""))
     return table
 
 
@@ -59,20 +60,31 @@ def _count(story: Story) -> list[Text]:
     assert story.audit is not None
     assert story.totals is not None
     found = sum(story.totals.rules.values())
+    risks = f"{sum(story.risks.values()):,} risks in {story.guarded} of the files"
     lines = [
-        Text(f"{story.files} files in {story.seconds:.1f} s: {story.files / story.seconds:.1f} tasks/s"),
-        Text(f"{found:,} findings, {story.totals.functions:,} functions, complexity {story.totals.complexity:,}"),
+        Text(f"{story.tasks} tasks on {story.files} files in {story.seconds:.1f} s: {_rate(story):.1f} tasks/s"),
+        Text(
+            f"{found:,} findings, {story.totals.functions:,} functions, complexity {story.totals.complexity:,}; {risks}"
+        ),
+        _verdict(
+            f"the registry missed {story.killed} {story.noticed:.1f} s after its death, and knows {story.successor}",
+            good=bool(story.killed and story.noticed and story.successor),
+        ),
         _verdict("equal to running the tools directly", good=story.equal),
         _verdict(f"redelivered: {story.redelivered}", good=story.redelivered > 0),
         _verdict(
             f"accepted: {story.audit.accepted}  ended: {story.audit.ended}  doubled: {story.audit.doubled}",
-            good=story.audit.ended == story.files + 1 and not story.audit.doubled,
+            good=story.audit.ended == story.tasks + 1 and not story.audit.doubled,
         ),
         _verdict(f"1 task that no agent can do: {story.hopeless} by the steward", good=story.hopeless == "expired"),
         _verdict(f"lost: {story.audit.lost}", good=not story.audit.lost),
     ]
-    lines += [Text(f"{count} files failed: {code}") for code, count in story.failed.items()]
+    lines += [Text(f"{count} tasks failed: {code}") for code, count in story.failed.items()]
     return lines
+
+
+def _rate(story: Story) -> float:
+    return story.tasks / story.seconds
 
 
 def _verdict(text: str, *, good: bool) -> Text:

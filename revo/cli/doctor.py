@@ -113,12 +113,12 @@ def tools(_: Settings) -> Finding:
     """What the agents that come with Revo use."""
     beside = Path(sys.executable).parent
     missing = [name for name in ("ruff",) if not ((beside / name).exists() or shutil.which(name))]
-    missing += [name for name in ("complexipy",) if importlib.util.find_spec(name) is None]
+    missing += [name for name in ("complexipy", "bandit") if importlib.util.find_spec(name) is None]
     if missing:
         return Finding(
             "tools", "fail", f"{', '.join(missing)} missing", "install revo-mesh anew, with its dependencies"
         )
-    return Finding("tools", "ok", "ruff and complexipy are there")
+    return Finding("tools", "ok", "ruff, complexipy and bandit are there")
 
 
 def port(settings: Settings) -> Finding:
