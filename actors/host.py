@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from actors import logs
 from actors.actor import Actor, Agent, Handler, check_class
 from actors.enrolment import registration_of
 from actors.loading import actor_settings, default_policy, load
@@ -53,19 +54,24 @@ class ActorStartError(BusError):
         return f"{self.actor} did not start: {self.reason}"
 
 
-def run(target: str, *, name: str | None = None, settings: Settings | None = None, runner: Runner = asyncio.run) -> int:
+def run(
+    target: str,
+    *,
+    name: str | None = None,
+    settings: Settings | None = None,
+    runner: Runner = asyncio.run,
+    json_logs: bool = False,
+) -> int:
     """Run one actor until it is told to stop and return the process's exit status: 0 when it drained in order.
 
-    `target` is `package.module:Class` or `path/to/file.py:Class`; `runner` is `asyncio.run` or uvloop's.
+    `target` is `package.module:Class` or `path/to/file.py:Class`; `runner` is `asyncio.run` or uvloop's. It logs to
+    stderr, from the level `REVO_LOG` on (info).
 
     Raises:
         ConfigError: the target, its class or its settings cannot be used.
         ServerUnreachableError: no server within the setting `connect_timeout`.
     """
-    logging.basicConfig(
-        level=os.environ.get("REVO_LOG", "INFO").upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    logs.configure("info", "%(asctime)s %(levelname)s %(name)s: %(message)s", as_json=json_logs)
     actor = load(target)
     if name is not None:
         actor = type(actor.__name__, (actor,), {"name": name, "__module__": actor.__module__})

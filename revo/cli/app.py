@@ -99,11 +99,14 @@ def run(
     target: Annotated[str, typer.Argument(help="package.module:Class or path/to/file.py:Class")],
     name: Annotated[str | None, typer.Option("--name", help="its address; default: the class's name")] = None,
     url: UrlOption = None,
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="how it logs: json is one object a line")
+    ] = Output.TEXT,
 ) -> int:
     """Run one actor in the foreground. SIGTERM or Ctrl-C drains it, a second one stops it at once."""
     from revo.cli.run import run as run_actor
 
-    return run_actor(target, name, url)
+    return run_actor(target, name, url, json_logs=output is Output.JSON)
 
 
 @app.command(

@@ -197,6 +197,6 @@ def ago(then: float) -> str:
 
 def quiet_logs() -> None:
     """Show warnings of the bus as one line each, nothing below them."""
-    import logging
+    from actors import logs
 
-    logging.basicConfig(level=os.environ.get("REVO_LOG", "WARNING").upper(), format="revo: %(message)s")
+    logs.configure("warning", "revo: %(message)s")

@@ -22,11 +22,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("target")
     parser.add_argument("--name")
     parser.add_argument("--url")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     given = parser.parse_args(arguments)
-    return guarded(lambda: run(given.target, given.name, given.url))
+    return guarded(lambda: run(given.target, given.name, given.url, json_logs=given.output == "json"))
 
 
-def run(target: str, name: str | None, url: str | None) -> int:
+def run(target: str, name: str | None, url: str | None, *, json_logs: bool) -> int:
     """Run one actor until it is told to stop; returns the exit status."""
     import os
     import sys
@@ -37,4 +38,4 @@ def run(target: str, name: str | None, url: str | None) -> int:
     from bus.settings import Settings
 
     sys.path.insert(0, os.getcwd())  # noqa: PTH109  (what `python -m` does, so that the user's own modules are found)
-    return run_actor(target, name=name, settings=Settings.from_env().at(url), runner=uvloop.run)
+    return run_actor(target, name=name, settings=Settings.from_env().at(url), runner=uvloop.run, json_logs=json_logs)

@@ -47,9 +47,9 @@ class Shell:
         assert "Traceback" not in done.stderr
         return done
 
-    def json(self, *arguments: str, **env: str) -> Any:
+    def json(self, *arguments: str, timeout: float = 40, **env: str) -> Any:
         """Run one command that succeeds and read its one line of JSON."""
-        done = self.revo(*arguments, "--output", "json", timeout=40, **env)
+        done = self.revo(*arguments, "--output", "json", timeout=timeout, **env)
         assert done.returncode == 0, done.stderr
         (line,) = done.stdout.splitlines()
         return json.loads(line)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from tests.e2e.conftest import ROOT, Shell
+from revo.cli.app import app
+from tests.e2e.conftest import BIN, ROOT, Shell
 
 ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
 
@@ -27,6 +33,7 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("run", "nonsense"), 2, "package.module:class"),
         (("run", "no_such_module:X"), 2, "no module named"),
         (("run", ECHO), 3, "no mesh runs here"),
+        (("run", ECHO, "--output", "yaml"), 2, "invalid choice"),
         (("run", ECHO, "--name", "no.dots", "--url", "nats://127.0.0.1:1"), 2, "cannot be used in a subject"),
         (("trace", "x"), 3, "no mesh runs here"),
         (("down",), 3, "no mesh runs here"),
@@ -49,6 +56,17 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("verify",), 3, "no mesh runs here"),
         (("chaos",), 3, "no mesh runs here"),
         (("chaos", "--seconds", "0"), 2, "invalid value"),
+        (("ps",), 3, "no mesh runs here"),
+        (("ps", "--agent", "a.b", "--url", "nats://127.0.0.1:1"), 3, "no nats server"),
+        (("top",), 3, "no mesh runs here"),
+        (("top", "--interval", "0"), 2, "invalid value"),
+        (("events", "--follow"), 3, "no mesh runs here"),
+        (("events", "--kind", "weather"), 2, "agent and system"),
+        (("events", "--since", "soon"), 2, "invalid value"),
+        (("topology",), 2, ""),
+        (("topology", "plan", "--url", "nats://127.0.0.1:1"), 3, "no nats server at nats://127.0.0.1:1"),
+        (("topology", "apply", "/no/such/mesh.toml"), 2, "no such file"),
+        (("bench", "registry", "--instances", "0"), 2, "invalid value"),
     ],
 )
 def test_wrong_input_is_one_line_and_an_exit_status(
@@ -61,17 +79,64 @@ def test_wrong_input_is_one_line_and_an_exit_status(
     assert not shell.home.exists(), "wrong input changes nothing"
 
 
-@pytest.mark.parametrize("command", ["up", "down", "run", "submit", "trace", "doctor", "demo", "verify", "chaos"])
-def test_every_command_has_help_with_an_example(shell: Shell, command: str) -> None:
-    done = shell.revo(command, "--help")
+def commands() -> Iterator[tuple[str, ...]]:
+    """Every command there is, groups left out: from the program itself, so that none can be forgotten here."""
+
+    def below(group: Any, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        for name, command in group.commands.items():
+            if hasattr(command, "commands"):
+                yield from below(command, (*path, name))
+            else:
+                yield (*path, name)
+
+    yield from below(typer.main.get_command(app), ())
+
+
+COMMANDS = list(commands())
+
+
+def test_all_commands_are_known_to_this_test() -> None:
+    assert {("up",), ("tasks", "ls"), ("topology", "plan"), ("bench", "registry")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_has_help_with_an_example_and_speaks_json(shell: Shell, command: tuple[str, ...]) -> None:
+    done = shell.revo(*command, "--help", COLUMNS="100")
     assert done.returncode == 0
-    assert f"Usage: revo {command}" in done.stdout
+    assert f"Usage: revo {' '.join(command)}" in done.stdout
     assert "Example" in done.stdout
+    assert f"revo {' '.join(command)}" in done.stdout.partition("Example")[2], "an example of this very command"
+    assert "--output" in done.stdout
 
 
 def test_a_wrong_setting_names_its_variable(shell: Shell) -> None:
     done = shell.revo("submit", "echo", "a=b", REVO_DEADLINE="soon")
     assert (done.returncode, "REVO_DEADLINE=soon" in done.stderr) == (2, True)
+
+
+def test_a_level_that_is_none_names_its_variable(shell: Shell) -> None:
+    for command in (("run", ECHO), ("ps",)):
+        done = shell.revo(*command, REVO_LOG="loud")
+        assert (done.returncode, "REVO_LOG=loud: must be one of debug" in done.stderr) == (2, True), done.stderr
+
+
+def test_run_logs_json_for_what_collects_logs(running: Shell) -> None:
+    with subprocess.Popen(
+        [str(BIN / "revo"), "run", ECHO, "--output", "json"],
+        cwd=running.folder,
+        env=running.env,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        line = json.loads(process.stderr.readline())
+        process.send_signal(signal.SIGTERM)
+        rest = [json.loads(line) for line in process.stderr]
+    assert process.returncode == 0
+    assert set(line) == {"at", "level", "logger", "message"}
+    assert (line["level"], line["message"].partition("-")[0]) == ("info", "echo")
+    assert line["message"].endswith(" is ready")
+    assert rest[0]["message"].endswith(" drains")
 
 
 def test_an_internal_error_is_one_line_that_says_how_to_see_more(shell: Shell) -> None:
@@ -125,8 +190,10 @@ def test_submit_trace_and_doctor_on_a_running_mesh(running: Shell) -> None:
     assert "└─ process code_review" in tree
     assert running.revo("trace", "unknown-id").returncode == 1
 
-    findings = running.json("doctor")
-    assert {finding["state"] for finding in findings} == {"ok"}
+    findings = [finding for finding in running.json("doctor") if finding["state"] != "ok"]
+    assert [finding["found"] for finding in findings] == [
+        "1 task waits for nobody, and no agent that lives can do it",
+    ]
 
 
 def test_doctor_finds_a_folder_that_hides_ours_and_a_mesh_that_is_gone(shell: Shell) -> None:
@@ -138,6 +205,24 @@ def test_doctor_finds_a_folder_that_hides_ours_and_a_mesh_that_is_gone(shell: Sh
     assert done.returncode == 3
     assert (found["packages"]["state"], found["home"]["state"], found["mesh"]["state"]) == ("fail", "warn", "fail")
     assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
+
+
+@pytest.mark.xdist_group("slow")
+def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
+    shell: Shell, figures: Callable[[str], None]
+) -> None:
+    found = shell.json("bench", "registry", "--seconds", "5", timeout=100)
+    figures(
+        f"registry: {found['instances']:,} registered in {found['registered_s']:.2f} s, "
+        f"{found['cpu_idle']:.0%} of a core "
+        f"renewing, {found['cpu_asked']:.0%} at {found['rate']:.0f} find/s; "
+        f"find p50 {found['find_p50_ms']:.1f} ms, p99 {found['find_p99_ms']:.1f} ms"
+    )
+    assert found["alive"] == found["instances"] == 1000
+    assert found["registered_s"] < 5
+    assert max(found["cpu_idle"], found["cpu_asked"]) < 0.5
+    assert found["rate"] > 450
+    assert found["find_p50_ms"] < 5, "p99 is measured on a quiet machine: other tests run beside this one"
 
 
 def test_bench_start_measures_ready_time_and_memory(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -251,6 +252,36 @@ def test_doctor_finds_a_port_that_is_taken(shell: Shell) -> None:
     finding = next(one for one in json.loads(done.stdout) if one["check"] == "port")
     assert (finding["state"], str(port) in finding["found"]) == ("fail", True)
     assert "[server] port" in finding["advice"]
+
+
+def test_doctor_finds_a_clock_that_differs(running: Shell) -> None:
+    """A clock of the machine's own cannot be set here: the command's process gets one that is wrong."""
+    (running.folder / "late").mkdir()
+    (running.folder / "late" / "sitecustomize.py").write_text(
+        "import time\nright = time.time\ntime.time = lambda: right() - 30\n"
+    )
+    findings = {one["check"]: one for one in running.json("doctor", PYTHONPATH=str(running.folder / "late"))}
+    assert findings["clock"]["state"] == "warn"
+    assert findings["clock"]["found"].startswith("+30.")
+    assert "NTP" in findings["clock"]["advice"]
+
+
+async def test_doctor_finds_a_server_that_is_too_old(shell: Shell) -> None:
+    async def old_server(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.9.4","max_payload":1048576,"jetstream":true}\r\n')
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(old_server, "127.0.0.1", 0)
+    async with listening:
+        url = f"nats://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        done = await asyncio.to_thread(shell.revo, "doctor", "--url", url, "--output", "json")
+    finding = json.loads(done.stdout)[-1]
+    assert (done.returncode, finding["check"], finding["state"]) == (3, "mesh", "fail")
+    assert "needs nats-server 2.11" in finding["advice"]
+    assert "runs 2.9" in finding["advice"]
 
 
 def completed(shell: Shell, words: str) -> list[str]:
