@@ -30,7 +30,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_readme_has_no_block_that_no_test_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"sh", "python", "toml"}
-    assert (len(blocks("sh")), len(blocks("python")), len(blocks("toml"))) == (4, 2, 1)
+    assert (len(blocks("sh")), len(blocks("python")), len(blocks("toml"))) == (5, 2, 1)
 
 
 def test_the_agent_in_the_readme_is_the_example() -> None:
@@ -46,7 +46,7 @@ def test_the_mesh_file_in_the_readme_is_the_example_and_is_valid() -> None:
     assert set(MeshFile.load(ROOT / "examples" / "mesh.toml").actors) == {"code-analyst", "echo"}
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     folder, script = ROOT, blocks("sh")[number]
@@ -65,9 +65,34 @@ def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    shows = {0: "lost: 0", 1: '"text": "hi"', 2: "{'text': 'hi'}", 3: "0  lost"}[number]
+    shows = {0: "lost: 0", 1: '"text": "hi"', 2: "{'text': 'hi'}", 3: "code-analyst", 4: "0  lost"}[number]
     assert shows in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+
+
+async def test_the_registry_document_works_as_it_stands(shell: Shell) -> None:
+    text = (ROOT / "docs" / "registry.md").read_text()
+    shell.json("up", str(ROOT / "examples" / "mesh.toml"), "--detach")
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    for line in commands.splitlines():
+        words = line.partition("#")[0].split()
+        assert words[0] == "revo"
+        assert shell.revo(*words[1:]).stdout
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (shell.folder / "who.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "who.py"],
+        cwd=shell.folder,
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "echo-" in done.stdout
+    assert "[{'text': 'hi'}] []" in done.stdout, "the broadcast's answers, and nobody missing"
+    assert done.stdout.count("{'text': 'hi'}") == 2
 
 
 async def test_the_wire_document_works_in_plain_nats_py(server: Server, tmp_path: Path) -> None:
