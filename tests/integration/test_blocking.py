@@ -142,7 +142,8 @@ async def test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost(
 ) -> None:
     journal = tmp_path / "journal"
     async with actor(STEWARD, server.url, tmp_path / "s1") as steward:
-        async with actor(TOILER, server.url, tmp_path / "1") as worker:
+        # No heartbeat may come between the end of the first task and the death.
+        async with actor(TOILER, server.url, tmp_path / "1", REVO_HEARTBEAT="5") as worker:
             done = await toil(mesh, journal, 1, seconds=0.5)
             drained = await toil(mesh, journal, 2, seconds=20.0)
             await done.outcome(timeout=5)

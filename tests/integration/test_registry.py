@@ -111,7 +111,7 @@ async def test_who_leaves_in_order_is_gone_at_once_and_it_is_told(
     assert story.index("ready") < story.index("draining") < story.index("left")
 
 
-@pytest.mark.parametrize(("number", "beats"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 3)])
+@pytest.mark.parametrize(("number", "beats"), [(signal.SIGKILL, 2), (signal.SIGSTOP, 3)], ids=["killed", "hangs"])
 async def test_who_is_killed_or_hangs_is_gone_within_so_many_heartbeats(  # noqa: PLR0917  (fixtures)
     number: signal.Signals,
     beats: int,
@@ -225,6 +225,9 @@ async def test_every_replica_answers_the_same_and_knows_what_its_asker_knows(
                 break
         assert asked == {registry.instance, second.instance}
         assert len(answers) == 1
+        ahead = await client.register(registration("painter", 40))
+        with pytest.raises(BusError, match=f"was asked for {ahead.revision + 1000}; ask again"):
+            await mesh.ask(subjects.REGISTRY, "list", {"known": ahead.revision + 1000})
 
 
 async def _all_there(client: RegistryClient, names: set[str]) -> bool:

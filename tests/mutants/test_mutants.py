@@ -66,6 +66,14 @@ DEAF += "test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears"
 STANDING = "tests/integration/test_pull.py::test_pulls_that_died_with_their_leader_are_stood_anew"
 OWN_END = "tests/integration/test_blocking.py::test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost"
 
+REGISTRY = "tests/integration/test_registry.py::"
+CONTRADICTS = REGISTRY + "test_what_contradicts_somebody_who_lives_is_refused_and_both_are_named"
+AT_ONCE = REGISTRY + "test_two_that_contradict_each_other_at_the_same_moment_are_not_both_let_in"
+HANGS = REGISTRY + "test_who_is_killed_or_hangs_is_gone_within_so_many_heartbeats[hangs]"
+BLOCKS = REGISTRY + "test_a_handler_that_blocks_the_loop_keeps_its_lease"
+FOREIGN = REGISTRY + "test_nobody_takes_or_gives_up_the_lease_of_somebody_else"
+SAME_VIEW = REGISTRY + "test_every_replica_answers_the_same_and_knows_what_its_asker_knows"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -273,6 +281,57 @@ MUTANTS = [
         "            return True\n        record",
         OWN_END,
         "assert done.task_id not in steward.log",
+    ),
+    Mutant(
+        "whoever contradicts a definition is let in",
+        "actors/registry/actor.py",
+        "if difference and next(self._catalog.having(capability.name), None) is not None:",
+        "if False:",
+        CONTRADICTS,
+        "disagree on the capability",
+    ),
+    Mutant(
+        "of two that contradict each other at the same moment both are let in",
+        "actors/registry/actor.py",
+        "if known is not None and known.conflict:",
+        "if False:",
+        AT_ONCE,
+        "len(refused) == 2",
+    ),
+    Mutant(
+        "a lease that ran out is not taken again",
+        "actors/registry/registrar.py",
+        "            await self._take_again()\n",
+        "            pass\n",
+        HANGS,
+        "not within 10 s",
+    ),
+    Mutant(
+        "the lease of an instance whose loop is blocked is not renewed",
+        "actors/host.py",
+        "                pulse=self._registrar.pulse,\n",
+        "",
+        BLOCKS,
+        "it lives, and works",
+    ),
+    Mutant(
+        "anybody gives up anybody's lease",
+        "actors/registry/actor.py",
+        "if held.owner != owner_of(lease.secret):",
+        "if False:",
+        FOREIGN,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a replica answers before it knows what its asker knows",
+        "actors/registry/actor.py",
+        """of one agent, by name, in pages.\"""
+        await self._catalog.reached(query.known)
+""",
+        """of one agent, by name, in pages.\"""
+""",
+        SAME_VIEW,
+        "DID NOT RAISE",
     ),
 ]
 
