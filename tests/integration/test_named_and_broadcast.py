@@ -50,7 +50,7 @@ async def test_a_task_for_one_agent_waits_for_it_and_survives_its_death(
     ):
         assert await late.result(timeout=5) == second.instance
         assert (await early.cancel()).cancelled
-    await eventually(lambda: nothing_queued(mesh))
+        await eventually(lambda: nothing_queued(mesh))
 
 
 async def test_an_agent_with_two_capabilities_must_be_told_which(server: Server, mesh: Mesh, tmp_path: Path) -> None:

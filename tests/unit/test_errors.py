@@ -44,6 +44,7 @@ EXAMPLES: list[BusError] = [
     jetstream.JetStreamBusyError("x", "no leader"),
     pull.ConsumerGoneError("echo-low", "deleted"),
     topology.PolicyConflictError("echo", "a", "b", ("ack_wait 5 and 6",)),
+    topology.ForbiddenTopologyError("stream TASKS", "create"),
     worker.WorkerFaultError("a bug"),
 ]
 

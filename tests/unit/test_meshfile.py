@@ -76,7 +76,7 @@ def test_a_file_that_is_not_there_or_empty_is_an_error(tmp_path: Path) -> None:
 
 
 def test_the_default_is_what_comes_with_revo() -> None:
-    assert list(MeshFile.default().actors) == ["code-analyst"]
+    assert list(MeshFile.default().actors) == ["code-analyst", "security-guardian"]
 
 
 def test_dotted_and_inline_keys_are_found_as_near_as_can_be() -> None:
