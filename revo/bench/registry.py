@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import statistics
-import subprocess
-import tempfile
 import time
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Final
 
 from actors.meshfile import REGISTRY
-from actors.process import ActorProcess
 from actors.registry.client import RegistryClient
 from actors.registry.model import CapabilityInfo, Registration
 from actors.registry.registrar import Registrar
 from bus import rpc, subjects, topology
 from bus.connection import Connection
 from bus.mesh import Mesh
-from bus.server import Server
-from bus.settings import Settings
 from bus.telemetry import Telemetry
-from revo.cli.bench import resident_bytes
+from revo.bench.rig import cpu_seconds, percentile, resident_bytes, rig, rounded
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 
 CONNECTIONS: Final = 8
@@ -63,7 +55,7 @@ def registry(instances: int, *, rate: float, seconds: float, output: Output) -> 
     """Measure and print; returns the exit status: 1 when an instance was lost."""
     figures = run_async(_measure(instances, rate, seconds), "registering, then asking")
     if output is Output.JSON:
-        print_json({key: round(value, 4) for key, value in asdict(figures).items()})
+        print_json(rounded(asdict(figures)))
     else:
         terminal = console()
         terminal.print(f"{figures.instances} instances registered in {figures.registered_s:.2f} s")
@@ -78,15 +70,13 @@ def registry(instances: int, *, rate: float, seconds: float, output: Output) -> 
 
 async def _measure(instances: int, rate: float, seconds: float) -> Figures:
     figures = Figures(instances)
-    async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-bench-")))
-        server = await stack.enter_async_context(Server(folder / "nats", binary=Settings.from_env().nats_server))
-        settings = Settings.from_env().model_copy(update={"nats_url": server.url, "trace_sample": 0.0})
-        process = ActorProcess(subjects.REGISTRY, REGISTRY, on_line=lambda _: None)
-        await process.start(url=server.url, cwd=folder)
-        stack.push_async_callback(_end, process)
+    async with rig() as here, AsyncExitStack() as stack:
+        settings = here.settings.model_copy(update={"trace_sample": 0.0})
+        process = await here.start(subjects.REGISTRY, REGISTRY)
         connections = [
-            await stack.enter_async_context(await Connection.open(server.url, name=f"bench-{n}", settings=settings))
+            await stack.enter_async_context(
+                await Connection.open(here.server.url, name=f"bench-{n}", settings=settings)
+            )
             for n in range(CONNECTIONS)
         ]
         await topology.apply(connections[0])
@@ -130,8 +120,7 @@ async def _watch(figures: Figures, pid: int, connection: Connection, rate: float
     took = time.perf_counter() - began
     figures.cpu_asked = (cpu_seconds(pid) - used) / took
     figures.asked, figures.rate = len(times), len(times) / took
-    cuts = statistics.quantiles(times, n=100) if len(times) > 1 else times * 99
-    figures.find_p50_ms, figures.find_p99_ms = cuts[49] * 1e3, cuts[98] * 1e3
+    figures.find_p50_ms, figures.find_p99_ms = percentile(times, 50), percentile(times, 99)
     figures.find_max_ms = max(times) * 1e3
 
 
@@ -171,21 +160,3 @@ def _registration(number: int) -> Registration:
 
 def _load() -> tuple[int, int]:
     return 0, 0
-
-
-def cpu_seconds(pid: int) -> float:
-    """The CPU time that a process has used, by /proc where there is one, else by `ps`, which counts whole seconds."""
-    stat = Path(f"/proc/{pid}/stat")
-    if stat.exists():
-        fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    said = subprocess.run(["ps", "-o", "time=", "-p", str(pid)], capture_output=True, text=True, check=True).stdout
-    total = 0.0
-    for part in said.strip().replace("-", ":").split(":"):
-        total = total * 60 + float(part)
-    return total
-
-
-async def _end(process: ActorProcess) -> None:
-    process.terminate()
-    await process.wait()

@@ -143,7 +143,7 @@ def bench_start(
     runs: Annotated[int, typer.Option("--runs", min=1, help="how often")] = 5, output: OutputOption = Output.TEXT
 ) -> int:
     """Measure how soon an actor process is ready, and how much memory it holds when idle."""
-    from revo.cli.bench import start
+    from revo.bench.start import start
 
     return start(runs, output=output)
 
@@ -156,6 +156,19 @@ def bench_registry(
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Measure a registry process: how fast instances register, what they cost it, how soon it answers `find`."""
-    from revo.cli.bench_registry import registry
+    from revo.bench.registry import registry
 
     return registry(instances, rate=rate, seconds=seconds, output=output)
+
+
+@bench.command("tasks", epilog="Examples: revo bench tasks | revo bench tasks --tasks 20000 --output json")
+def bench_tasks(
+    count: Annotated[int, typer.Option("--tasks", min=200, help="how many a round")] = 5000,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="how many rounds of each way, in turns")] = 3,
+    system: Annotated[bool, typer.Option("--system", help="with a registry and a steward beside it")] = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Measure durable tasks, plain and traced, against the shortest durable loop in plain nats-py."""
+    from revo.bench.tasks import tasks as measure
+
+    return measure(count, rounds, system=system, output=output)

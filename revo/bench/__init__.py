@@ -1,0 +1,1 @@
+"""Measurements of this machine. Each starts its own server and its own processes, and leaves nothing behind."""
