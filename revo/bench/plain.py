@@ -70,7 +70,7 @@ class Plain:
 
     async def open(self) -> None:
         """Make the stream as ours is, and listen to replies."""
-        settings = Settings()
+        settings = Settings.from_env()
         config = StreamConfig(
             name=STREAM,
             subjects=[SUBJECT],

@@ -55,9 +55,9 @@ async def _measure(count: int, rounds: int, *, system: bool) -> dict[str, Any]:
 
 async def start_system(here: Rig) -> None:
     """The actors that `revo up` starts beside everybody's own."""
-    from actors.meshfile import SystemEntry
+    from actors.meshfile import MeshFile
 
-    for name, entry in SystemEntry().entries().items():
+    for name, entry in MeshFile.default().system.entries().items():
         await here.start(name, entry.target)
 
 
