@@ -36,6 +36,7 @@ from actors.registry.model import (
     owner_of,
 )
 from bus import codec, events, subjects
+from bus.dial import RECONNECT_MAX
 from bus.errors import ConfigError, NotFoundError, WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket, Entry
@@ -60,6 +61,9 @@ class Registry(Actor):
         self._checked: set[bytes] = set()
         self._gone: asyncio.Queue[tuple[float, str, Entry]] = asyncio.Queue()
         self._catalog = Catalog(connection, on_gone=self._on_gone, spawn=self.spawn)
+        self._all_back = time.monotonic() + RECONNECT_MAX
+        """By when everybody is back who lost the server when we did."""
+        connection.on_reconnect(self._on_reconnect)
         await self._catalog.open()
         self.spawn(self._tell_of_the_dead())
 
@@ -209,9 +213,13 @@ class Registry(Actor):
             return Removed(instance=lease.instance, removed=True)
         raise BehindError(0, self._catalog.revision)
 
+    async def _on_reconnect(self) -> None:
+        self._all_back = time.monotonic() + RECONNECT_MAX
+
     def _on_gone(self, name: str, entry: Entry) -> None:
         if entry.expired:
-            self._gone.put_nowait((time.monotonic() + self._settings.lease_heartbeat / 2, name, entry))
+            due = max(time.monotonic(), self._all_back) + self._settings.lease_heartbeat / 2
+            self._gone.put_nowait((due, name, entry))
 
     async def _tell_of_the_dead(self) -> None:
         """A moment after its lease ran out, for it may have been the server that was away; then it is back by now."""
