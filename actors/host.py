@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -36,6 +37,8 @@ from bus.worker import Capability, Worker
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLDS: Final = (25_000, 10, 10)
+"""A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
 READY_FD: Final = "REVO_READY_FD"
 LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
@@ -76,6 +79,9 @@ def run(
     if name is not None:
         actor = type(actor.__name__, (actor,), {"name": name, "__module__": actor.__module__})
     host = Host(actor, settings or Settings.from_env())
+    # What the imports made stays. Without this the collector looks through it again and again, 19 ms each time.
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
     status = runner(host.serve())
     if host.threads.busy:
         # A handler's thread ignored its stop event; the interpreter would wait for it for ever.

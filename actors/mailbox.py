@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from bus.errors import MailboxFullError
 
@@ -22,23 +20,25 @@ class Mailbox:
         self.waiting = 0
         self.running = 0
 
-    @asynccontextmanager
-    async def turn(self, *, bounded: bool) -> AsyncIterator[None]:
-        """Wait for a turn and hold it for the length of the block.
+    async def enter(self, *, bounded: bool) -> None:
+        """Wait for a turn; `leave` ends it.
 
         Raises:
             MailboxFullError: at once, when `bounded` and `capacity` messages wait already.
         """
         if bounded and self.waiting >= self._capacity:
             raise MailboxFullError(self._actor, self._capacity)
-        self.waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self.waiting -= 1
+        if self._slots.locked():
+            self.waiting += 1
+            try:
+                await self._slots.acquire()
+            finally:
+                self.waiting -= 1
+        else:
+            await self._slots.acquire()  # which does not wait, and lets nobody else in between
         self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._slots.release()
+
+    def leave(self) -> None:
+        """End a turn."""
+        self.running -= 1
+        self._slots.release()

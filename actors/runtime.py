@@ -82,9 +82,7 @@ def task_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Thre
     assert handler.message is not None
     message_type = handler.message
 
-    async def handle(envelope: Envelope) -> object:
-        plain = codec.decode(envelope.body, envelope.content_type, subject=envelope.subject)
-        message = codec.validate(message_type, plain, subject=envelope.subject)
+    async def with_context(envelope: Envelope, message: object) -> object:
         context = TaskContext(
             task_id=envelope.task_id,
             capability=envelope.capability,
@@ -94,11 +92,22 @@ def task_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Thre
             deadline=envelope.deadline,
         )
         arguments = (message, context) if handler.wants_context else (message,)
-        async with mailbox.turn(bounded=False):
-            if handler.in_thread:
-                value = await threads.run(context.stop.set, functools.partial(method, *arguments))
+        if handler.in_thread:
+            return await threads.run(context.stop.set, functools.partial(method, *arguments))
+        value: object = await method(*arguments)
+        return value
+
+    async def handle(envelope: Envelope) -> object:
+        plain = codec.decode(envelope.body, envelope.content_type, subject=envelope.subject)
+        message = codec.validate(message_type, plain, subject=envelope.subject)
+        await mailbox.enter(bounded=False)
+        try:
+            if handler.in_thread or handler.wants_context:
+                value = await with_context(envelope, message)
             else:
-                value = await method(*arguments)
+                value = await method(message)
+        finally:
+            mailbox.leave()
         return plain_value(handler, value, envelope.subject)
 
     return handle
@@ -113,11 +122,14 @@ def rpc_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threa
         if handler.message is not None:
             plain = codec.decode(request.body, request.content_type, subject=request.method)
             arguments = (codec.validate(handler.message, plain, subject=request.method),)
-        async with mailbox.turn(bounded=True):
+        await mailbox.enter(bounded=True)
+        try:
             if handler.in_thread:
                 value = await threads.run(_nobody, functools.partial(method, *arguments))
             else:
                 value = await method(*arguments)
+        finally:
+            mailbox.leave()
         return plain_value(handler, value, request.method)
 
     return handle

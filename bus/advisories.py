@@ -11,14 +11,13 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import BusError, NotFoundError, ServerError
 from bus.outcomes import Settle
 from bus.pull import Puller
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ class Advisories:
         self._puller = Puller(
             connection,
             subjects.ADVISORIES,
-            [(_KEY, subjects.STEWARD)],
+            [(_KEY, subjects.STEWARD, 0)],
             self._on_message,
             spawn=spawn,
             fail=self._fail,
@@ -74,10 +73,10 @@ class Advisories:
         """Pull no more."""
         await self._puller.stop()
 
-    def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         self._spawn(self._act(message))
 
-    async def _act(self, message: Msg) -> None:
+    async def _act(self, message: Message) -> None:
         try:
             told = json.loads(message.data)
             sequence, deliveries = int(told["stream_seq"]), int(told["deliveries"])

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import codec, jetstream, reading, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError
 from bus.messages import Result
 from bus.reading import stored_since
 from bus.tasks import envelope_of
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -124,9 +123,9 @@ class _Results:
         self.statuses: Counter[str] = Counter()
         self.redelivered = 0
 
-    def add(self, message: Msg) -> None:
+    def add(self, message: Message) -> None:
         try:
-            result = codec.read(Result, message.headers or {}, message.data, subject=message.subject)
+            result = codec.read(Result, message.headers, message.data, subject=message.subject)
         except DecodeError as error:
             log.warning("%s", error)  # it ends nothing that anybody could read
             return
@@ -153,7 +152,7 @@ async def _read_notes(connection: Connection) -> Notes:
         if what not in notes:
             continue
         try:
-            body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
+            body = codec.read(dict, message.headers, message.data, subject=message.subject)
             if what == "anchor":
                 body = {"at": float(body["at"]), "last": int(body["last"]), "ttl": float(body.get("ttl", math.inf))}
             elif what == "double":

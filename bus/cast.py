@@ -11,13 +11,12 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import codec, rpc, subjects
 from bus.connection import Connection
 from bus.errors import BusError, CodecError, RemoteError
 from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, MSGPACK
 from bus.telemetry import Telemetry
+from bus.wire import Message
 
 _ASK_REGISTRY: Final = 1.0
 """Seconds that the registry may take to say who is expected."""
@@ -61,10 +60,10 @@ async def gather(
     body = codec.encode(message, subject=subject)
     headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{until:.3f}"}
     attributes = {"rpc.system": "nats", "rpc.service": "broadcast", "rpc.method": capability}
-    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    arrived: asyncio.Queue[Message] = asyncio.Queue()
     inbox = connection.client.new_inbox()
     with telemetry.span(f"broadcast {capability}", kind="client", attributes=attributes) as span:
-        subscription = await connection.subscribe(inbox, arrived.put)
+        subscription = await connection.subscribe(inbox, arrived.put_nowait)
         try:
             telemetry.inject(headers)
             expected = await _expected(connection, telemetry, capability, until)
@@ -76,13 +75,13 @@ async def gather(
         return gathered
 
 
-async def _gather(arrived: asyncio.Queue[Msg], expected: set[str] | None, until: float, subject: str) -> Gathered:
+async def _gather(arrived: asyncio.Queue[Message], expected: set[str] | None, until: float, subject: str) -> Gathered:
     found: dict[str, Reply] = {}
     try:
         async with asyncio.timeout(max(0.0, until - time.time())):
             while expected is None or expected - found.keys():
                 message = await arrived.get()
-                headers: dict[str, str] = message.headers or {}
+                headers = message.headers
                 if headers.get("Status") == "503":
                     break  # nobody listens
                 reply = _read(headers, message.data, subject)

@@ -81,7 +81,10 @@ def content_type_of(headers: Mapping[str, str], *, subject: str = "") -> str:
     Raises:
         DecodeError: when it says something that we do not read.
     """
-    said = headers.get(CONTENT_TYPE, "").partition(";")[0].strip().lower()
+    said = headers.get(CONTENT_TYPE, "")
+    if said == MSGPACK:
+        return MSGPACK
+    said = said.partition(";")[0].strip().lower()
     if said in (MSGPACK, JSON):
         return said
     if said:

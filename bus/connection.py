@@ -15,13 +15,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription as NatsSubscription
 
+from bus.alarms import Alarm, Alarms
 from bus.dial import dial, reason
 from bus.errors import (
     BusClosedError,
@@ -34,23 +32,35 @@ from bus.errors import (
     SlowConsumerError,
 )
 from bus.settings import Settings, redact
+from bus.wire import Message, OnMessage, WireClient, write_headers
+
+__all__ = ["Connection", "Message", "OnMessage", "Subscription"]
 
 log = logging.getLogger(__name__)
 
-OnMessage = Callable[[Msg], Awaitable[None]]
+
+class _Call(NamedTuple):
+    """A request in flight."""
+
+    future: asyncio.Future[Message]
+    subject: str
+    alarm: Alarm | None
+
+    def end(self) -> None:
+        """It needs no time limit any more."""
+        if self.alarm is not None:
+            self.alarm.clear()
 
 
 class Subscription:
-    """Interest in a subject. `drain` ends it without losing a message; `handler` runs one message at a time."""
+    """Interest in a subject. `drain` ends it without losing a message."""
 
-    def __init__(self, connection: Connection, inner: NatsSubscription) -> None:
+    def __init__(self, connection: Connection, subject: str, number: int) -> None:
         self._connection = connection
-        self._inner = inner
-
-    @property
-    def subject(self) -> str:
-        """The subject as it was subscribed."""
-        return self._inner.subject
+        self._number = number
+        self._ended = False
+        self.subject = subject
+        """As it was subscribed."""
 
     async def drain(self) -> None:
         """End the interest and return when every message that the server had sent has been handled.
@@ -59,18 +69,16 @@ class Subscription:
         server still sends (34 of 16,000 messages lost). The UNSUB goes out first here.
         """
         client = self._connection.client
-        if client.is_closed or self._inner._closed:  # noqa: SLF001
+        if client.is_closed or self._ended:
             return
+        self._ended = True
         try:
-            await client._send_unsubscribe(self._inner._id)  # noqa: SLF001
-            await self._connection.flush()
+            await client.end_interest(self._number)
+            await self._connection.flush()  # messages are handled as they are read: behind the answer none is left
         except (BusError, nats.errors.Error):
-            # The connection is gone, and the interest with it; what had come is still handled.
+            # The connection is gone, and the interest with it.
             log.debug("unsubscribing %s without an answer: the connection is lost", self.subject)
-        client._remove_sub(self._inner._id)  # noqa: SLF001
-        await self._inner._pending_queue.join()  # noqa: SLF001
-        self._inner._stop_processing()  # noqa: SLF001
-        self._inner._closed = True  # noqa: SLF001
+        client.forget(self._number)
 
 
 class Connection:
@@ -83,10 +91,12 @@ class Connection:
         self.url = url
         self.name = name
         self.settings = settings
-        self.client = Client()
+        self.client = WireClient()
         self.closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         """Done once the connection is closed: with None when we closed it, else with the reason."""
-        self._pending: dict[str, tuple[asyncio.Future[Msg], str]] = {}
+        self._pending: dict[str, _Call] = {}
+        self.alarms = Alarms()
+        """For what has a time limit and hardly ever reaches it."""
         self._inbox = ""
         self._count = 0
         self._closing = False
@@ -146,10 +156,10 @@ class Connection:
         """
         verb = "subscribe to" if "for subscription" in text.lower() else "publish to"
         subject = text.partition('"')[2].partition('"')[0]
-        hit = [entry for entry in self._pending.values() if entry[1].lower() == subject.lower()]
-        for future, exact in hit:
-            if not future.done():
-                future.set_exception(PermissionDeniedError(verb, exact))
+        hit = [call for call in self._pending.values() if call.subject.lower() == subject.lower()]
+        for call in hit:
+            if not call.future.done():
+                call.future.set_exception(PermissionDeniedError(verb, call.subject))
         if not hit:
             self._denials.append(PermissionDeniedError(verb, subject))
             del self._denials[:-100]
@@ -161,9 +171,7 @@ class Connection:
         self._connected.clear()
         self._lost_at = time.monotonic()
         log.warning("connection %s to %s is lost; reconnecting", self.name, redact(self.url))
-        for future, subject in list(self._pending.values()):
-            if not future.done():
-                future.set_exception(ConnectionLostError(subject))
+        self._fail_all(None)
         for callback in self._on_disconnect:
             callback()
 
@@ -178,15 +186,28 @@ class Connection:
         if self.closed.done():
             return
         why = None if self._closing else BusClosedError(f"the server closed the connection: {self._last_error}")
-        for future, subject in list(self._pending.values()):
-            if not future.done():
-                future.set_exception(why or ConnectionLostError(subject))
+        self._fail_all(why)
         self.closed.set_result(why)
 
-    async def _on_reply(self, message: Msg) -> None:
-        entry = self._pending.get(message.subject.rpartition(".")[2])
-        if entry is not None and not entry[0].done():
-            entry[0].set_result(message)
+    def _fail_all(self, why: BusError | None) -> None:
+        """Fail every call in flight: no reply will come."""
+        calls, self._pending = list(self._pending.values()), {}
+        for call in calls:
+            call.end()
+            if not call.future.done():
+                call.future.set_exception(why or ConnectionLostError(call.subject))
+
+    def _on_reply(self, message: Message) -> None:
+        call = self._pending.pop(message.subject.rpartition(".")[2], None)
+        if call is None:
+            return  # it came too late, or twice
+        call.end()
+        if call.future.done():
+            return  # who asked has given up
+        if message.head and not message.data and message.headers.get("Status") == "503":
+            call.future.set_exception(NoRespondersError(call.subject))
+        else:
+            call.future.set_result(message)
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Have `callback` called after every reconnect. It must be quick and must not raise."""
@@ -231,40 +252,52 @@ class Connection:
 
     # --- messages -----------------------------------------------------------------------------------------
 
-    def check_size(self, subject: str, body: bytes, headers: Mapping[str, str] | None, *, room: int = 0) -> None:
-        """Refuse what the server would not take.
+    def send(
+        self,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        reply: str = "",
+        room: int = 0,
+        lazy: bool = False,
+    ) -> None:
+        """Have one message go out in this turn of the loop, at most once: nobody confirms it. A `lazy` one may go a
+        moment later, together with others.
+
+        While the connection is lost, up to 2 MiB are kept and sent after the reconnect. Whoever sends much uses
+        `publish`, which waits for a server that is slower than we are.
 
         Cure of trap 2: nats-py checks the body alone; with its headers above the limit the server closes the
-        connection for good.
-
-        Raises:
-            PayloadTooLargeError: when body plus headers plus `room` bytes exceed the server's limit.
-        """
-        size = len(body)
-        if headers:
-            size += 16 + sum(4 + len(name) + _width(value) for name, value in headers.items())
-        if size + room > self.client.max_payload:
-            raise PayloadTooLargeError(subject, size, self.client.max_payload - room)
-
-    async def publish(
-        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
-    ) -> None:
-        """Send one message, at most once: nobody confirms it.
-
-        While the connection is lost, up to 2 MiB are kept and sent after the reconnect.
+        connection for good. `room` is bytes of the limit that must stay free.
 
         Raises:
             PayloadTooLargeError: before anything is sent.
             BusClosedError: when the connection is closed.
             ConnectionLostError: when the connection is lost and the buffer is full.
         """
-        self.check_size(subject, body, headers)
+        head = write_headers(headers) if headers else b""
+        size = len(head) + len(body)
+        if size + room > self.client.max_payload:
+            raise PayloadTooLargeError(subject, size, self.client.max_payload - room)
         try:
-            await self.client.publish(subject, body, reply, dict(headers) if headers else None)
+            self.client.send(subject, body, head, reply, lazy=lazy)
         except nats.errors.OutboundBufferLimitError as error:
             raise ConnectionLostError(subject) from error
-        except (nats.errors.ConnectionClosedError, nats.errors.ConnectionDrainingError) as error:
+        except nats.errors.ConnectionClosedError as error:
             raise BusClosedError from error
+
+    async def publish(
+        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """The same, and wait while more is on its way than the server takes.
+
+        Raises:
+            PayloadTooLargeError, BusClosedError, ConnectionLostError: as `send`.
+        """
+        self.send(subject, body, headers, reply=reply)
+        if self.client.congested:
+            await self.client.relieved()
 
     async def request(
         self,
@@ -273,7 +306,8 @@ class Connection:
         headers: Mapping[str, str] | None = None,
         *,
         timeout: float | None = None,
-    ) -> Msg:
+        room: int = 0,
+    ) -> Message:
         """Publish one message and wait for one reply.
 
         At most once: a time-out does not mean that the other side did not act. Cure of trap 3: a request
@@ -285,27 +319,41 @@ class Connection:
             ConnectionLostError: when the connection is lost before the reply.
             PermissionDeniedError: when the credentials do not allow it.
         """
+        call = self.begin(subject, body, headers, timeout=timeout, room=room)
+        if self.client.congested:
+            await self.client.relieved()
+        return await call
+
+    def begin(
+        self,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        timeout: float | None = None,
+        room: int = 0,
+    ) -> asyncio.Future[Message]:
+        """Publish one message and return at once; the future is done with the reply, or with what `request` raises.
+
+        Raises:
+            PayloadTooLargeError, BusClosedError, ConnectionLostError: nothing was sent, as in `send`.
+        """
         timeout = self.settings.request_timeout if timeout is None else timeout
-        loop = asyncio.get_running_loop()
         self._count += 1
         token = str(self._count)
-        future: asyncio.Future[Msg] = loop.create_future()
-        self._pending[token] = (future, subject)
-        timer = loop.call_later(timeout, _time_out, future, subject, timeout)
-        try:
-            await self.publish(subject, body, headers, reply=f"{self._inbox}.{token}")
-            message = await future
-        finally:
-            timer.cancel()
-            del self._pending[token]
-            if future.done() and not future.cancelled():
-                future.exception()  # it may have failed while `publish` raised
-        if message.headers and message.headers.get("Status") == "503" and not message.data:
-            raise NoRespondersError(subject)
-        return message
+        self.send(subject, body, headers, reply=f"{self._inbox}.{token}", room=room)
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        alarm = self.alarms.set(timeout, lambda: self._time_out(token, timeout))
+        self._pending[token] = _Call(future, subject, alarm)
+        return future
+
+    def _time_out(self, token: str, seconds: float) -> None:
+        call = self._pending.pop(token, None)
+        if call is not None and not call.future.done():
+            call.future.set_exception(RequestTimeoutError(call.subject, seconds))
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
-        """Have `handler` called for every message on `subject`, one at a time; of a queue group, one member each.
+        """Have `handler` called for every message on `subject` as it is read; of a queue group, one member each.
 
         Returns once the server knows of it.
 
@@ -314,14 +362,14 @@ class Connection:
             BusClosedError: when the connection is closed.
         """
         try:
-            inner = await self.client.subscribe(subject, queue=queue, cb=_as_coroutine(handler))
+            number = await self.client.listen(subject, queue, handler)
         except nats.errors.ConnectionClosedError as error:
             raise BusClosedError from error
         self._denials = [denial for denial in self._denials if denial.subject != subject.lower()]
         if self.client.is_connected:
             with contextlib.suppress(ConnectionLostError, RequestTimeoutError):  # it is sent at the reconnect
                 await self.flush()
-        return Subscription(self, inner)
+        return Subscription(self, subject, number)
 
     async def flush(self, *, timeout: float | None = None) -> None:
         """Return when the server has everything that was sent before.
@@ -335,11 +383,9 @@ class Connection:
         timeout = self.settings.request_timeout if timeout is None else timeout
         self._count += 1
         token = f"flush-{self._count}"
-        lost: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._pending[token] = (
-            lost,
-            "flush",
-        )  # fails, as every call in flight does, when the connection is lost
+        lost: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        # It fails, as every call in flight does, when the connection is lost.
+        self._pending[token] = _Call(lost, "flush", None)
         flushing = asyncio.ensure_future(self._flush(timeout))
         try:
             await asyncio.wait((flushing, lost), return_when=asyncio.FIRST_COMPLETED)
@@ -348,7 +394,9 @@ class Connection:
             await flushing
         finally:
             flushing.cancel()
-            del self._pending[token]
+            self._pending.pop(token, None)
+            if lost.done():
+                lost.exception()
         if self._denials:
             denials, self._denials = self._denials, []
             raise denials[0]
@@ -390,6 +438,7 @@ class Connection:
             with contextlib.suppress(BusError):
                 await self.flush(timeout=2.0)
         self._closing = True
+        self.alarms.close()
         with contextlib.suppress(nats.errors.Error, OSError):
             await self.client.close()
         if not self.closed.done():
@@ -402,23 +451,3 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _width(value: str) -> int:
-    return len(value) if value.isascii() else len(value.encode())
-
-
-def _time_out(future: asyncio.Future[Msg], subject: str, seconds: float) -> None:
-    if not future.done():
-        future.set_exception(RequestTimeoutError(subject, seconds))
-
-
-def _as_coroutine(handler: OnMessage) -> Callable[[Msg], Awaitable[None]]:
-    """nats-py takes coroutine functions only, not every callable that returns an awaitable."""
-    if asyncio.iscoroutinefunction(handler):
-        return handler
-
-    async def call(message: Msg) -> None:
-        await handler(message)
-
-    return call

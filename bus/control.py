@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from nats.aio.msg import Msg
 from pydantic import BaseModel
 
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import DecodeError
 from bus.messages import CONTENT_TYPE, Beat, Status
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -56,19 +56,19 @@ class Control:
         for subscription in self._subscriptions:
             await subscription.drain()
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         verb = message.subject.rpartition(".")[2]
-        headers: dict[str, str] = message.headers or {}
+        headers = message.headers
         try:
             if verb == "end":
                 self._on_end(codec.read(EndOrder, headers, message.data, subject=message.subject))
             elif verb == "tasks" and message.reply:
                 question = codec.read(TasksQuestion, headers, message.data or b"{}", subject=message.subject)
-                await self._answer(question, headers, message.reply)
+                self._answer(question, headers, message.reply)
         except DecodeError as error:
             log.warning("%s", error)
 
-    async def _answer(self, question: TasksQuestion, headers: dict[str, str], reply: str) -> None:
+    def _answer(self, question: TasksQuestion, headers: dict[str, str], reply: str) -> None:
         beat = self._beat()
         if question.task_id:
             beat.in_hand = [task for task in beat.in_hand if task.task_id == question.task_id]
@@ -76,4 +76,4 @@ class Control:
                 return
         content_type = codec.content_type_of(headers)
         body = codec.encode(beat.model_dump(), content_type)
-        await self._connection.publish(reply, body, {CONTENT_TYPE: content_type})
+        self._connection.send(reply, body, {CONTENT_TYPE: content_type})

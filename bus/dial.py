@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Server
 
 from bus.errors import AuthenticationError, NoJetStreamError, ServerTooOldError, ServerUnreachableError
 from bus.settings import redact
+from bus.wire import WireClient
 
 RECONNECT_FIRST: Final = 0.05
 RECONNECT_MAX: Final = 2.0
@@ -42,7 +43,7 @@ class _Dialer:
         self._on_error = on_error
         self._events = events
         self._standing = False
-        self.client = Client()
+        self.client = WireClient()
         self.last_error: BaseException | None = None
 
     async def dial(self) -> None:
@@ -52,7 +53,7 @@ class _Dialer:
             except OSError as error:
                 # A server that refuses us resets the connection; nats-py then stumbles over its own clean-up.
                 self.last_error = error
-                self.client = Client()
+                self.client = WireClient()
                 await asyncio.sleep(RECONNECT_FIRST)
             else:
                 self._standing = True
@@ -84,7 +85,7 @@ class _Dialer:
 
 async def dial(
     url: str, *, name: str, timeout: float, on_error: OnError, on_lost: OnEvent, on_back: OnEvent, on_closed: OnEvent
-) -> Client:
+) -> WireClient:
     """A client that stands, with a server that has what we need; the callbacks hear of it from then on.
 
     Raises:
@@ -110,7 +111,7 @@ async def dial(
     return dialer.client
 
 
-def check_server(client: Client, url: str) -> None:
+def check_server(client: WireClient, url: str) -> None:
     """See that the server has what we need.
 
     Raises:
@@ -135,7 +136,7 @@ def next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, f
     return server, random.uniform(0, ceiling)  # noqa: S311  (spreads load, guards nothing)
 
 
-async def _abandon(client: Client) -> None:
+async def _abandon(client: WireClient) -> None:
     """Close what a failed connect left behind."""
     with contextlib.suppress(nats.errors.Error, OSError, AssertionError):  # the last: it never got so far
         await client.close()

@@ -207,8 +207,7 @@ class Ender:
             MSG_ID: f"{client}.{capability}.{new_id}",
             DEADLINE: f"{time.time() + span:.3f}",
         }
-        connection.check_size(subject, stored.body, headers, room=HEADROOM)
-        kept = await jetstream.store(connection, subject, stored.body, headers)
+        kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
         first = await self._note("redriven", client, capability, task_id, body={"task_id": new_id, "at": time.time()})
         return Redriven(
             task_id=new_id,

@@ -51,7 +51,9 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
         QueueFullError, TransportError: it could not be stored now; trying again is safe.
     """
     subject = subjects.result(envelope.client, envelope.capability, envelope.task_id)
-    body = codec.encode(result.model_dump(), envelope.content_type, subject=subject)
+    # What `model_dump` gives, for a tenth of its time: no field but the error is a model.
+    plain = {**result.__dict__, "error": result.error.model_dump() if result.error else None}
+    body = codec.encode(plain, envelope.content_type, subject=subject)
     ttl = max(connection.settings.result_ttl, envelope.deadline - time.time() + connection.settings.ack_wait)
     headers = {
         EXPECTED_SUBJECT_SEQUENCE: "0",
@@ -88,23 +90,31 @@ def make_result(
 ) -> Result:
     """The end of a task, not yet stored. A task that nobody started began and ended at once."""
     now = time.time()
-    return Result.model_construct(
-        task_id=envelope.task_id,
-        capability=envelope.capability,
-        client=envelope.client,
-        status=status,
-        value=value,
-        error=error_info(error) if error is not None else None,
-        attempts=envelope.attempt,
-        deliveries=envelope.deliveries,
-        sequence=envelope.sequence,
-        agent=agent,
-        instance=instance,
-        submitted_at=envelope.stored_at,
-        started_at=started_at or now,
-        finished_at=now,
-        trace_id=trace_id,
-    )
+    fields = {
+        "task_id": envelope.task_id,
+        "capability": envelope.capability,
+        "client": envelope.client,
+        "status": status,
+        "value": value,
+        "error": error_info(error) if error is not None else None,
+        "attempts": envelope.attempt,
+        "deliveries": envelope.deliveries,
+        "sequence": envelope.sequence,
+        "agent": agent,
+        "instance": instance,
+        "submitted_at": envelope.stored_at,
+        "started_at": started_at or now,
+        "finished_at": now,
+        "trace_id": trace_id,
+    }
+    # What `model_construct` does at its end. Before it looks at every field; here all of them are given.
+    result = Result.__new__(Result)
+    set_on = object.__setattr__
+    set_on(result, "__dict__", fields)
+    set_on(result, "__pydantic_fields_set__", set(fields))
+    set_on(result, "__pydantic_extra__", None)
+    set_on(result, "__pydantic_private__", None)
+    return result
 
 
 async def stored_result(connection: Connection, subject: str) -> Result | None:

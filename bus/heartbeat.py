@@ -13,12 +13,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import BusError, DecodeError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +102,9 @@ class Watch:
         """Listen from now on."""
         await self._connection.subscribe(subjects.BEATS, self._on_beat)
 
-    async def _on_beat(self, message: Msg) -> None:
+    def _on_beat(self, message: Message) -> None:
         try:
-            beat = codec.read(Beat, message.headers or {}, message.data, subject=message.subject)
+            beat = codec.read(Beat, message.headers, message.data, subject=message.subject)
         except DecodeError as error:
             log.warning("%s", error)
             return

@@ -12,14 +12,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from bus import codec, early, endings, jetstream, reading, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, InvalidSubjectError, NotFoundError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
 from bus.reading import stored_since
 from bus.tasks import envelope_of
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +107,9 @@ async def workers(connection: Connection, *, task_id: str = "", within: float = 
 
     A worker that does not answer in time, because it hangs, is left out.
     """
-    answers: asyncio.Queue[Msg] = asyncio.Queue()
+    answers: asyncio.Queue[Message] = asyncio.Queue()
     inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, answers.put)
+    subscription = await connection.subscribe(inbox, answers.put_nowait)
     beats: list[Beat] = []
     try:
         question = codec.encode({"task_id": task_id})
@@ -119,10 +118,10 @@ async def workers(connection: Connection, *, task_id: str = "", within: float = 
         async with asyncio.timeout(within):
             while True:
                 message = await answers.get()
-                if message.headers and message.headers.get("Status") == "503":
+                if message.headers.get("Status") == "503":
                     break  # there are none
                 try:
-                    beats.append(codec.read(Beat, message.headers or {}, message.data, subject=message.subject))
+                    beats.append(codec.read(Beat, message.headers, message.data, subject=message.subject))
                 except DecodeError as error:
                     log.warning("%s", error)
                     continue
@@ -184,7 +183,7 @@ async def letters(connection: Connection, *, capability: str = "", since: float 
     subject = f"revo.dead.*.{subjects.address(capability)}.*" if capability else ""
     found = []
     async for message in stored_since(connection, subjects.DEAD, since, subject=subject, headers_only=True):
-        headers = message.headers or {}
+        headers = message.headers
         stored = jetstream.StoredMessage(message.subject, 0, headers, b"", 0)
         try:
             letter = early.read_letter(stored)
@@ -211,7 +210,7 @@ async def _redriven(connection: Connection) -> dict[tuple[str, str, str], str]:
     found = {}
     async for message in stored_since(connection, subjects.AUDIT, 0.0, subject=subjects.note("redriven", ">")):
         try:
-            body = codec.read(dict, message.headers or {}, message.data, subject=message.subject)
+            body = codec.read(dict, message.headers, message.data, subject=message.subject)
             found[subjects.parse_name(message.subject)] = subjects.token(body["task_id"])
         except (DecodeError, InvalidSubjectError, KeyError, ValueError) as error:
             log.warning("a note that cannot be read is left out: %s", error)

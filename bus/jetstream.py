@@ -10,13 +10,11 @@ import base64
 import datetime
 import json
 import random
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from nats.aio.msg import Msg
-
-from bus import subjects
+from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import (
     BusError,
@@ -27,19 +25,22 @@ from bus.errors import (
     TransportError,
     WrongSequenceError,
 )
+from bus.messages import JSON
+from bus.wire import Message
 
 _WRONG_SEQUENCE: Final = frozenset({10071, 10164})
 _NOT_FOUND: Final = frozenset({10014, 10037, 10059})  # consumer, message, stream
 _FULL: Final = frozenset({10077, 10047, 10023, 10028, 10026, 10074})
 CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
 """Codes of a `ServerError` when a consumer of that name is there already."""
+_ACK: Final = re.compile(rb'\{"stream":"(\w+)", ?"seq":(\d+)\}\Z')
+"""What the server answers when all is well and nothing is special."""
 _TOO_LARGE: Final = 10054
 _GONE: Final = frozenset({10043, 10057, 10037})
 _SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """Where a message was stored. `duplicate`: an earlier one with the same id stands there."""
 
     stream: str
@@ -47,8 +48,7 @@ class Stored:
     duplicate: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
+class StoredMessage(NamedTuple):
     """One message as it stands in a stream."""
 
     subject: str
@@ -85,11 +85,13 @@ async def store(
     headers: Mapping[str, str] | None = None,
     *,
     patience: float | None = None,
+    room: int = 0,
 ) -> Stored:
     """Publish one message and return once its stream has stored it.
 
-    A publish whose answer is lost is sent again for up to `patience` seconds (default: the setting
-    `publish_timeout`), across reconnects; give it a `Nats-Msg-Id` or an expected sequence, or it may stand twice.
+    A publish whose answer is lost is sent again for up to `patience` seconds (default: the setting `publish_timeout`),
+    across reconnects; give it a `Nats-Msg-Id` or an expected sequence, or it may stand twice. `room` is bytes of the
+    server's limit for a message that must stay free.
 
     Raises:
         PayloadTooLargeError: before anything is sent, or by the stream's own limit.
@@ -97,9 +99,37 @@ async def store(
         WrongSequenceError: when the expected sequence in the headers is not the stream's.
         TransportError: the last one, when `patience` is used up; whether the message is stored is not known.
     """
+    return await finish(connection, begin(connection, subject, body, headers, room=room), patience=patience)
+
+
+class Storing(NamedTuple):
+    """A message on its way to its stream."""
+
+    subject: str
+    body: bytes
+    headers: Mapping[str, str] | None
+    answer: asyncio.Future[Message]
+
+
+def begin(
+    connection: Connection, subject: str, body: bytes, headers: Mapping[str, str] | None = None, *, room: int = 0
+) -> Storing:
+    """Publish one message and return at once; `finish` says what became of it.
+
+    Raises:
+        PayloadTooLargeError, BusClosedError, ConnectionLostError: nothing was sent.
+    """
+    return Storing(subject, body, headers, connection.begin(subject, body, headers, room=room))
+
+
+async def finish(connection: Connection, storing: Storing, *, patience: float | None = None) -> Stored:
+    """Return once its stream has stored the message; see `store`."""
     patience = connection.settings.publish_timeout if patience is None else patience
+    subject, body, headers, answer = storing
+    if connection.client.congested:
+        await connection.client.relieved()
     try:
-        return _stored(await connection.request(subject, body, headers), subject, body)
+        return _stored(await answer, subject, body)
     except TransportError as error:
         if isinstance(error, QueueFullError):
             raise
@@ -126,18 +156,21 @@ async def store(
             first = error
 
 
-def _stored(message: Msg, subject: str, body: bytes) -> Stored:
+def _stored(message: Message, subject: str, body: bytes) -> Stored:
+    quick = _ACK.match(message.data)
+    if quick is not None:
+        return Stored(quick[1].decode(), int(quick[2]), False)
     answer = _checked(message, subject, size=len(body))
     return Stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
 
 
-def _checked(message: Msg, subject: str, *, size: int = 0) -> dict[str, Any]:
+def _checked(message: Message, subject: str, *, size: int = 0) -> dict[str, Any]:
     """The answer's fields.
 
     Raises:
         ServerError: what the answer's error code stands for.
     """
-    answer: dict[str, Any] = json.loads(message.data)
+    answer: dict[str, Any] = codec.decode(message.data, JSON, subject=subject)
     if "error" in answer:
         fault = answer["error"]
         raise _error(subject, int(fault.get("err_code", 0)), str(fault.get("description", "")), size)

@@ -7,18 +7,16 @@ every `EXPIRES` seconds. Must not know what a task is.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import jetstream, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import BusError, NotFoundError, TransportError
+from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +26,8 @@ HEARTBEAT: Final = 2.5
 """Seconds between two signs of the server that a pull stands. With a leader that dies it is gone without a word."""
 LINGER: Final = 0.01
 """Seconds that pulls outlive the last free slot: after a short task they are still there, before a long one they go."""
+BUSY: Final = 0.05
+"""Seconds within which a pull is used up where tasks keep coming."""
 RESTART_FIRST: Final = 0.1
 RESTART_MAX: Final = 2.0
 
@@ -52,7 +52,13 @@ class _Pull:
 
     index: int
     consumer: str
+    rank: int
     outstanding: int = 0
+    backlog: int = 0
+    """How many messages the consumer still had when it last delivered one."""
+    busy: bool = False
+    """Whether its last pull was used up as soon as it stood."""
+    sent: float = 0.0
     failures: int = 0
     heard: float = 0.0
     """When the server last spoke of it, by the loop's clock."""
@@ -62,10 +68,12 @@ class _Pull:
 class Generation:
     """The pulls that share one inbox. Dropping the inbox ends them all on the server, without a message lost."""
 
-    def __init__(self, inbox: str, consumers: Sequence[tuple[str, str]]) -> None:
+    def __init__(self, inbox: str, consumers: Sequence[tuple[str, str, int]]) -> None:
         self.inbox = inbox
-        self.pulls = [_Pull(index, consumer) for index, (_, consumer) in enumerate(consumers)]
-        self.by_key = {key: pull for (key, _), pull in zip(consumers, self.pulls, strict=True)}
+        self.pulls = [_Pull(index, consumer, rank) for index, (_, consumer, rank) in enumerate(consumers)]
+        self.by_key = {key: pull for (key, *_), pull in zip(consumers, self.pulls, strict=True)}
+        self.idle = len(self.pulls)
+        """On how many of the consumers no pull stands."""
         self.subscription: Subscription | None = None
 
 
@@ -76,18 +84,22 @@ class Puller:
         self,
         connection: Connection,
         stream: str,
-        consumers: Sequence[tuple[str, str]],
-        on_task: Callable[[Msg], None],
+        consumers: Sequence[tuple[str, str, int]],
+        on_task: Callable[[Message], None],
         *,
+        spare: Callable[[int], int] | None = None,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         fail: Callable[[BusError], None],
         on_quiet: Callable[[], None],
     ) -> None:
         """Nothing is pulled before the first `want`.
 
-        `consumers` are pairs of `capability.priority`, as in a delivery's subject, and durable name. `spawn` runs a
-        coroutine, `fail` ends the worker, `on_quiet` hears that nothing stands and nothing is on its way.
+        `consumers` are `capability.priority`, as in a delivery's subject, durable name and rank; the lowest rank is the
+        most urgent. `spare` says how many more messages of a rank there is use for although nothing is wanted, or more
+        urgent ones wait. `spawn` runs a coroutine, `fail` ends the worker, `on_quiet` hears that nothing stands and
+        nothing is on its way.
         """
+        self._spare = spare or _none
         self._connection = connection
         self._stream = stream
         self._consumers = list(consumers)
@@ -97,6 +109,7 @@ class Puller:
         self._on_quiet = on_quiet
         self._generation: Generation | None = None
         self._wanted = 0
+        self._ahead = False
         self._linger: asyncio.TimerHandle | None = None
         self._opening = False
         self._retiring = 0
@@ -109,17 +122,25 @@ class Puller:
         """Whether no pull stands and nothing is on its way to us."""
         return self._generation is None and not self._opening and not self._retiring
 
-    def want(self, tasks: int, *, now: bool = False) -> None:
-        """Take up to `tasks` more tasks (and at the most one for each further consumer); 0: none.
+    @property
+    def settled(self) -> bool:
+        """Whether a pull stands on every consumer, for as long as nothing else is said."""
+        return self._generation is not None and not self._generation.idle and self._linger is None
 
+    def want(self, tasks: int, *, ahead: bool = False, now: bool = False) -> None:
+        """Take up to `tasks` more tasks, the most urgent first, and a few of each further rank; 0: none.
+
+        With `ahead` it is no matter if it is that many from every consumer, for none of them waits long; and what is
+        more urgent than all that is in hand is wanted, too, when nothing else is.
         With 0 the pulls stand for another `LINGER` seconds unless `now`, for a slot may be free again by then.
         """
-        self._wanted = tasks
-        if tasks > 0:
+        self._wanted, self._ahead = tasks, ahead
+        if tasks > 0 or ahead:
             if self._linger is not None:
                 self._linger.cancel()
                 self._linger = None
-            self._pull()
+            if self._generation is None or self._generation.idle:
+                self._pull()
         elif now:
             self._retire()
         elif self._generation is not None and self._linger is None:
@@ -145,43 +166,50 @@ class Puller:
                 self._opening = True
                 self._spawn(self._open())
             return
-        batch = max(1, self._wanted // len(self._consumers))
-        idle = [pull for pull in self._generation.pulls if not pull.outstanding and pull.timer is None]
-        if idle:
-            self._spawn(self._send(self._generation, idle, batch))
-            for pull in idle:
-                pull.outstanding = batch
+        room = self._wanted - sum(pull.outstanding - 1 for pull in self._generation.pulls if pull.outstanding > 1)
+        urgent = False
+        for pull in self._generation.pulls:
+            if pull.outstanding == 0 and pull.timer is None:
+                # One to see whether there is any; as many as there is room for where they keep coming, unless more
+                # urgent ones wait.
+                batch = 1
+                if urgent or self._wanted <= 0:
+                    batch = self._spare(pull.rank)
+                elif pull.busy:
+                    batch = self._wanted if self._ahead else max(1, room)
+                    room -= batch
+                if batch > 0:
+                    self._send(self._generation, pull, batch)
+            urgent = urgent or pull.backlog > 0
 
     async def _open(self) -> None:
         generation = Generation(self._connection.client.new_inbox(), self._consumers)
 
-        async def on_message(message: Msg) -> None:
+        def on_message(message: Message) -> None:
             self._on_message(generation, message)
 
         try:
             generation.subscription = await self._connection.subscribe(f"{generation.inbox}.*", on_message)
         finally:
             self._opening = False
-        if self._stopped or not self._wanted:
+        if self._stopped or not (self._wanted or self._ahead):
             await self._drain(generation)
             return
         self._generation = generation
         self._pull()
 
-    async def _send(self, generation: Generation, pulls: list[_Pull], batch: int) -> None:
-        wanted = {"batch": batch, "expires": int(EXPIRES * _NS), "idle_heartbeat": int(HEARTBEAT * _NS)}
-        request = json.dumps(wanted).encode()
+    def _send(self, generation: Generation, pull: _Pull, batch: int) -> None:
         loop = asyncio.get_running_loop()
-        for pull in pulls:
-            if generation is not self._generation:
-                return
-            subject = subjects.api("CONSUMER.MSG.NEXT", self._stream, pull.consumer)
-            pull.heard = loop.time()
-            pull.timer = loop.call_later(2 * HEARTBEAT, self._listen, generation, pull)
-            try:
-                await self._connection.publish(subject, request, reply=f"{generation.inbox}.{pull.index}")
-            except TransportError:
-                log.debug("pull from %s not sent: the connection is lost", pull.consumer)
+        subject = subjects.api("CONSUMER.MSG.NEXT", self._stream, pull.consumer)
+        pull.outstanding = batch
+        generation.idle -= 1
+        pull.heard = pull.sent = loop.time()
+        pull.timer = loop.call_later(2 * HEARTBEAT, self._listen, generation, pull)
+        request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, EXPIRES * _NS, HEARTBEAT * _NS)
+        try:
+            self._connection.send(subject, request, reply=f"{generation.inbox}.{pull.index}")
+        except TransportError:
+            log.debug("pull from %s not sent: the connection is lost", pull.consumer)
 
     def _listen(self, generation: Generation, pull: _Pull) -> None:
         """Stand a new pull when the server has been silent about this one for two heartbeats."""
@@ -192,34 +220,37 @@ class Puller:
         else:
             self._expired(generation, pull)
 
-    def _on_message(self, generation: Generation, message: Msg) -> None:
-        status = message.headers.get("Status") if message.headers else None
-        if status and not message.reply.startswith("$JS.ACK."):
-            self._on_status(generation, message, status)
+    def _on_message(self, generation: Generation, message: Message) -> None:
+        if not message.reply.startswith("$JS.ACK."):
+            self._on_status(generation, message, message.headers.get("Status", ""))
             return
         parts = message.subject.split(".")
         pull = generation.by_key.get(f"{parts[2]}.{parts[3]}")
         if pull is not None:
             pull.failures = 0
             pull.heard = asyncio.get_running_loop().time()
-            pull.outstanding = max(0, pull.outstanding - 1)
-            if not pull.outstanding:
-                _disarm(pull)
+            pull.backlog = int(message.reply.rpartition(".")[2]) if message.reply.count(".") == 8 else 1
+            if pull.outstanding:
+                pull.outstanding -= 1
+                if not pull.outstanding:
+                    pull.busy = pull.heard - pull.sent < BUSY
+                    self._ended(generation, pull)
         self._on_task(message)
 
-    def _on_status(self, generation: Generation, message: Msg, status: str) -> None:
+    def _on_status(self, generation: Generation, message: Message, status: str) -> None:
         pull = generation.pulls[int(message.subject.rpartition(".")[2])]
-        description = (message.headers or {}).get("Description", "")
+        description = message.headers.get("Description", "")
         if status == "100":
             pull.heard = asyncio.get_running_loop().time()
             return
-        pull.outstanding = 0
-        _disarm(pull)
+        if pull.outstanding:
+            self._ended(generation, pull)
+        pull.backlog, pull.busy = 0, False
         if status == "409" and "consumer deleted" in description.lower():
             self._fail(ConsumerGoneError(pull.consumer, description))
         elif status in ("408", "404"):
             pull.failures = 0
-            self.want(self._wanted)
+            self.want(self._wanted, ahead=self._ahead)
         else:
             # 503: JetStream is starting. 409: a new leader, a server that stops. Not at once, for it may last.
             pull.failures += 1
@@ -238,10 +269,17 @@ class Puller:
         except TransportError as error:
             log.debug("no answer about %s: %s", consumer, error)
 
+    def _ended(self, generation: Generation, pull: _Pull) -> None:
+        """No more will come of this pull."""
+        pull.outstanding = 0
+        generation.idle += 1
+        _disarm(pull)
+
     def _expired(self, generation: Generation, pull: _Pull) -> None:
         pull.timer = None
-        pull.outstanding = 0
-        if generation is self._generation and self._wanted:
+        if pull.outstanding:
+            self._ended(generation, pull)
+        if generation is self._generation and (self._wanted or self._ahead):
             self._pull()
 
     # --- ending pulls -------------------------------------------------------------------------------------
@@ -261,7 +299,7 @@ class Puller:
             await self._drain(generation)
         finally:
             self._retiring -= 1
-        self.want(self._wanted)
+        self.want(self._wanted, ahead=self._ahead)
         if self.quiet:
             self._on_quiet()
 
@@ -278,10 +316,14 @@ class Puller:
         self._retire()
 
     async def _back(self) -> None:
-        self.want(self._wanted)
+        self.want(self._wanted, ahead=self._ahead)
 
 
 def _disarm(pull: _Pull) -> None:
     if pull.timer is not None:
         pull.timer.cancel()
         pull.timer = None
+
+
+def _none(_rank: int) -> int:
+    return 0

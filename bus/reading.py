@@ -9,11 +9,10 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.errors import RequestTimeoutError, ServerError
+from bus.wire import Message
 
 _BATCH: Final = 1000
 _BATCH_BYTES: Final = 8 * 1024 * 1024
@@ -73,9 +72,9 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
     if first > last:
         return
     behind = Behind(connection, stream, last)
-    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    arrived: asyncio.Queue[Message] = asyncio.Queue()
     inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put)
+    subscription = await connection.subscribe(inbox, arrived.put_nowait)
     try:
         while first <= last:
             request = {"batch": min(_BATCH, last - first + 1), "seq": first, "max_bytes": _BATCH_BYTES}
@@ -83,7 +82,7 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
             left = 0
             while True:
                 message = await _arrival(arrived, connection, stream)
-                headers = message.headers or {}
+                headers = message.headers
                 if headers.get("Status") and "Nats-Sequence" not in headers:
                     _check_end(headers, stream)
                     break
@@ -98,7 +97,7 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
         await subscription.drain()
 
 
-async def _arrival(arrived: asyncio.Queue[Msg], connection: Connection, what: str) -> Msg:
+async def _arrival(arrived: asyncio.Queue[Message], connection: Connection, what: str) -> Message:
     try:
         async with asyncio.timeout(connection.settings.request_timeout):
             return await arrived.get()
@@ -129,7 +128,7 @@ def _direct(body: bytes, headers: Mapping[str, str]) -> jetstream.StoredMessage:
 
 async def stored_since(
     connection: Connection, stream: str, since: float, *, subject: str = "", headers_only: bool = False
-) -> AsyncGenerator[Msg, None]:
+) -> AsyncGenerator[Message, None]:
     """What a stream has stored from a time on until now, in order. Reads by a consumer that goes by itself.
 
     `since` is unix seconds; `subject` may hold wildcards and is all by default. Whichever copy is read, what the leader
@@ -156,9 +155,9 @@ async def stored_since(
     info = await jetstream.call(connection, "STREAM.INFO", stream)
     behind = Behind(connection, stream, int(info["state"]["last_seq"]), subject=subject or ">", since=since)
     await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
-    arrived: asyncio.Queue[Msg] = asyncio.Queue()
+    arrived: asyncio.Queue[Message] = asyncio.Queue()
     inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put)
+    subscription = await connection.subscribe(inbox, arrived.put_nowait)
     request = json.dumps({"batch": _PULLED, "no_wait": True}).encode()
     following = 1
     try:

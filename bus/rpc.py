@@ -15,8 +15,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
 from bus.endings import error_info
@@ -32,6 +30,7 @@ from bus.errors import (
 )
 from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
 from bus.telemetry import Telemetry
+from bus.wire import Message, OnMessage
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ async def call(
     with telemetry.span(f"{service}/{method}", kind="client", attributes=attributes):
         telemetry.inject(headers)
         reply = await connection.request(subject, body, headers, timeout=timeout)
-        return read_reply(reply.headers or {}, reply.data, subject)
+        return read_reply(reply.headers, reply.data, subject)
 
 
 async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
@@ -173,8 +172,8 @@ class Service:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _receiver(self, method: str, endpoint: _Endpoint) -> Callable[[Msg], Awaitable[None]]:
-        async def receive(message: Msg) -> None:
+    def _receiver(self, method: str, endpoint: _Endpoint) -> OnMessage:
+        def receive(message: Message) -> None:
             task = asyncio.get_running_loop().create_task(self._serve(method, endpoint, message))
             self._running.add(task)
             task.add_done_callback(self._served)
@@ -186,9 +185,9 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("service %s: %s", self.name, error, exc_info=error)
 
-    async def _serve(self, method: str, endpoint: _Endpoint, message: Msg) -> None:
+    async def _serve(self, method: str, endpoint: _Endpoint, message: Message) -> None:
         started = time.perf_counter()
-        headers: dict[str, str] = message.headers or {}
+        headers = message.headers
         endpoint.requests += 1
         content_type = MSGPACK
         attributes = {"rpc.system": "nats", "rpc.service": self.name, "rpc.method": method}
@@ -213,7 +212,7 @@ class Service:
                 endpoint.processing += time.perf_counter() - started
             await self._reply(message, body, reply)
 
-    async def _reply(self, message: Msg, body: bytes, headers: dict[str, str]) -> None:
+    async def _reply(self, message: Message, body: bytes, headers: dict[str, str]) -> None:
         """Answer, if an answer is wanted. Cure of trap 9: nats-py's `respond` echoes the request's headers."""
         if not message.reply:
             if SERVICE_ERROR in headers:
@@ -230,10 +229,10 @@ class Service:
 
     # --- control subjects ---------------------------------------------------------------------------------
 
-    def _answer(self, build: Callable[[], dict[str, Any]]) -> Callable[[Msg], Awaitable[None]]:
-        async def answer(message: Msg) -> None:
+    def _answer(self, build: Callable[[], dict[str, Any]]) -> OnMessage:
+        def answer(message: Message) -> None:
             if message.reply:
-                await self.connection.publish(message.reply, json.dumps(build()).encode())
+                self.connection.send(message.reply, json.dumps(build()).encode())
 
         return answer
 

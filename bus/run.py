@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Final, Literal
 
+from bus.alarms import Alarm
 from bus.errors import BusError, DeadlineExceededError, TaskCancelledError
 from bus.messages import Attempts, Envelope, InHand, Result
 from bus.outcomes import Happening, Policy
@@ -19,6 +20,11 @@ Handler = Callable[[Envelope], Awaitable[object]]
 It raises `DecodeError` when the body is not the message it declares and `EncodeError` when what it would return is not
 what it declares; whatever else it raises is its own error.
 """
+
+
+NEW: Final = Attempts()
+"""What is known of a task that has not been tried."""
+NOTHING: Final = Span()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +42,12 @@ class Run:
 
     envelope: Envelope
     capability: Capability
-    record: Attempts = field(default_factory=Attempts)
+    record: Attempts = NEW
     task: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
+    timer: Alarm | None = None
+    """Goes off when it has waited too long for a slot."""
+    alarm: Alarm | None = None
+    """Goes off when its handler has run too long."""
     alone: asyncio.Future[None] | None = None
     stopped: Happening | None = None
     began_at: float = 0.0
@@ -49,7 +58,7 @@ class Run:
     """Whether what became of it is being carried out: from then on it is not stopped any more."""
     standing: Result | None = None
     """Its result, once one is known to be stored."""
-    span: Span = field(default_factory=Span)
+    span: Span = NOTHING
     family: Family | None = None
     announced: bool = False
     """Whether a heartbeat has carried it."""

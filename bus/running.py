@@ -56,16 +56,19 @@ class Runner:
             BusError: the server refuses for good; the worker cannot go on.
         """
         envelope = run.envelope
-        attributes: Attributes = {
-            "messaging.system": "nats",
-            "messaging.operation.name": "process",
-            "messaging.operation.type": "process",
-            "messaging.destination.name": envelope.subject,
-            "messaging.consumer.group.name": envelope.capability,
-            "messaging.message.id": envelope.task_id,
-            "revo.deliveries": envelope.deliveries,
-            "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
-        }
+
+        def attributes() -> Attributes:
+            return {
+                "messaging.system": "nats",
+                "messaging.operation.name": "process",
+                "messaging.operation.type": "process",
+                "messaging.destination.name": envelope.subject,
+                "messaging.consumer.group.name": envelope.capability,
+                "messaging.message.id": envelope.task_id,
+                "revo.deliveries": envelope.deliveries,
+                "revo.queue_wait": round(max(0.0, time.time() - envelope.stored_at), 6),
+            }
+
         name = f"process {envelope.capability}"
         run.began_at = time.time()
         with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
@@ -120,7 +123,7 @@ class Runner:
         if not attempts.suspects(run.record, run.envelope):
             return False
         span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
-        run.record.suspect = True
+        run.record = run.record.model_copy(update={"suspect": True})
         if await self._settler.persist(run, lambda: is_poison(self._connection, run.envelope, deaths, policy)):
             return True
         await self._seclude(run)
@@ -135,7 +138,7 @@ class Runner:
         span.set("revo.attempt", envelope.attempt)
         expires = envelope.deadline - now <= policy.time_limit
         limit = envelope.deadline - now if expires else policy.time_limit
-        run.timer = asyncio.get_running_loop().call_later(limit, lambda: self._limit(run, expires=expires))
+        run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
         run.family = Family(envelope.name)
         FAMILY.set(run.family)
@@ -157,7 +160,7 @@ class Runner:
             return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
         finally:
             run.in_handler = False
-            run.timer.cancel()
+            run.alarm.clear()
 
     def _limit(self, run: Run, *, expires: bool) -> None:
         """The time of a running handler is up. An expired task gets its result before its handler hears of it."""
@@ -167,7 +170,7 @@ class Runner:
             expires_in = run.envelope.deadline - time.time()
             run.stop(Happening.RAISED)
             # A thread cannot be killed: should it run on to the deadline, the task ends without it.
-            run.timer = asyncio.get_running_loop().call_later(expires_in, lambda: self._limit(run, expires=True))
+            run.alarm = self._connection.alarms.set(expires_in, lambda: self._limit(run, expires=True))
 
     async def _expire(self, run: Run) -> None:
         error = DeadlineExceededError(run.envelope.task_id, run.envelope.deadline)

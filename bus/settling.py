@@ -117,7 +117,10 @@ class Settler:
         result.trace_id = span.trace_id
         store = endings.store_result
         try:
-            standing = await self.persist(run, lambda: store(self._connection, run.envelope, result))
+            try:
+                standing = await store(self._connection, run.envelope, result)
+            except TransportError as first:
+                standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)
         except (EncodeError, PayloadTooLargeError) as unfit:
             span.fail(unfit)
             failed = self.result(run, "failed", unfit)
@@ -166,7 +169,7 @@ class Settler:
             body += b' {"delay": %d}' % int(delay * 1e9)
             await self._extender.give_back(self._connection, run.envelope.reply, body)
         else:
-            await self._connection.publish(run.envelope.reply, body)
+            self._connection.send(run.envelope.reply, body, lazy=True)
 
     def result(self, run: Run, status: Status, error: BaseException | None, value: object = None) -> Result:
         """The result of this run, not yet stored."""
@@ -178,18 +181,20 @@ class Settler:
         """The worker must leave: what cannot be stored at the next try is handed back."""
         self._hurried.set()
 
-    async def persist(self, run: Run, step: Callable[[], Awaitable[T]]) -> T:
-        """Do a step that the server must confirm, again with backoff while it cannot; the task stays in hand.
+    async def persist(self, run: Run, step: Callable[[], Awaitable[T]], first: TransportError | None = None) -> T:
+        """Do a step that the server must confirm, again with backoff while it cannot; the task stays in hand. With
+        `first`, the error of the first try, that one has been made.
 
         While any step waits, nothing is pulled: what cannot be stored must not pile up.
 
         Raises:
             TransportError: the last one, when the setting `settle_patience` is used up or the worker must leave.
         """
-        try:
-            return await step()
-        except TransportError as error:
-            first = error
+        if first is None:
+            try:
+                return await step()
+            except TransportError as error:
+                first = error
         log.warning("task %s: %s; trying again", run.envelope.task_id, first)
         until = time.monotonic() + self._connection.settings.settle_patience
         pause = 0.1

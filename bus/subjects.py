@@ -5,6 +5,7 @@ Tokens that come from outside keep to `[A-Za-z0-9_-]`, 1 to 64 characters. Must 
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final, NamedTuple
 
@@ -120,11 +121,13 @@ class TaskAddress(NamedTuple):
     client: str
 
 
+@functools.lru_cache(maxsize=4096)
 def task(capability: str, priority_: str, client: str = ANONYMOUS) -> str:
     """The subject that a task for `capability`, or for one agent as `@<agent>`, is published to."""
     return f"revo.task.{address(capability)}.{priority(priority_)}.{token(client, 'client')}"
 
 
+@functools.lru_cache(maxsize=4096)
 def parse_task(subject: str) -> TaskAddress:
     """Read a task's subject as it stands in TASKS.
 

@@ -55,7 +55,7 @@ async def others_die_alone(connection: Connection, envelope: Envelope, within: f
             if message.subject == own or not message.data:
                 continue
             try:
-                record = codec.read(Attempts, message.headers or {}, message.data, subject=message.subject)
+                record = codec.read(Attempts, message.headers, message.data, subject=message.subject)
             except DecodeError:
                 continue  # a marker, or a newer version's record
             if record.alone >= 2:

@@ -5,20 +5,21 @@ What ends a task is in `bus.endings`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
-import secrets
+import os
 import time
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from nats.aio.msg import Msg
 from pydantic import BaseModel
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, DecodeError, InvalidSubjectError
+from bus.errors import ConfigError, DecodeError
 from bus.messages import (
     CAPABILITY,
     CONTENT_TYPE,
@@ -36,7 +37,8 @@ from bus.messages import (
     Envelope,
     Headers,
 )
-from bus.telemetry import Attributes, Telemetry
+from bus.telemetry import Attributes, Span, Telemetry
+from bus.wire import Message
 
 
 @dataclass(slots=True)
@@ -52,9 +54,17 @@ FAMILY: ContextVar[Family | None] = ContextVar("revo_family", default=None)
 """Set where a handler runs."""
 
 
+_random: list[str] = []
+"""Ids to come: one call of the system for many. A forked child must not hand out the same."""
+os.register_at_fork(after_in_child=_random.clear)
+
+
 def new_task_id() -> str:
     """A task id that nobody can guess: 128 random bits as 32 hex digits."""
-    return secrets.token_hex(16)
+    if not _random:
+        drawn = os.urandom(16 * 256).hex()
+        _random.extend(drawn[start : start + 32] for start in range(0, len(drawn), 32))
+    return _random.pop()
 
 
 def task_id_of_key(key: str) -> str:
@@ -78,27 +88,37 @@ def task_id_of_content(message: BaseModel | dict[str, Any]) -> str:
     return f"content-{hashlib.blake2b(canonical, digest_size=16).hexdigest()}"
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done with tasks, apart from what is in them.
+
+    `capability` is where they are sent, which may be one agent by name as `@<agent>`; then `work` says which of the
+    agent's capabilities is meant, and may be empty where it has only one. `deadline` is seconds from the submit.
+    Submitted by a handler a task is a child of the handler's task, and cancelled with it, unless `detached`.
+    """
+
+    capability: str
+    client: str
+    priority: str = "normal"
+    deadline: float | None = None
+    detached: bool = False
+    work: str = ""
+
+
 async def submit(
     connection: Connection,
     telemetry: Telemetry,
-    capability: str,
+    order: Order,
     message: BaseModel | dict[str, Any],
     *,
-    priority: str = "normal",
-    client: str,
     task_id: str,
     fresh: bool = False,
-    deadline: float | None = None,
-    detached: bool = False,
-    work: str = "",
 ) -> jetstream.Stored:
-    """Store one task and return where it stands. `capability` is where it is sent, which may be one agent by name as
-    `@<agent>`; then `work` says which of the agent's capabilities is meant, and may be empty where it has only one.
+    """Store one task and return where it stands.
 
-    Before it returns nothing is promised; afterwards the task ends in exactly one result. `deadline` is seconds
-    from now. The same id from the same client for the same capability is the same task; `fresh` says that the id
-    is random and new, so that no worker looks for an earlier one. Submitted by a handler it is a child of the handler's
-    task, and cancelled with it, unless `detached`.
+    Before it returns nothing is promised; afterwards the task ends in exactly one result. The same id from the same
+    client for the same capability is the same task; `fresh` says that the id is random and new, so that no worker looks
+    for an earlier one.
 
     Raises:
         InvalidSubjectError: capability, priority, client or id cannot stand in a subject.
@@ -107,14 +127,38 @@ async def submit(
         QueueFullError: the queue is full; nothing was stored.
         TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
     """
-    subject = subjects.task(capability, priority, client)
+    subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
+    with _sending(telemetry, order.capability, subject, task_id, body, headers):
+        return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
+
+
+def begin(
+    connection: Connection,
+    telemetry: Telemetry,
+    order: Order,
+    message: BaseModel | dict[str, Any],
+    *,
+    task_id: str,
+    fresh: bool,
+) -> jetstream.Storing:
+    """The same, but return at once: `jetstream.finish` says what became of it. Its span ends when it is sent."""
+    subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
+    with _sending(telemetry, order.capability, subject, task_id, body, headers):
+        return jetstream.begin(connection, subject, body, headers, room=HEADROOM)
+
+
+def _message(
+    connection: Connection, order: Order, message: BaseModel | dict[str, Any], task_id: str, *, fresh: bool
+) -> tuple[str, bytes, dict[str, str]]:
+    """A task as it travels: subject, body and headers."""
+    subject = subjects.task(order.capability, order.priority, order.client)
     subjects.token(task_id, "task id")
-    seconds = connection.settings.deadline if deadline is None else deadline
+    seconds = connection.settings.deadline if order.deadline is None else order.deadline
     if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
         raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
     headers = {
-        MSG_ID: f"{client}.{capability}.{task_id}",
+        MSG_ID: f"{order.client}.{order.capability}.{task_id}",
         TASK_ID: task_id,
         DEADLINE: f"{time.time() + seconds:.3f}",
         VERSION: WIRE_VERSION,
@@ -122,35 +166,40 @@ async def submit(
     }
     if fresh:
         headers[FRESH] = "1"
-    if work:
-        headers[CAPABILITY] = subjects.token(work, "capability")
+    if order.work:
+        headers[CAPABILITY] = subjects.token(order.work, "capability")
     family = FAMILY.get()
-    if family is not None and not detached:
+    if family is not None and not order.detached:
         family.children += 1
         headers[PARENT] = family.parent
-    attributes: Attributes = {
-        "messaging.system": "nats",
-        "messaging.operation.name": "send",
-        "messaging.operation.type": "send",
-        "messaging.destination.name": subject,
-        "messaging.message.id": task_id,
-        "messaging.message.body.size": len(body),
-    }
-    with telemetry.span(f"send {capability}", kind="producer", attributes=attributes):
-        telemetry.inject(headers)
-        connection.check_size(subject, body, headers, room=HEADROOM)
-        return await jetstream.store(connection, subject, body, headers)
+    return subject, body, headers
 
 
-def receive(message: Msg, default_deadline: float) -> Envelope:
+def _sending(  # noqa: PLR0917  (a task as it travels)
+    telemetry: Telemetry, capability: str, subject: str, task_id: str, body: bytes, headers: dict[str, str]
+) -> AbstractContextManager[Span]:
+    """The span of a submit."""
+
+    def attributes() -> Attributes:
+        return {
+            "messaging.system": "nats",
+            "messaging.operation.name": "send",
+            "messaging.operation.type": "send",
+            "messaging.destination.name": subject,
+            "messaging.message.id": task_id,
+            "messaging.message.body.size": len(body),
+        }
+
+    return telemetry.sending(f"send {capability}", headers, attributes)
+
+
+def receive(message: Message, default_deadline: float) -> Envelope:
     """The task in a delivery of TASKS. Never raises: what makes no sense stands in `fault`.
 
     `default_deadline` is seconds after it was stored.
     """
     ack = subjects.parse_ack(message.reply)
-    stored = jetstream.StoredMessage(
-        message.subject, ack.sequence, message.headers or {}, message.data, ack.stored_at_ns
-    )
+    stored = jetstream.StoredMessage(message.subject, ack.sequence, message.headers, message.data, ack.stored_at_ns)
     return envelope_of(stored, default_deadline, deliveries=ack.deliveries, reply=message.reply)
 
 
@@ -162,22 +211,12 @@ def envelope_of(
     A task that names no id gets one from its sequence, its stored time and its body, so that every redelivery has
     the same and a stream made anew never repeats one.
     """
-    address = subjects.parse_task(stored.subject)
+    address, fault = _address(stored.subject)
     headers: Headers = stored.headers
-    stored_at = stored.stored_at
-    fault: DecodeError | None = None
-    if not (subjects.is_token(address.client) and subjects.is_address(address.capability)):
-        # A server takes `*` and worse as a token from whoever publishes it; no subject of ours is built of it.
-        fault = DecodeError(stored.subject, "a token of its subject is not of A-Z, a-z, 0-9, underscore and hyphen")
-        capability = address.capability if subjects.is_address(address.capability) else subjects.UNUSABLE
-        client = address.client if subjects.is_token(address.client) else subjects.UNUSABLE
-        address = subjects.TaskAddress(capability, address.priority, client)
     task_id = headers.get(TASK_ID, "")
-    if task_id:
-        try:
-            subjects.token(task_id, "task id")
-        except InvalidSubjectError as error:
-            fault, task_id = DecodeError(stored.subject, f"header {TASK_ID}: {error}"), ""
+    if task_id and not subjects.is_token(task_id):
+        reason = f"header {TASK_ID}: {task_id!r:.80} is not 1 to 64 characters of A-Z, a-z, 0-9, underscore and hyphen"
+        fault, task_id = DecodeError(stored.subject, reason), ""
     named = bool(task_id) and FRESH not in headers
     deadline, late_fault = _deadline(stored, default_deadline)
     try:
@@ -194,13 +233,27 @@ def envelope_of(
         headers=headers,
         content_type=content_type,
         sequence=stored.sequence,
-        stored_at=stored_at,
+        stored_at=stored.stored_at_ns / 1e9,
         deadline=deadline,
         deliveries=deliveries,
         reply=reply,
         named=named,
         fault=fault or late_fault,
     )
+
+
+@functools.lru_cache(maxsize=4096)
+def _address(subject: str) -> tuple[subjects.TaskAddress, DecodeError | None]:
+    """Where a task was sent, and the error for one whose subject no subject of ours may be built of: a server takes `*`
+    and worse as a token from whoever publishes it.
+    """
+    address = subjects.parse_task(subject)
+    if subjects.is_token(address.client) and subjects.is_address(address.capability):
+        return address, None
+    fault = DecodeError(subject, "a token of its subject is not of A-Z, a-z, 0-9, underscore and hyphen")
+    capability = address.capability if subjects.is_address(address.capability) else subjects.UNUSABLE
+    client = address.client if subjects.is_token(address.client) else subjects.UNUSABLE
+    return subjects.TaskAddress(capability, address.priority, client), fault
 
 
 def _deadline(stored: jetstream.StoredMessage, default: float) -> tuple[float, DecodeError | None]:

@@ -105,4 +105,4 @@ async def read_trace(connection: Connection, trace_id: str, *, since: float) -> 
 
 async def _batches(connection: Connection, since: float) -> AsyncIterator[tuple[Mapping[str, str], bytes]]:
     async for message in stored_since(connection, subjects.TRACES, since):
-        yield message.headers or {}, message.data
+        yield message.headers, message.data

@@ -12,16 +12,17 @@ import secrets
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from bus import jetstream, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import BusError, InvalidSubjectError, NotFoundError, TransportError
+from bus.wire import Message, OnMessage
 
 log = logging.getLogger(__name__)
 
 HEARTBEAT: Final = 0.5
 """Seconds between two signs of life of a consumer that has nothing to deliver."""
+TWICE: Final = 0.3
+"""Seconds within which nothing on one subject is expected to change twice: leases are renewed less often."""
 SILENT: Final = 3 * HEARTBEAT
 """After so many seconds without any the consumer is taken for lost, and made anew."""
 _NS: Final = 1_000_000_000
@@ -64,8 +65,9 @@ class Watch:
         self._timer: asyncio.TimerHandle | None = None
         self._renewing = False
         self._closed = False
-        self._behind = 0
-        """The consumer's sequence that the first catching up ends with."""
+        self._target = 0
+        """The stream's sequence that catching up has to reach."""
+        self._reached = asyncio.Event()
         self.sequence = 0
         """The stream's sequence up to which all is known."""
         self.current = asyncio.Event()
@@ -126,10 +128,42 @@ class Watch:
             self._connection, "CONSUMER.CREATE", self._stream, self._name, self._subject, body=body
         )
         self._heard = asyncio.get_running_loop().time()
-        self._behind = int(made["num_pending"]) + int(made["delivered"]["consumer_seq"])
-        self.sequence = max(self.sequence, last if not self._behind else 0)
-        if self._delivered >= self._behind:
-            self.current.set()
+        if not int(made["num_pending"]) and not int(made["delivered"]["consumer_seq"]):
+            self.sequence = max(self.sequence, last)
+        self._target, self._reached = last, asyncio.Event()
+        self._look_whether_reached()
+        self._spawn(self._catch_up(self._name, self._reached))
+
+    def _look_whether_reached(self) -> None:
+        if self.sequence >= self._target:
+            self._reached.set()
+
+    async def _catch_up(self, name: str, reached: asyncio.Event) -> None:
+        """Set `current` when nothing that stood in the stream is still to come.
+
+        To have come as far as the stream had was when the consumer was made is not enough: what stood there may have
+        been replaced by a newer message on its subject before it was our turn, and that one stands further on. So the
+        stream is asked again, until a look and all that it named took less time than a subject takes to change twice.
+        """
+        while True:
+            began = asyncio.get_running_loop().time()
+            await reached.wait()
+            try:
+                info = await jetstream.call(self._connection, "STREAM.INFO", self._stream)
+            except (TransportError, NotFoundError) as error:
+                log.debug("catching up with %s: %s", self._stream, error)
+                if name == self._name:
+                    self._renew()
+                return
+            if name != self._name:
+                return  # another consumer has taken over
+            self._target = int(info["state"]["last_seq"])
+            reached.clear()
+            self._look_whether_reached()
+            await reached.wait()
+            if name == self._name and asyncio.get_running_loop().time() - began < TWICE:
+                self.current.set()
+                return
 
     async def _drop(self) -> None:
         subscription, self._subscription = self._subscription, None
@@ -142,19 +176,22 @@ class Watch:
         except BusError as error:
             log.debug("consumer %s goes by itself: %s", name, error)
 
-    def _receiver(self, name: str) -> Callable[[Msg], Coroutine[Any, Any, None]]:
-        async def receive(message: Msg) -> None:
+    def _receiver(self, name: str) -> OnMessage:
+        def receive(message: Message) -> None:
             if name == self._name:  # otherwise it is of a consumer that we have given up
                 self._receive(message)
 
         return receive
 
-    def _receive(self, message: Msg) -> None:
+    def _receive(self, message: Message) -> None:
         self._heard = asyncio.get_running_loop().time()
-        headers: dict[str, str] = message.headers or {}
+        headers = message.headers
         if headers.get("Status") == "100":
             if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
                 self._renew()
+            else:
+                self.sequence = max(self.sequence, self._target)  # nothing up to there is left
+                self._look_whether_reached()
             return
         try:
             ack = subjects.parse_ack(message.reply)
@@ -168,8 +205,7 @@ class Watch:
         self.sequence = ack.sequence
         stored = jetstream.StoredMessage(message.subject, ack.sequence, headers, message.data, ack.stored_at_ns)
         self._on_message(stored)
-        if self._delivered >= self._behind:
-            self.current.set()
+        self._look_whether_reached()
 
     # --- when it was lost -------------------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ from collections.abc import Coroutine, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
 
-from nats.aio.msg import Msg
-
 from bus import subjects
 from bus.connection import Connection
 from bus.control import Control, EndOrder
@@ -31,11 +29,18 @@ from bus.running import Runner
 from bus.settling import Settler
 from bus.tasks import receive
 from bus.telemetry import Span, Telemetry
+from bus.wire import Message
 
 __all__ = ["Capability", "Handler", "Worker", "WorkerFaultError"]
 
 log = logging.getLogger(__name__)
 
+LOOK_AHEAD: Final = 0.05
+"""Seconds within which a task that is taken ahead of a free slot is started, by the pace of the last ones."""
+PACE_WEIGHT: Final = 0.1
+"""Of the last task in the pace."""
+HELD: Final = 1.0
+"""Seconds that a task waits in hand for a slot, then another worker shall have it."""
 REMEMBERED: Final = 1000
 """Tasks that others ended which a worker remembers, in case one of them is still on its way to it."""
 
@@ -74,6 +79,8 @@ class Worker:
         self._exclusive: Run | None = None
         self._ended: dict[int, Happening] = {}
         """Tasks that others have ended lately: one of them may still be on its way to us."""
+        self._pace = 1.0
+        """Seconds that a task occupies its slot, as the last ones did; before the first, nothing is taken ahead."""
         self._listening = False
         self._left = False
         self._draining = False
@@ -84,8 +91,8 @@ class Worker:
         self._address = subjects.agent_address(agent)
         addresses = [*self._capabilities, *([self._address] if named is not None else [])]
         consumers = [
-            (f"{address}.{priority}", subjects.consumer(address, priority))
-            for priority in subjects.PRIORITIES
+            (f"{address}.{priority}", subjects.consumer(address, priority), rank)
+            for rank, priority in enumerate(subjects.PRIORITIES)
             for address in addresses
         ]
         self._puller = Puller(
@@ -93,6 +100,7 @@ class Worker:
             subjects.TASKS,
             consumers,
             self._on_message,
+            spare=self._spare,
             spawn=self._spawn,
             fail=self._fail,
             on_quiet=self._schedule,
@@ -132,7 +140,7 @@ class Worker:
 
     # --- work comes in ------------------------------------------------------------------------------------
 
-    def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Message) -> None:
         envelope = receive(message, self._settings.deadline)
         known = self._in_hand.get(envelope.sequence)
         if known is not None:
@@ -148,11 +156,14 @@ class Worker:
         if envelope.sequence in self._ended:
             run.task = self._spawn(self._return(run, self._ended[envelope.sequence]))
             return
-        self._held.put(run, envelope.priority)
+        if self._clear and not self._held and len(self._active) < self._concurrency:
+            self._start(run)
+        else:
+            self._held.put(run, envelope.priority)
         self._schedule()
         if run.task is None:
-            loop = asyncio.get_running_loop()
-            run.timer = loop.call_later(self._settings.hold, self._hand_back_held, run)
+            patience = min(HELD, self._settings.hold)
+            run.timer = self._connection.alarms.set(patience, lambda: self._hand_back_held(run))
 
     def _capability_of(self, envelope: Envelope) -> Capability:
         """What is to be done with a task. One that was sent to the agent by name says so in a header, unless it has
@@ -170,10 +181,23 @@ class Worker:
             envelope.fault = envelope.fault or DecodeError(envelope.subject, reason)
         return only
 
+    @property
+    def _clear(self) -> bool:
+        """Whether tasks are started as they come: none has to be alone, none has an end that cannot be stored."""
+        return (
+            self._listening
+            and not self._draining
+            and self._exclusive is None
+            and not self._secluded
+            and not self._settler.waiting
+        )
+
     def _schedule(self) -> None:
         """Start what may start and say how much more may come. Called after every change."""
         if self._draining or not self._listening:
             return
+        if self._clear and not self._held and len(self._active) < self._concurrency and self._puller.settled:
+            return  # nothing waits, and pulls stand for what may come
         while len(self._active) < self._concurrency and self._exclusive is None:
             run = self._held.next()
             if run is None:
@@ -189,14 +213,27 @@ class Worker:
         elif self._exclusive is not None or self._settler.waiting:
             self._puller.want(0, now=True)
         else:
-            self._puller.want(max(0, self._concurrency - len(self._active)))
+            ahead = self._ahead()
+            wanted = max(0, self._concurrency - len(self._active) + ahead - len(self._held))
+            self._puller.want(wanted, ahead=ahead > 0)
+
+    def _ahead(self) -> int:
+        """How many tasks to have in hand beyond the free slots: those that are started within `LOOK_AHEAD` seconds, as
+        long as tasks take as long as the last ones did. So a slot need not wait for the server.
+        """
+        return min(4 * self._concurrency, int(self._concurrency * LOOK_AHEAD / self._pace))
+
+    def _spare(self, rank: int) -> int:
+        """How many more of a less urgent rank to have in hand: enough that one is there when its turn comes."""
+        ahead = self._ahead()
+        return (2 + ahead // 8 if ahead else 1) - self._held.count(rank)
 
     def _start(self, run: Run) -> None:
         if run.timer is not None:
-            run.timer.cancel()
+            run.timer.clear()
             run.timer = None
         self._active.add(run)
-        run.task = self._spawn(self._work(run))
+        run.task = asyncio.get_running_loop().create_task(self._work(run))  # kept by `_in_hand`
         self._heart.soon()
 
     # --- one task -----------------------------------------------------------------------------------------
@@ -204,12 +241,15 @@ class Worker:
     async def _work(self, run: Run) -> None:
         try:
             await self._runner.run(run)
+        except Exception as error:  # noqa: BLE001  (nothing that a handler does ends here)
+            self._fault(error)
         finally:
+            self._pace += PACE_WEIGHT * (time.time() - run.began_at - self._pace)
             self._leave(run)
 
     def _leave(self, run: Run) -> None:
         if run.timer is not None:
-            run.timer.cancel()
+            run.timer.clear()
         self._extender.release(run.envelope.sequence)
         self._in_hand.pop(run.envelope.sequence, None)
         self._active.discard(run)
@@ -252,7 +292,7 @@ class Worker:
             return
         self._held.remove(run, run.envelope.priority)
         if run.timer is not None:
-            run.timer.cancel()
+            run.timer.clear()
         run.task = self._spawn(self._return(run, why))
 
     async def _back(self) -> None:
@@ -291,6 +331,7 @@ class Worker:
 
     def _hand_back_held(self, run: Run) -> None:
         """A held task found no slot here for too long: another replica may have one."""
+        self._pace = max(self._pace, self._settings.hold)  # our tasks take longer than they did
         if run.task is None:
             self._held.remove(run, run.envelope.priority)
             run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
@@ -311,7 +352,7 @@ class Worker:
         await self._puller.stop()
         for run in self._held.clear():
             if run.timer is not None:
-                run.timer.cancel()
+                run.timer.clear()
             run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
         for run in list(self._secluded):
             run.stop(Happening.HANDED_BACK)
@@ -325,9 +366,10 @@ class Worker:
         await self._heart.stop()
         await self._control.close()
         await self._extender.close()
-        for task in list(self._tasks):
+        left = [*self._tasks, *(run.task for run in self._in_hand.values() if run.task is not None)]
+        for task in left:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def _until_idle(self, timeout: float) -> None:
         self._idle.clear()
@@ -348,9 +390,12 @@ class Worker:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            # Nothing that a handler does ends here: a fault of ours, or a server that refuses us.
-            log.error("worker %s: %s: %s", self._instance, type(error).__name__, error, exc_info=error)
-            self._fail(error if isinstance(error, BusError) else WorkerFaultError(str(error)))
+            self._fault(error)
+
+    def _fault(self, error: BaseException) -> None:
+        """Nothing that a handler does ends here: a fault of ours, or a server that refuses us."""
+        log.error("worker %s: %s: %s", self._instance, type(error).__name__, error, exc_info=error)
+        self._fail(error if isinstance(error, BusError) else WorkerFaultError(str(error)))
 
     def _fail(self, error: BusError) -> None:
         if not self.failed.done():

@@ -63,6 +63,7 @@ async def start_worker(settings: Settings, mesh: Mesh) -> AsyncIterator[StartWor
             concurrency: int = 1,
             overrides: dict[str, Any] | None = None,
             raw: bool = False,
+            traced: bool = False,
         ) -> Worker:
             own = settings.model_copy(update=overrides or {})
             connection = await stack.enter_async_context(await Connection.open(own.nats_url, settings=own))
@@ -71,9 +72,13 @@ async def start_worker(settings: Settings, mesh: Mesh) -> AsyncIterator[StartWor
             async def decode(envelope: Envelope) -> object:
                 return await handler(codec.decode(envelope.body, envelope.content_type, subject=envelope.subject))
 
+            telemetry = Telemetry(service="tester", instance="tester-1")
+            if traced:
+                telemetry.start(connection.publish)
+                stack.push_async_callback(telemetry.close)
             worker = Worker(
                 connection,
-                Telemetry(service="tester", instance="tester-1"),
+                telemetry,
                 [Capability(capability, handler if raw else decode, held)],
                 agent="tester",
                 instance=f"tester-{id(connection):x}",

@@ -7,7 +7,8 @@ this SDK, and here next to nothing. Must not know NATS: it is handed the publish
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Final, Literal
@@ -15,34 +16,22 @@ from typing import Final, Literal
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Tracer
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, TraceFlags
 
 from bus.messages import SpanRecord
 from bus.telemetry import ids
-from bus.telemetry.export import Exporter, Publish, make_recorder
-from bus.telemetry.propagation import read_parent, write_parent
+from bus.telemetry.export import Exporter, Publish, make_exporter
+from bus.telemetry.propagation import is_dropped, read_parent, write_parent
+from bus.telemetry.recorded import MAX_STACK, MAX_VALUE, Recorded, message_of
 
-__all__ = ["Attributes", "Publish", "Span", "Telemetry", "span"]
+__all__ = ["MAX_STACK", "MAX_VALUE", "Attributes", "Publish", "Span", "Telemetry", "span"]
 
 Kind = Literal["internal", "producer", "consumer", "client", "server"]
 Attribute = str | int | float | bool
 Attributes = Mapping[str, Attribute]
 
-MAX_STACK: Final = 8192
-MAX_VALUE: Final = 4096
-MAX_FRAME: Final = 1024
-"""Characters of a stack, of any other value, and of one frame of a stack that a span keeps."""
-_INT64: Final = 1 << 63
-
-_KINDS: Final = {
-    "internal": SpanKind.INTERNAL,
-    "producer": SpanKind.PRODUCER,
-    "consumer": SpanKind.CONSUMER,
-    "client": SpanKind.CLIENT,
-    "server": SpanKind.SERVER,
-}
 _DROPPED: Final = TraceFlags(TraceFlags.DEFAULT)
+_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _ROOT: Final = Context()
 _ACTIVE: ContextVar[Telemetry | None] = ContextVar("revo_telemetry", default=None)
 
@@ -69,44 +58,46 @@ class Span:
         """Mark the span as failed."""
 
 
+class _Dropped(NonRecordingSpan):
+    """The current span of a trace that is not recorded. What it is called is made up, or read, when somebody asks."""
+
+    def __init__(self, headers: Mapping[str, str] | None) -> None:
+        self._headers = headers
+        self._known: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        if self._known is None:
+            if self._headers is None:
+                self._known = SpanContext(ids.trace_id(), ids.span_id(), False, _DROPPED)
+            else:
+                self._known = read_parent(self._headers)
+        return self._known
+
+
 class _RecordedSpan(Span):
     recorded = True
 
-    def __init__(self, inner: trace.Span) -> None:
+    def __init__(self, inner: Recorded) -> None:
         self._inner = inner
         self.trace_id = f"{inner.get_span_context().trace_id:032x}"
 
     @property
     def ids(self) -> tuple[str, str]:
-        parent = getattr(self._inner, "parent", None)
+        parent = self._inner.parent
         return f"{self._inner.get_span_context().span_id:016x}", f"{parent.span_id:016x}" if parent else ""
 
     def set(self, key: str, value: Attribute) -> None:
-        self._inner.set_attribute(_text(key), _clean(value))
+        self._inner.set_attribute(key, value)
 
     def event(self, name: str, **attributes: Attribute) -> None:
-        self._inner.add_event(_text(name), _cleaned(attributes))
+        self._inner.add_event(name, attributes)
 
     def fail(self, error: BaseException | str) -> None:
         if isinstance(error, str):
-            self._inner.set_status(Status(StatusCode.ERROR, _text(error)))
+            self._inner.set_status(StatusCode.ERROR, error)
             return
-        message = _message(error)
-        self._inner.set_status(Status(StatusCode.ERROR, _text(f"{type(error).__name__}: {message}")))
-        import traceback  # noqa: PLC0415  (only where something failed)
-
-        # Frame by frame, or a message of many lines (the body of a reply) would push out the stack before it.
-        stack = "".join(
-            line if len(line) <= MAX_FRAME else f"{line[:MAX_FRAME]}...\n" for line in traceback.format_exception(error)
-        )
-        self._inner.add_event(
-            "exception",
-            {
-                "exception.type": f"{type(error).__module__}.{type(error).__qualname__}",
-                "exception.message": _text(message),
-                "exception.stacktrace": _text(stack[-MAX_STACK:], MAX_STACK),
-            },
-        )
+        self._inner.set_status(StatusCode.ERROR, f"{type(error).__name__}: {message_of(error)}")
+        self._inner.record_exception(error)
 
 
 _NOTHING: Final = Span()
@@ -120,7 +111,6 @@ class Telemetry:
         self.instance = instance
         self._version = version
         self._sample = sample
-        self._tracer: Tracer | None = None
         self._exporter: Exporter | None = None
 
     def start(self, publish: Publish | None) -> None:
@@ -131,9 +121,7 @@ class Telemetry:
         Raises:
             ConfigError: when the environment names a protocol that is not spoken, or a value that cannot be used.
         """
-        made = make_recorder(self.service, self.instance, self._version, publish)
-        if made is not None:
-            self._tracer, self._exporter = made
+        self._exporter = make_exporter(self.service, self.instance, self._version, publish)
 
     def span(
         self,
@@ -141,14 +129,29 @@ class Telemetry:
         *,
         kind: Kind = "internal",
         headers: Mapping[str, str] | None = None,
-        attributes: Attributes | None = None,
+        attributes: Attributes | Callable[[], Attributes] | None = None,
     ) -> _Scope:
         """A span for the length of a `with` block, which gets it as its target.
 
         With `headers` its parent is the `traceparent` in them; without, the span that is current. Where there is no
         parent a new trace begins, recorded in the share `sample`. An exception that passes through marks it failed.
+        `attributes` may be a function, which is called only when the span is recorded.
         """
         return _Scope(self, name, kind, headers, attributes)
+
+    def sending(
+        self, name: str, headers: dict[str, str], attributes: Callable[[], Attributes]
+    ) -> AbstractContextManager[Span]:
+        """A producer's span for the length of a `with` block, written into the headers of what is sent in it."""
+        parent = trace.get_current_span().get_span_context()
+        if not parent.is_valid:
+            if self._exporter is not None and not ids.recorded(self._sample):
+                headers["traceparent"] = ids.dropped_parent()
+                return _NO_SCOPE
+        elif not parent.trace_flags.sampled:
+            write_parent(parent, headers)
+            return _NO_SCOPE
+        return _Scope(self, name, "producer", None, attributes, into=headers)
 
     def inject(self, headers: dict[str, str]) -> None:
         """Write the current span into headers. That a trace is not recorded travels too: nobody decides anew."""
@@ -157,9 +160,7 @@ class Telemetry:
     def end_for(self, record: SpanRecord) -> None:
         """Send a span that its own process could not end, as the record has it: that process died."""
         if self._exporter is not None:
-            from bus.telemetry.lost import readable  # noqa: PLC0415  (only stewards need it)
-
-            self._exporter.add(readable(record))
+            self._exporter.add(record)
 
     async def flush(self, timeout: float = 2.0) -> None:
         """Send what has ended. Never raises; gives up after `timeout` seconds."""
@@ -168,18 +169,19 @@ class Telemetry:
 
     async def close(self, timeout: float = 2.0) -> None:
         """Send what has ended and record no more. Never raises; gives up soon after `timeout` seconds."""
-        exporter, self._exporter, self._tracer = self._exporter, None, None
+        exporter, self._exporter = self._exporter, None
         if exporter is not None:
             await exporter.close(timeout)
 
 
-class _Scope:
+class _Scope(AbstractContextManager[Span]):
     """The `with` block of a span; a class, for a generator costs twice as much."""
 
     __slots__ = (
         "_active",
         "_attributes",
         "_headers",
+        "_into",
         "_kind",
         "_name",
         "_span",
@@ -194,48 +196,59 @@ class _Scope:
         name: str,
         kind: Kind,
         headers: Mapping[str, str] | None,
-        attributes: Attributes | None,
+        attributes: Attributes | Callable[[], Attributes] | None,
+        *,
+        into: dict[str, str] | None = None,
     ) -> None:
+        self._into = into
         self._telemetry = telemetry
         self._name = name
         self._kind = kind
         self._headers = headers
         self._attributes = attributes
-        self._span: trace.Span | None = None
+        self._span: Recorded | None = None
         self._wrapped: Span = _NOTHING
         self._token: Token[Context] | None = None
         self._active: Token[Telemetry | None] | None = None
 
     def __enter__(self) -> Span:
-        tracer, headers = self._telemetry._tracer, self._headers  # noqa: SLF001  (two halves of one thing)
+        exporter, headers = self._telemetry._exporter, self._headers  # noqa: SLF001  (two halves of one thing)
         if headers is not None:
+            if is_dropped(headers):
+                self._attach(_Dropped(headers), _ROOT)  # what we do not record is still handed on
+                return _NOTHING
             parent = read_parent(headers)
-        elif tracer is not None:
+        elif exporter is not None:
             parent = trace.get_current_span().get_span_context()
         else:
             return _NOTHING
-        if tracer is None or (parent.is_valid and not parent.trace_flags.sampled):
+        if exporter is None or (parent.is_valid and not parent.trace_flags.sampled):
             if headers is not None:
                 self._attach(NonRecordingSpan(parent))  # what we do not record is still handed on
             return _NOTHING
         if not parent.is_valid:
             if not ids.recorded(self._telemetry._sample):  # noqa: SLF001
-                self._attach(NonRecordingSpan(SpanContext(ids.trace_id(), ids.span_id(), False, _DROPPED)))
+                self._attach(_Dropped(None))
                 return _NOTHING
-            base = _ROOT
-        elif headers is None:
-            base = otel_context.get_current()
+            base: Context | None = _ROOT
+            trace_id = ids.trace_id()
         else:
-            base = trace.set_span_in_context(NonRecordingSpan(parent), _ROOT)
-        given = _cleaned(self._attributes) if self._attributes else None
-        self._span = tracer.start_span(_text(self._name), context=base, kind=_KINDS[self._kind], attributes=given)
-        self._attach(self._span)
+            base = None if headers is None else _ROOT
+            trace_id = parent.trace_id
+        given = self._attributes() if callable(self._attributes) else self._attributes
+        valid = parent if parent.is_valid else None
+        state = parent.trace_state if valid else None
+        context = SpanContext(trace_id, ids.span_id(), False, _SAMPLED, state)
+        self._span = Recorded(self._name, self._kind, context, valid, given or {}, exporter.on_end)
+        self._attach(self._span, base)
+        if self._into is not None:
+            write_parent(context, self._into)
         self._active = _ACTIVE.set(self._telemetry)
         self._wrapped = _RecordedSpan(self._span)
         return self._wrapped
 
-    def _attach(self, span: trace.Span) -> None:
-        self._token = otel_context.attach(trace.set_span_in_context(span))
+    def _attach(self, span: trace.Span, base: Context | None = None) -> None:
+        self._token = otel_context.attach(trace.set_span_in_context(span, base))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
@@ -260,7 +273,7 @@ class _Scope:
         self._span.end()
 
 
-class _NoScope:
+class _NoScope(AbstractContextManager[Span]):
     def __enter__(self) -> Span:
         return _NOTHING
 
@@ -280,30 +293,3 @@ def span(name: str, **attributes: Attribute) -> _Scope | _NoScope:
     if telemetry is None or not trace.get_current_span().is_recording():
         return _NO_SCOPE
     return telemetry.span(name, attributes=attributes)
-
-
-def _cleaned(attributes: Attributes) -> dict[str, Attribute]:
-    return {_text(key): _clean(value) for key, value in attributes.items()}
-
-
-def _clean(value: Attribute) -> Attribute:
-    """The value as any exporter can send it; one that cannot be encoded would take its whole batch along."""
-    if isinstance(value, str):
-        return _text(value)
-    if isinstance(value, int) and not -_INT64 <= value < _INT64:
-        return f"{value:#x}"[:MAX_VALUE]  # not in decimals, which Python refuses for very long ones
-    return value
-
-
-def _text(value: str, most: int = MAX_VALUE) -> str:
-    """At most `most` characters, none of them half of a surrogate pair."""
-    cut = value[:most]
-    return cut if cut.isascii() else cut.encode(errors="replace").decode()
-
-
-def _message(error: BaseException) -> str:
-    """The text of an error, also of one whose own `__str__` fails: the caller must get the first error, not that."""
-    try:
-        return str(error)
-    except Exception:  # noqa: BLE001
-        return "(its text cannot be had)"

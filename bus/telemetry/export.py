@@ -5,21 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final, Protocol
-
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, Tracer, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import StatusCode
 
 from bus import codec, subjects
 from bus.errors import EncodeError
-from bus.messages import CONTENT_TYPE, MSGPACK
-from bus.telemetry.ids import Ids
+from bus.messages import CONTENT_TYPE, MSGPACK, SpanRecord
+from bus.telemetry.recorded import Recorded
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +35,11 @@ _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_E
 class Exporter(Protocol):
     """What takes finished spans away."""
 
-    def add(self, span: ReadableSpan) -> None:
-        """Take a finished span that no tracer of this process made."""
+    def on_end(self, span: Recorded) -> None:
+        """Take a span of this process that has ended."""
+
+    def add(self, record: SpanRecord) -> None:
+        """Take a finished span of another process."""
 
     async def flush(self, timeout: float) -> None:
         """Send what has ended; gives up after `timeout` seconds. Never raises."""
@@ -51,48 +48,23 @@ class Exporter(Protocol):
         """The same, then take no more. Never raises."""
 
 
-def make_recorder(service: str, instance: str, version: str, publish: Publish | None) -> tuple[Tracer, Exporter] | None:
-    """A tracer and the exporter behind it, as the environment wants it; None when spans have nowhere to go.
+def make_exporter(service: str, instance: str, version: str, publish: Publish | None) -> Exporter | None:
+    """An exporter as the environment wants it; None when spans have nowhere to go.
 
     Raises:
         ConfigError: when the environment names an OTLP protocol that is not spoken, or a value that cannot be used.
     """
     endpoint = next((name for name in _ENDPOINTS if os.environ.get(name)), "")
-    disabled = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if disabled or (not endpoint and publish is None):
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return None
-    exporter: Exporter
-    processor: SpanProcessor
     if endpoint:
         from bus.telemetry.otlp import Collector  # noqa: PLC0415  (the heaviest part of a process)
 
-        exporter = collector = Collector()
-        processor = collector.processor
-    else:
-        assert publish is not None
-        exporter = processor = MeshProcessor(service, instance, publish)
-    resource = _resource(service, instance, version)
-    provider = TracerProvider(sampler=ALWAYS_ON, resource=resource, id_generator=Ids(), shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    tracer = provider.get_tracer("revo")
-    assert isinstance(tracer, Tracer)
-    return tracer, exporter
+        return Collector(service, instance, version)
+    return MeshExporter(service, instance, publish) if publish is not None else None
 
 
-def _resource(service: str, instance: str, version: str) -> Resource:
-    """Who this process is. The environment adds to it, but cannot give all actors of `revo up` one name."""
-    ours: dict[str, str | int] = {
-        "service.name": service,
-        "service.instance.id": instance,
-        "process.pid": os.getpid(),
-        "host.name": socket.gethostname(),
-    }
-    if version:
-        ours["service.version"] = version
-    return OTELResourceDetector().detect().merge(Resource(ours))
-
-
-class MeshProcessor(SpanProcessor):
+class MeshExporter:
     """Collects finished spans and publishes them in batches, from the event loop: no thread, no polling."""
 
     def __init__(self, service: str, instance: str, publish: Publish) -> None:
@@ -102,14 +74,14 @@ class MeshProcessor(SpanProcessor):
         self._publish = publish
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._ended: list[ReadableSpan] = []
+        self._ended: list[Recorded | SpanRecord] = []
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.Task[None] | None = None
         self._closed = False
         self._dropped = 0
         self._complain_at = 0.0
 
-    def on_end(self, span: ReadableSpan) -> None:
+    def on_end(self, span: Recorded | SpanRecord) -> None:
         """Keep a finished span until it is sent, less than a second later; drop it when too many wait."""
         if self._closed:
             return
@@ -126,9 +98,9 @@ class MeshProcessor(SpanProcessor):
             except RuntimeError:  # the loop has ended: nothing can be sent any more
                 self._closed = True
 
-    def add(self, span: ReadableSpan) -> None:
-        """Take a finished span that no tracer of this process made."""
-        self.on_end(span)
+    def add(self, record: SpanRecord) -> None:
+        """Take a finished span of another process."""
+        self.on_end(record)
 
     def _arm(self) -> None:
         if self._timer is None and not self._closed:
@@ -204,31 +176,7 @@ class MeshProcessor(SpanProcessor):
         if self._dropped:
             log.warning("%s dropped %d more span(s)", self._service, self._dropped)
 
-    def _record(self, span: ReadableSpan) -> dict[str, Any]:
-        """The span as `bus.messages.SpanRecord` has it."""
-        context = span.get_span_context()
-        assert context is not None
-        assert span.start_time is not None
-        assert span.end_time is not None
-        return {
-            "trace_id": f"{context.trace_id:032x}",
-            "span_id": f"{context.span_id:016x}",
-            "parent_id": f"{span.parent.span_id:016x}" if span.parent else "",
-            "name": span.name,
-            "kind": span.kind.name.lower(),
-            "service": str(span.resource.attributes.get("service.name", self._service)),
-            "instance": str(span.resource.attributes.get("service.instance.id", self._instance)),
-            "start": span.start_time / 1e9,
-            "end": span.end_time / 1e9,
-            "status": {StatusCode.OK: "ok", StatusCode.ERROR: "error"}.get(span.status.status_code, "unset"),
-            "status_message": span.status.description or "",
-            "attributes": _plain(span.attributes),
-            "events": [
-                {"name": event.name, "time": event.timestamp / 1e9, "attributes": _plain(event.attributes)}
-                for event in span.events
-            ],
-        }
-
-
-def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in (attributes or {}).items()}
+    def _record(self, span: Recorded | SpanRecord) -> dict[str, Any]:
+        if isinstance(span, SpanRecord):
+            return span.model_dump()
+        return span.record(self._service, self._instance)

@@ -6,8 +6,6 @@ import os
 import random
 from typing import Final
 
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-
 _DICE: Final = random.Random()  # noqa: S311  (ids need to differ, they protect nothing)
 # Not the module's own: handlers seed that one, and replicas with the same seed would share the ids of their spans.
 os.register_at_fork(after_in_child=_DICE.seed)
@@ -18,6 +16,11 @@ def recorded(share: float) -> bool:
     return share >= 1.0 or _DICE.random() < share
 
 
+def dropped_parent() -> str:
+    """The `traceparent` of a new trace that is not recorded."""
+    return f"00-{trace_id():032x}-{span_id():016x}-00"
+
+
 def trace_id() -> int:
     """A new one, of 128 bits."""
     return _DICE.getrandbits(128) or 1
@@ -26,15 +29,3 @@ def trace_id() -> int:
 def span_id() -> int:
     """A new one, of 64 bits."""
     return _DICE.getrandbits(64) or 1
-
-
-class Ids(RandomIdGenerator):
-    """The same ids for the SDK."""
-
-    def generate_trace_id(self) -> int:
-        """A new one, of 128 bits."""
-        return trace_id()
-
-    def generate_span_id(self) -> int:
-        """A new one, of 64 bits."""
-        return span_id()

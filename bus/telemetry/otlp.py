@@ -14,10 +14,12 @@ from collections.abc import Callable
 from typing import Final
 
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from bus.errors import ConfigError
+from bus.messages import SpanRecord
+from bus.telemetry.recorded import Recorded
+from bus.telemetry.sdk import readable, readable_record, resource_of
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +34,9 @@ _ABORT: Final = 0.5
 
 
 class Collector:
-    """The way of finished spans to an OTLP collector; `processor` is what the tracer is given."""
+    """The way of finished spans to an OTLP collector."""
 
-    def __init__(self) -> None:
+    def __init__(self, service: str, instance: str, version: str) -> None:
         """Read the standard `OTEL_*` variables.
 
         Raises:
@@ -45,24 +47,29 @@ class Collector:
             raise ConfigError(f"{name}={os.environ[name]}", "only grpc is spoken; set it to grpc")
         try:
             self._exporter = OTLPSpanExporter()
-            self.processor = BatchSpanProcessor(self._exporter)
+            self._processor = BatchSpanProcessor(self._exporter)
+            self._resource = resource_of(service, instance, version)
         except ValueError as error:
             raise ConfigError("OTEL_EXPORTER_OTLP_* or OTEL_BSP_*", f"{error}") from error
         for logger in _LOGGERS:
             logging.getLogger(logger).addFilter(_one_line)
 
-    def add(self, span: ReadableSpan) -> None:
-        """Take a finished span that no tracer of this process made."""
-        self.processor.on_end(span)
+    def on_end(self, span: Recorded) -> None:
+        """Take a span of this process that has ended."""
+        self._processor.on_end(readable(span, self._resource))
+
+    def add(self, record: SpanRecord) -> None:
+        """Take a finished span of another process."""
+        self._processor.on_end(readable_record(record))
 
     async def flush(self, timeout: float) -> None:
         """Send what has ended; gives up after `timeout` seconds. Never raises."""
-        if not await _in_daemon(self.processor.force_flush, timeout):
+        if not await _in_daemon(self._processor.force_flush, timeout):
             log.warning("spans were not sent within %g s; is the collector up?", timeout)
 
     async def close(self, timeout: float) -> None:
         """Send what has ended, then end; gives up after `timeout` seconds, and half a second more. Never raises."""
-        if await _in_daemon(self.processor.shutdown, timeout):
+        if await _in_daemon(self._processor.shutdown, timeout):
             return
         log.warning("spans were not sent within %g s and are lost; is the collector up?", timeout)
         await _in_daemon(self._exporter.shutdown, _ABORT)  # ends its retries, which would go on for 10 s a batch

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import partial
+from typing import Any
 
 import pytest
-from nats.aio.msg import Msg
 
 from bus import attempts
 from bus.connection import Connection
 from bus.errors import ConnectionLostError
 from bus.mesh import Mesh
 from bus.messages import JSON, Attempts, Envelope
+from bus.wire import Message
 
 
 def suspect() -> Envelope:
@@ -39,19 +41,21 @@ def suspect() -> Envelope:
 async def test_a_run_alone_counts_once_though_the_answer_to_its_store_is_lost(
     mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ask = Connection.request
+    begin = Connection.begin
     lost: list[str] = []
 
-    async def lose_the_first_answer(
-        self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
-    ) -> Msg:
-        answer = await ask(self, subject, body, headers)
-        if subject.startswith("$KV.") and not lost:
-            lost.append(subject)
-            raise ConnectionLostError(subject)
-        return answer
+    async def lose(answer: Awaitable[Message], subject: str) -> Message:
+        await answer
+        lost.append(subject)
+        raise ConnectionLostError(subject)
 
-    monkeypatch.setattr(Connection, "request", lose_the_first_answer)
+    def lose_the_first_answer(
+        self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, **more: Any
+    ) -> asyncio.Future[Message]:
+        answer = begin(self, subject, body, headers, **more)
+        return asyncio.ensure_future(lose(answer, subject)) if subject.startswith("$KV.") and not lost else answer
+
+    monkeypatch.setattr(Connection, "begin", lose_the_first_answer)
     changed = await attempts.change(mesh.connection, suspect(), partial(attempts.run_alone, deaths=0))
     assert lost
     assert changed.alone == 1

@@ -16,6 +16,7 @@ from bus.mesh import Mesh
 from bus.messages import SpanRecord
 from bus.server import Server
 from bus.traces import tree
+from bus.wire import Message
 from tests.eventually import eventually
 from tests.integration.test_processes import TOILER, begun, lines, toil
 from tests.processes import actor
@@ -38,8 +39,8 @@ async def test_an_async_handler_that_blocks_the_loop_for_15_s_runs_once_and_goes
     journal = tmp_path / "journal"
     beats: dict[str, list[float]] = {}
 
-    async def hear(message: object) -> None:
-        beats.setdefault(message.subject.rpartition(".")[2], []).append(time.monotonic())  # type: ignore[attr-defined]
+    def hear(message: Message) -> None:
+        beats.setdefault(message.subject.rpartition(".")[2], []).append(time.monotonic())
 
     await connection.subscribe(subjects.BEATS, hear)
     async with (

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,6 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
-from nats.aio.msg import Msg
 
 from bus import attempts, jetstream, subjects
 from bus.connection import Connection
@@ -35,6 +35,7 @@ from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import Settings
 from bus.tasks import receive
+from bus.wire import Message
 from tests.conftest import Gate, StartWorker
 from tests.eventually import eventually
 from tests.proxy import proxied
@@ -46,8 +47,8 @@ async def test_trap_1_a_subscription_is_known_to_the_server_when_subscribe_retur
     async with await Connection.open(server.url) as other:
         for n in range(300):
 
-            async def answer(message: Msg) -> None:
-                await connection.publish(message.reply, b"here")
+            def answer(message: Message) -> None:
+                connection.send(message.reply, b"here")
 
             await connection.subscribe(f"trap.one.{n}", answer)
             assert (await other.request(f"trap.one.{n}", timeout=2)).data == b"here"
@@ -57,17 +58,18 @@ class Wire:
     """Notes in which order commands reach the socket, and can hold up the buffered ones as a full socket does."""
 
     def __init__(self, connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-        transport = connection.client._transport
+        transport: Any = connection.client._transport
         assert transport is not None
         self.written: list[bytes] = []
         self.room = asyncio.Event()
         self.room.set()
-        write: Any = transport.write
-        writelines: Any = transport.writelines
+        writer: Any = transport._io_writer
+        write: Any = writer.write
+        writelines: Any = writer.writelines
         drain: Any = transport.drain
 
         def noted_write(data: bytes) -> None:
-            self.written.append(bytes(data).split()[0])
+            self.written += re.findall(rb"^(?:PUB|PING|UNSUB)", data, re.MULTILINE)
             write(data)
 
         def noted_writelines(lines: list[bytes]) -> None:
@@ -78,8 +80,8 @@ class Wire:
             await self.room.wait()
             await drain()
 
-        monkeypatch.setattr(transport, "write", noted_write)
-        monkeypatch.setattr(transport, "writelines", noted_writelines)
+        monkeypatch.setattr(writer, "write", noted_write)
+        monkeypatch.setattr(writer, "writelines", noted_writelines)
         monkeypatch.setattr(transport, "drain", held_drain)
 
 
@@ -101,7 +103,7 @@ async def test_trap_1_a_flush_goes_out_after_what_was_sent_before_it_even_when_t
 async def test_trap_1_a_drain_says_that_it_leaves_before_it_asks_whether_that_was_heard(
     connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def ignore(_: Msg) -> None:
+    def ignore(_: Message) -> None:
         return
 
     subscription = await connection.subscribe("trap.order", ignore)
@@ -113,7 +115,7 @@ async def test_trap_1_a_drain_says_that_it_leaves_before_it_asks_whether_that_wa
 async def test_trap_1_draining_a_busy_queue_member_loses_nothing(server: Server, connection: Connection) -> None:
     seen = 0
 
-    async def count(_: Msg) -> None:
+    def count(_: Message) -> None:
         nonlocal seen
         seen += 1
 
@@ -165,7 +167,7 @@ async def test_trap_3_a_request_in_flight_fails_at_once_when_the_server_dies(
 ) -> None:
     asked = asyncio.Event()
 
-    async def silent(_: Msg) -> None:
+    def silent(_: Message) -> None:
         asked.set()
 
     await connection.subscribe("trap.three", silent)
@@ -230,12 +232,9 @@ async def test_trap_5_a_client_hears_of_a_result_that_was_stored_while_it_was_cu
 
 
 async def test_closing_sends_what_was_published(server: Server, connection: Connection) -> None:
-    seen: list[Msg] = []
+    seen: list[Message] = []
 
-    async def keep(message: Msg) -> None:
-        seen.append(message)
-
-    await connection.subscribe("trap.eight", keep)
+    await connection.subscribe("trap.eight", seen.append)
     async with await Connection.open(server.url) as other:
         for _ in range(2000):
             await other.publish("trap.eight", b"x")
@@ -276,7 +275,7 @@ async def test_trap_11_a_denied_request_fails_at_once_and_names_the_subject(guar
 
 
 async def test_trap_11_a_denied_subscription_is_an_error(guarded_server: Server) -> None:
-    async def ignore(_: Msg) -> None:
+    def ignore(_: Message) -> None:
         return
 
     async with await Connection.open(_as_user(guarded_server.url)) as connection:
@@ -321,7 +320,7 @@ async def test_a_lost_server_is_a_log_line_and_the_connection_comes_back(
 
 
 async def test_nobody_there_is_told_apart_from_nobody_answering(connection: Connection) -> None:
-    async def silent(_: Msg) -> None:
+    def silent(_: Message) -> None:
         return
 
     with pytest.raises(NoRespondersError):
@@ -378,12 +377,8 @@ async def test_plain_nats_py_closes_for_good_where_the_bus_refuses(server: Serve
 
 
 async def test_trap_6_a_record_whose_time_ran_out_is_as_if_it_had_never_been(mesh: Mesh) -> None:
-    message = Msg(
-        _client=mesh.connection.client,
-        subject="revo.task.echo.normal.anon",
-        reply="$JS.ACK.TASKS.echo-normal.2.1.1.1700000000000000000.0",
-        data=b"{}",
-    )
+    reply = "$JS.ACK.TASKS.echo-normal.2.1.1.1700000000000000000.0"
+    message = Message("revo.task.echo.normal.anon", reply, b"{}")
     envelope = receive(message, 3600)
     subject = subjects.attempt("anon", "echo", envelope.task_id)
     headers = {"Nats-TTL": "1s", "Content-Type": "application/json"}
@@ -418,6 +413,7 @@ async def test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears(
         os.kill(server.pid, signal.SIGCONT)
     for _ in range(3):
         assert (await connection.request(subjects.api("INFO"), timeout=2)).data
+        await connection.flush(timeout=2)
 
 
 async def test_trap_15_a_flush_on_a_transport_that_uvloop_has_closed_is_a_lost_connection(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bus import codec, jetstream, subjects
+from bus import codec, jetstream, subjects, worker
 from bus.connection import Connection
 from bus.errors import (
     EncodeError,
@@ -272,8 +272,9 @@ async def test_the_same_id_twice_is_one_task_while_it_waits_and_after_it_ended(
 
 
 async def test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_own_drains(
-    mesh: Mesh, start_worker: StartWorker, gate: Gate
+    mesh: Mesh, start_worker: StartWorker, gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(worker, "HELD", 30.0)  # it is the drain that hands it back, not the worker's own patience
     handles = [
         await mesh.submit("echo", {"n": 0}, priority="normal"),
         await mesh.submit("echo", {"n": 1}, priority="low"),

@@ -19,18 +19,24 @@ async def test_pulls_that_died_with_their_leader_are_stood_anew(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "HEARTBEAT", 0.3)
-    publish = Connection.publish
+    send = Connection.send
     swallowed: list[str] = []
 
-    async def lossy(
-        self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    def lossy(
+        self: Connection,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        reply: str = "",
+        room: int = 0,
     ) -> None:
         if "CONSUMER.MSG.NEXT" in subject and len(swallowed) < 5:
             swallowed.append(subject)
         else:
-            await publish(self, subject, body, headers, reply=reply)
+            send(self, subject, body, headers, reply=reply, room=room)
 
-    monkeypatch.setattr(Connection, "publish", lossy)
+    monkeypatch.setattr(Connection, "send", lossy)
 
     async def echo(message: Any) -> Any:
         return message
@@ -45,17 +51,23 @@ async def test_a_pull_that_stands_is_not_stood_twice(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pull, "HEARTBEAT", 0.1)
-    publish = Connection.publish
+    send = Connection.send
     sent: list[str] = []
 
-    async def counted(
-        self: Connection, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None, *, reply: str = ""
+    def counted(
+        self: Connection,
+        subject: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        reply: str = "",
+        room: int = 0,
     ) -> None:
         if "CONSUMER.MSG.NEXT" in subject:
             sent.append(subject)
-        await publish(self, subject, body, headers, reply=reply)
+        send(self, subject, body, headers, reply=reply, room=room)
 
-    monkeypatch.setattr(Connection, "publish", counted)
+    monkeypatch.setattr(Connection, "send", counted)
 
     async def echo(message: Any) -> Any:
         return message

@@ -66,6 +66,8 @@ DEAF += "test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears"
 STANDING = "tests/integration/test_pull.py::test_pulls_that_died_with_their_leader_are_stood_anew"
 OWN_END = "tests/integration/test_blocking.py::test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost"
 
+URGENT = "tests/integration/test_priorities.py::"
+URGENT += "test_a_critical_task_behind_ten_thousand_low_ones_is_the_next_to_start"
 REGISTRY = "tests/integration/test_registry.py::"
 CONTRADICTS = REGISTRY + "test_what_contradicts_somebody_who_lives_is_refused_and_both_are_named"
 AT_ONCE = REGISTRY + "test_two_that_contradict_each_other_at_the_same_moment_are_not_both_let_in"
@@ -189,16 +191,16 @@ MUTANTS = [
     Mutant(
         "a worker without a free slot pulls on",
         "bus/worker.py",
-        "self._puller.want(max(0, self._concurrency - len(self._active)))",
-        "self._puller.want(self._concurrency)",
+        "wanted = max(0, self._concurrency - len(self._active) + ahead - len(self._held))",
+        "wanted = self._concurrency",
         NO_SLOT,
         "busy._puller.quiet",
     ),
     Mutant(
         "a result that cannot be stored is not tried again",
         "bus/settling.py",
-        "            first = error\n",
-        "            raise\n",
+        "standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)",
+        "raise",
         RETRIED,
         "it ran again although its worker had the result",
     ),
@@ -281,6 +283,14 @@ MUTANTS = [
         "            return True\n        record",
         OWN_END,
         "assert done.task_id not in steward.log",
+    ),
+    Mutant(
+        "nothing more urgent comes in while enough is in hand",
+        "bus/worker.py",
+        "return (2 + ahead // 8 if ahead else 1) - self._held.count(rank)",
+        "return 0",
+        URGENT,
+        "not within 10 s",
     ),
     Mutant(
         "whoever contradicts a definition is let in",

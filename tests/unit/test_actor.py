@@ -159,9 +159,10 @@ async def test_a_mailbox_lets_its_concurrency_through_in_order_and_refuses_beyon
     release = asyncio.Event()
 
     async def one(number: int) -> None:
-        async with mailbox.turn(bounded=True):
-            order.append(number)
-            await release.wait()
+        await mailbox.enter(bounded=True)
+        order.append(number)
+        await release.wait()
+        mailbox.leave()
 
     running = [asyncio.create_task(one(number)) for number in range(3)]
     await eventually(lambda: mailbox.waiting == 2)
