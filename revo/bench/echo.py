@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from revo import Agent, rpc, task
 
+ECHO = "revo.bench.echo:Echo"
+BURNER = "revo.bench.echo:Burner"
 IN_FLIGHT = 64
 """Tasks that are measured at once; the agent takes as many."""
 TEXT = "x" * 1024

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import nats
@@ -111,22 +111,57 @@ class Plain:
         return time.perf_counter() - began
 
 
+async def drained(stack: AsyncExitStack, url: str, count: int) -> float:
+    """Fill the queue, then start a worker: tasks a second until nine tenths are done, less the first tenth."""
+    client = await nats.connect(url)
+    stack.push_async_callback(client.close)
+    made = Plain(client)
+    await made.open()
+    times: list[float] = []
+    done = asyncio.Event()
+
+    async def on_reply(_: Msg) -> None:
+        times.append(time.perf_counter())
+        if len(times) == count:
+            done.set()
+
+    inbox = client.new_inbox()
+    await client.subscribe(inbox, cb=on_reply)
+    sent = [
+        await made.jetstream.publish_async(SUBJECT, BODY, headers={"Nats-Msg-Id": secrets.token_hex(16), REPLY: inbox})
+        for _ in range(count)
+    ]
+    await asyncio.gather(*sent)
+    async with worker_process(url):
+        await done.wait()
+    return (count * 8 // 10) / (times[count * 9 // 10] - times[count // 10])
+
+
 @asynccontextmanager
 async def plain(url: str) -> AsyncIterator[Plain]:
     """A connected client, and its worker in a process of its own."""
     client = await nats.connect(url)
     made = Plain(client)
     await made.open()
+    try:
+        async with worker_process(url):
+            yield made
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def worker_process(url: str) -> AsyncIterator[None]:
+    """A worker in a process of its own, ready."""
     worker = await Child.start([sys.executable, "-m", "revo.bench.plain", url], stdout=PIPE)
     try:
         assert worker.stdout is not None
         await worker.stdout.readline()
-        yield made
+        yield
     finally:
         worker.signal(signal.SIGKILL)
         await worker.wait()
         await worker.finish()
-        await client.close()
 
 
 if __name__ == "__main__":

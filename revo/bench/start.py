@@ -6,6 +6,7 @@ import statistics
 import time
 
 from actors.process import ActorProcess
+from revo.bench.echo import ECHO
 from revo.bench.rig import end, resident_bytes, rig
 from revo.cli.common import DONE, Output, console, print_json, run_async
 
@@ -29,7 +30,7 @@ async def _measure(runs: int) -> list[tuple[float, int]]:
     figures = []
     async with rig() as here:
         for _ in range(runs):
-            process = ActorProcess("echo", "revo.bench.echo:Echo", on_line=lambda _: None)
+            process = ActorProcess("echo", ECHO, on_line=lambda _: None)
             began = time.perf_counter()
             await process.start(url=here.server.url, cwd=here.folder)
             ready = time.perf_counter() - began

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from revo.cli import common, completion, groups
+from revo.cli import benches, common, completion, groups
 from revo.cli.common import Output, guarded
 from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
 
@@ -22,7 +22,7 @@ app = typer.Typer(
 app.add_typer(groups.tasks, name="tasks")
 app.add_typer(groups.dead, name="dead")
 app.add_typer(groups.topology, name="topology")
-app.add_typer(groups.bench, name="bench")
+app.add_typer(benches.bench, name="bench")
 
 
 def main(arguments: list[str]) -> int:

@@ -22,8 +22,6 @@ topology = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-bench = typer.Typer(help="Measure this machine.", no_args_is_help=True, rich_markup_mode=None)
-
 MeshFileArgument = Annotated[
     Path | None, typer.Argument(help="whose agents' queues count; default: ./mesh.toml, else those that come with Revo")
 ]
@@ -136,39 +134,3 @@ def topology_apply(
     from revo.cli.topology import apply
 
     return apply(mesh_file, url=url, output=output)
-
-
-@bench.command("start", epilog="Example: revo bench start --output json")
-def bench_start(
-    runs: Annotated[int, typer.Option("--runs", min=1, help="how often")] = 5, output: OutputOption = Output.TEXT
-) -> int:
-    """Measure how soon an actor process is ready, and how much memory it holds when idle."""
-    from revo.bench.start import start
-
-    return start(runs, output=output)
-
-
-@bench.command("registry", epilog="Examples: revo bench registry | revo bench registry --instances 200 --seconds 5")
-def bench_registry(
-    instances: Annotated[int, typer.Option("--instances", min=1, max=20_000, help="how many register")] = 1000,
-    rate: Annotated[float, typer.Option("--rate", min=1, help="questions a second")] = 500.0,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, help="how long is asked")] = 10.0,
-    output: OutputOption = Output.TEXT,
-) -> int:
-    """Measure a registry process: how fast instances register, what they cost it, how soon it answers `find`."""
-    from revo.bench.registry import registry
-
-    return registry(instances, rate=rate, seconds=seconds, output=output)
-
-
-@bench.command("tasks", epilog="Examples: revo bench tasks | revo bench tasks --tasks 20000 --output json")
-def bench_tasks(
-    count: Annotated[int, typer.Option("--tasks", min=200, help="how many a round")] = 5000,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="how many rounds of each way, in turns")] = 3,
-    system: Annotated[bool, typer.Option("--system", help="with a registry and a steward beside it")] = False,
-    output: OutputOption = Output.TEXT,
-) -> int:
-    """Measure durable tasks, plain and traced, against the shortest durable loop in plain nats-py."""
-    from revo.bench.tasks import tasks as measure
-
-    return measure(count, rounds, system=system, output=output)
