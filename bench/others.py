@@ -77,7 +77,11 @@ def taskiq_nats(count: int) -> float:
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BENCH_NATS_URL"] = f"nats://127.0.0.1:{port}"
-        with running([server, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder], port):
+        # Each look at a result makes a consumer; the server's own limit of 1,000 would end the run.
+        limits = "limits { default_max_consumers: -1 }"
+        config = Path(folder) / "nats.conf"
+        config.write_text(f'host: "127.0.0.1"\nport: {port}\njetstream {{ store_dir: "{folder}", {limits} }}\n')
+        with running([server, "-c", str(config)], port):
             worker = [str(Path(sys.executable).with_name("taskiq")), "worker", "--workers", "1", "taskiq_echo:broker"]
             with running([*worker, "--max-async-tasks", str(IN_FLIGHT)]):
                 sys.path.insert(0, str(HERE))
@@ -88,7 +92,7 @@ def taskiq_nats(count: int) -> float:
 
                     async def one() -> None:
                         task = await taskiq_echo.echo.kiq(TEXT)
-                        await task.wait_result(check_interval=0.001, timeout=30)
+                        await task.wait_result(check_interval=0.02, timeout=30)
 
                     try:
                         return await rate(one, count)

@@ -8,9 +8,9 @@ from taskiq_nats import NATSObjectStoreResultBackend, PullBasedJetStreamBroker
 
 URL = os.environ["BENCH_NATS_URL"]
 
-broker = PullBasedJetStreamBroker([URL], durable="bench", pull_consume_batch=64).with_result_backend(
-    NATSObjectStoreResultBackend([URL])
-)
+broker = PullBasedJetStreamBroker(
+    [URL], durable="bench", pull_consume_batch=64, pull_consume_timeout=0.2
+).with_result_backend(NATSObjectStoreResultBackend([URL]))
 
 
 @broker.task

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import json
 import logging
 import time
@@ -29,7 +30,7 @@ from bus.errors import (
     RequestTimeoutError,
 )
 from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
-from bus.telemetry import Telemetry
+from bus.telemetry import Attributes, Telemetry
 from bus.wire import Message, OnMessage
 
 log = logging.getLogger(__name__)
@@ -87,9 +88,7 @@ async def call(
     subject = subjects.rpc(service, method)
     body = codec.encode(message, subject=subject)
     headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{time.time() + timeout:.3f}"}
-    attributes = {"rpc.system": "nats", "rpc.service": service, "rpc.method": method}
-    with telemetry.span(f"{service}/{method}", kind="client", attributes=attributes):
-        telemetry.inject(headers)
+    with telemetry.sending(f"{service}/{method}", headers, lambda: _attributes(service, method), kind="client"):
         reply = await connection.request(subject, body, headers, timeout=timeout)
         return read_reply(reply.headers, reply.data, subject)
 
@@ -190,14 +189,14 @@ class Service:
         headers = message.headers
         endpoint.requests += 1
         content_type = MSGPACK
-        attributes = {"rpc.system": "nats", "rpc.service": self.name, "rpc.method": method}
         name = f"{self.name}/{method}"
+        attributes = functools.partial(_attributes, self.name, method)
         with self.telemetry.span(name, kind="server", headers=headers, attributes=attributes) as span:
             try:
                 content_type = codec.content_type_of(headers, subject=message.subject)
                 deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
                 request = Request(self.name, method, message.data, headers, content_type, deadline)
-                value = await _before(deadline, endpoint.handler(request), name)
+                value = await self._before(deadline, endpoint.handler(request), name)
                 body = codec.encode(value, content_type, subject=message.subject)
                 reply = {CONTENT_TYPE: content_type}
             except asyncio.CancelledError:
@@ -211,6 +210,27 @@ class Service:
             finally:
                 endpoint.processing += time.perf_counter() - started
             await self._reply(message, body, reply)
+
+    async def _before(self, deadline: float, work: Awaitable[object], name: str) -> object:
+        """The work's value, unless the deadline (unix seconds) comes first; the work is cancelled then."""
+        task = asyncio.current_task()
+        assert task is not None
+        late = False
+
+        def stop() -> None:
+            nonlocal late
+            late = True
+            task.cancel()
+
+        alarm = self.connection.alarms.set(max(0.0, deadline - time.time()), stop)
+        try:
+            return await work
+        except asyncio.CancelledError as error:
+            if not late or task.uncancel() > 0:
+                raise  # we were to stop for another reason, too
+            raise RemoteError("deadline_exceeded", f"{name} did not end before the deadline", True) from error
+        finally:
+            alarm.clear()
 
     async def _reply(self, message: Message, body: bytes, headers: dict[str, str]) -> None:
         """Answer, if an answer is wanted. Cure of trap 9: nats-py's `respond` echoes the request's headers."""
@@ -283,16 +303,8 @@ class Service:
         }
 
 
-async def _before(deadline: float, work: Awaitable[object], name: str) -> object:
-    """The work's value, unless the deadline (unix seconds) comes first; the work is cancelled then."""
-    limit = asyncio.timeout(max(0.0, deadline - time.time()))
-    try:
-        async with limit:
-            return await work
-    except TimeoutError as error:
-        if limit.expired():
-            raise RemoteError("deadline_exceeded", f"{name} did not end before the deadline", True) from error
-        raise
+def _attributes(service: str, method: str) -> Attributes:
+    return {"rpc.system": "nats", "rpc.service": service, "rpc.method": method}
 
 
 def _deadline(headers: Mapping[str, str], default: float, subject: str) -> float:

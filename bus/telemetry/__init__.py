@@ -140,9 +140,9 @@ class Telemetry:
         return _Scope(self, name, kind, headers, attributes)
 
     def sending(
-        self, name: str, headers: dict[str, str], attributes: Callable[[], Attributes]
+        self, name: str, headers: dict[str, str], attributes: Callable[[], Attributes], *, kind: Kind = "producer"
     ) -> AbstractContextManager[Span]:
-        """A producer's span for the length of a `with` block, written into the headers of what is sent in it."""
+        """The sender's span for the length of a `with` block, written into the headers of what is sent in it."""
         parent = trace.get_current_span().get_span_context()
         if not parent.is_valid:
             if self._exporter is not None and not ids.recorded(self._sample):
@@ -151,7 +151,7 @@ class Telemetry:
         elif not parent.trace_flags.sampled:
             write_parent(parent, headers)
             return _NO_SCOPE
-        return _Scope(self, name, "producer", None, attributes, into=headers)
+        return _Scope(self, name, kind, None, attributes, into=headers)
 
     def inject(self, headers: dict[str, str]) -> None:
         """Write the current span into headers. That a trace is not recorded travels too: nobody decides anew."""
