@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 from bus.errors import MailboxFullError
 
@@ -16,9 +17,22 @@ class Mailbox:
     def __init__(self, actor: str, *, concurrency: int, capacity: int) -> None:
         self._actor = actor
         self._capacity = capacity
-        self._slots = asyncio.Semaphore(concurrency)
-        self.waiting = 0
+        self._free = concurrency
+        self._queue: deque[asyncio.Future[None]] = deque()
         self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a turn."""
+        return len(self._queue)
+
+    def enter_at_once(self) -> bool:
+        """Have a turn if one is free and nobody waits for it; `leave` ends it."""
+        if self._free == 0 or self.waiting:
+            return False
+        self._free -= 1
+        self.running += 1
+        return True
 
     async def enter(self, *, bounded: bool) -> None:
         """Wait for a turn; `leave` ends it.
@@ -26,19 +40,27 @@ class Mailbox:
         Raises:
             MailboxFullError: at once, when `bounded` and `capacity` messages wait already.
         """
+        if self.enter_at_once():
+            return
         if bounded and self.waiting >= self._capacity:
             raise MailboxFullError(self._actor, self._capacity)
-        if self._slots.locked():
-            self.waiting += 1
-            try:
-                await self._slots.acquire()
-            finally:
-                self.waiting -= 1
-        else:
-            await self._slots.acquire()  # which does not wait, and lets nobody else in between
-        self.running += 1
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queue.append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.leave()  # it was given to us as we were cancelled
+            elif turn in self._queue:
+                self._queue.remove(turn)
+            raise
 
     def leave(self) -> None:
-        """End a turn."""
+        """End a turn: who waits longest has the next."""
+        while self._queue:
+            turn = self._queue.popleft()
+            if not turn.done():  # who was cancelled has not looked yet
+                turn.set_result(None)
+                return
+        self._free += 1
         self.running -= 1
-        self._slots.release()

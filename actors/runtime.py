@@ -100,7 +100,8 @@ def task_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Thre
     async def handle(envelope: Envelope) -> object:
         plain = codec.decode(envelope.body, envelope.content_type, subject=envelope.subject)
         message = codec.validate(message_type, plain, subject=envelope.subject)
-        await mailbox.enter(bounded=False)
+        if not mailbox.enter_at_once():
+            await mailbox.enter(bounded=False)
         try:
             if handler.in_thread or handler.wants_context:
                 value = await with_context(envelope, message)

@@ -11,7 +11,7 @@ import datetime
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Final, NamedTuple
 
 from bus import codec, subjects
@@ -78,7 +78,7 @@ async def call(
     return _checked(message, subject)
 
 
-async def store(
+def store(
     connection: Connection,
     subject: str,
     body: bytes,
@@ -86,8 +86,8 @@ async def store(
     *,
     patience: float | None = None,
     room: int = 0,
-) -> Stored:
-    """Publish one message and return once its stream has stored it.
+) -> Coroutine[Any, Any, Stored]:
+    """Publish one message; await what this returns for the answer of its stream, which has stored it then.
 
     A publish whose answer is lost is sent again for up to `patience` seconds (default: the setting `publish_timeout`),
     across reconnects; give it a `Nats-Msg-Id` or an expected sequence, or it may stand twice. `room` is bytes of the
@@ -99,7 +99,7 @@ async def store(
         WrongSequenceError: when the expected sequence in the headers is not the stream's.
         TransportError: the last one, when `patience` is used up; whether the message is stored is not known.
     """
-    return await finish(connection, begin(connection, subject, body, headers, room=room), patience=patience)
+    return finish(connection, begin(connection, subject, body, headers, room=room), patience=patience)
 
 
 class Storing(NamedTuple):

@@ -113,8 +113,7 @@ class Settler:
     async def _end(self, run: Run, span: Span, outcome: Outcome, payload: object, error: BaseException | None) -> None:
         """Store the result, make sure of the dead letter, settle: in this order, whatever dies in between."""
         assert outcome.result is not None
-        result = self.result(run, outcome.result, error, None if error else payload)
-        result.trace_id = span.trace_id
+        result = self.result(run, outcome.result, error, None if error else payload, trace_id=span.trace_id)
         store = endings.store_result
         try:
             try:
@@ -123,8 +122,7 @@ class Settler:
                 standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)
         except (EncodeError, PayloadTooLargeError) as unfit:
             span.fail(unfit)
-            failed = self.result(run, "failed", unfit)
-            failed.trace_id = span.trace_id
+            failed = self.result(run, "failed", unfit, trace_id=span.trace_id)
             standing = await self.persist(run, lambda: store(self._connection, run.envelope, failed))
         run.standing = standing
         span.set("revo.outcome", standing.status)
@@ -171,10 +169,19 @@ class Settler:
         else:
             self._connection.send(run.envelope.reply, body, lazy=True)
 
-    def result(self, run: Run, status: Status, error: BaseException | None, value: object = None) -> Result:
+    def result(
+        self, run: Run, status: Status, error: BaseException | None, value: object = None, *, trace_id: str = ""
+    ) -> Result:
         """The result of this run, not yet stored."""
         return endings.make_result(
-            run.envelope, status, error, value, agent=self._agent, instance=self._instance, started_at=run.started_at
+            run.envelope,
+            status,
+            error,
+            value,
+            agent=self._agent,
+            instance=self._instance,
+            started_at=run.started_at,
+            trace_id=trace_id,
         )
 
     def hurry(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import platform
 import statistics
@@ -13,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from actors.host import GC_THRESHOLDS
 from actors.process import ActorProcess
 from bus.mesh import Mesh
 from bus.server import Server
@@ -45,11 +43,7 @@ class Rig:
 
 @asynccontextmanager
 async def rig() -> AsyncIterator[Rig]:
-    """A server with nothing in it. Our own process is the client of all that is measured, so the collector of garbage
-    is set as in an actor's process: what it does is no part of either side.
-    """
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    """A server with nothing in it."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-bench-")))
         server = await stack.enter_async_context(Server(folder / "nats", binary=Settings.from_env().nats_server))

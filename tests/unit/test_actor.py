@@ -171,3 +171,25 @@ async def test_a_mailbox_lets_its_concurrency_through_in_order_and_refuses_beyon
     release.set()
     await asyncio.gather(*running)
     assert order == [0, 1, 2]
+
+
+async def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next() -> None:
+    mailbox = Mailbox("echo", concurrency=1, capacity=9)
+    assert mailbox.enter_at_once()
+    order: list[int] = []
+
+    async def one(number: int) -> None:
+        await mailbox.enter(bounded=True)
+        order.append(number)
+
+    waiting = [asyncio.create_task(one(number)) for number in range(3)]
+    await eventually(lambda: mailbox.waiting == 3)
+    assert not mailbox.enter_at_once(), "others came before"
+    waiting[0].cancel()
+    mailbox.leave()  # before the cancelled one has had a look
+    await asyncio.gather(waiting[1])
+    mailbox.leave()  # given to the third, which is cancelled as it gets it
+    waiting[2].cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert order == [1]
+    assert (mailbox.running, mailbox.waiting, mailbox.enter_at_once()) == (0, 0, True)
