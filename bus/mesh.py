@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import logging
 import secrets
 import time
-import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -17,22 +13,20 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topology
+from bus.arrivals import Arrivals, closed
 from bus.cast import Gathered
-from bus.connection import Connection, Subscription
+from bus.connection import Connection
 from bus.errors import (
-    BusClosedError,
     BusError,
     ConfigError,
     NotFoundError,
     ResultTimeoutError,
     TaskFailedError,
-    TransportError,
 )
-from bus.messages import CONTENT_TYPE, Cancelled, DeadLetter, Redriven, Result, SpanRecord
+from bus.messages import Cancelled, DeadLetter, Redriven, Result, SpanRecord
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.traces import read_trace
-from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +48,7 @@ class Handle:
         self.warning = ""
         """What the submitter should know, such as that no agent has the capability yet."""
         self._known_before = True
-        self._future = mesh._future(capability, task_id)  # noqa: SLF001  (a handle is half of its mesh)
+        self._arrival = mesh.arrivals.of(capability, task_id)
 
     def _stored(self, stored: jetstream.Stored) -> None:
         """It stands; whether it is new is known now."""
@@ -70,26 +64,17 @@ class Handle:
             ResultTimeoutError: there is no result yet. The task goes on.
             BusClosedError: the mesh was closed meanwhile.
         """
-        await self._mesh._watch(self)  # noqa: SLF001
-        future = self._future
-        if not future.done():
-            # Not the future itself: others wait for it too, and one that is cancelled would cancel it for all.
-            waiter = asyncio.get_running_loop().create_future()
-            wake = functools.partial(_wake, waiter)
-            future.add_done_callback(wake)
-            try:
-                async with _unless(timeout):
-                    await waiter
-            except TimeoutError:
-                assert timeout is not None
-                raise ResultTimeoutError(self.task_id, timeout) from None
-            finally:
-                future.remove_done_callback(wake)
-        result = future.result()
-        if result is None:
-            await self._mesh.connection.connected()  # raises why it is closed
-            raise BusClosedError
-        return result
+        arrivals, arrival = self._mesh.arrivals, self._arrival
+        if not arrivals.listening:
+            await arrivals.listen()
+        if self._known_before and not arrival.done:
+            await arrivals.look(self.capability, self.task_id, arrival)  # it may have been stored before we listened
+        if not arrival.done and not await arrival.wait(self._mesh.connection, timeout):
+            assert timeout is not None
+            raise ResultTimeoutError(self.task_id, timeout)
+        if arrival.result is None:
+            raise await closed(self._mesh.connection)
+        return arrival.result
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `Mesh.cancel`."""
@@ -120,17 +105,10 @@ class Mesh:
         self.connection = connection
         self.telemetry = telemetry
         self.client = subjects.token(client, "client")
-        self._waiting: weakref.WeakValueDictionary[tuple[str, str], asyncio.Future[Result | None]] = (
-            weakref.WeakValueDictionary()
-        )
-        """Where results arrive; None comes when the connection is closed."""
-        self._results: Subscription | None = None
-        self._subscribing = asyncio.Lock()
+        self.arrivals = Arrivals(connection, client)
+        """Where the results of our tasks arrive."""
         self._served: set[str] = set()
         self._warned: set[str] = set()
-        self._rereading: set[asyncio.Task[None]] = set()
-        connection.on_reconnect(self._reread)
-        connection.closed.add_done_callback(self._on_closed)
 
     @classmethod
     @asynccontextmanager
@@ -191,7 +169,8 @@ class Mesh:
             QueueFullError: the queue is full; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
-        await self._subscribe()
+        if not self.arrivals.listening:
+            await self.arrivals.listen()
         chosen = _chosen_id(message, task_id, idempotency_key, by_content=by_content)
         work = "" if agent is None else subjects.token(capability, "capability")
         if agent is not None:
@@ -229,7 +208,8 @@ class Mesh:
         work = "" if agent is None else subjects.token(capability, "capability")
         address = capability if agent is None else subjects.agent_address(agent)
         subjects.task(address, priority, self.client)
-        await self._subscribe()
+        if not self.arrivals.listening:
+            await self.arrivals.listen()
         order = tasks.Order(address, self.client, priority, deadline, detached, work)
         found = [end async for end in self._submit_all(order, messages)]
         first = next((end for end in found if isinstance(end, Handle)), None)
@@ -373,80 +353,9 @@ class Mesh:
 
     async def close(self) -> None:
         """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""
-        for task in self._rereading:
-            task.cancel()
+        self.arrivals.stop()
         await self.telemetry.close()
         await self.connection.close()
-
-    # --- results ------------------------------------------------------------------------------------------
-
-    async def _subscribe(self) -> None:
-        """Listen to this client's results: one subscription for all its tasks."""
-        if self._results is None:
-            async with self._subscribing:
-                if self._results is None:
-                    self._results = await self.connection.subscribe(subjects.done(self.client), self._on_done)
-
-    def _on_closed(self, _closed: object) -> None:
-        for future in list(self._waiting.values()):
-            if not future.done():
-                future.set_result(None)
-
-    def _future(self, capability: str, task_id: str) -> asyncio.Future[Result | None]:
-        """Where a task's result arrives. All handles of the task share it, and it lives as long as one of them."""
-        key = (capability, task_id)
-        future = self._waiting.get(key)
-        if future is None:
-            self._waiting[key] = future = asyncio.get_running_loop().create_future()
-        return future
-
-    async def _watch(self, handle: Handle) -> None:
-        """Make sure that the handle hears of its result, also of one that was stored before we listened."""
-        await self._subscribe()
-        if handle._known_before and not handle._future.done():  # noqa: SLF001
-            await self._read((handle.capability, handle.task_id), handle._future)  # noqa: SLF001
-
-    def _on_done(self, message: Message) -> None:
-        """A result was stored. RESULTS republishes what it stored, so a refused publish is never seen here."""
-        future = self._waiting.get(subjects.parse_done(message.subject))
-        if future is None or future.done():
-            return
-        headers = {CONTENT_TYPE: message.header(CONTENT_TYPE)}
-        future.set_result(endings.read_result(headers, message.data, message.subject))
-
-    async def _read(self, key: tuple[str, str], future: asyncio.Future[Result | None]) -> None:
-        result = await endings.stored_result(self.connection, subjects.result(self.client, *key))
-        if result is not None and not future.done():
-            future.set_result(result)
-
-    async def _reread(self) -> None:
-        """After a reconnect: results may have been stored while nobody listened."""
-        task = asyncio.get_running_loop().create_task(self._read_all())
-        self._rereading.add(task)
-        task.add_done_callback(self._rereading.discard)
-
-    async def _read_all(self) -> None:
-        for key, future in list(self._waiting.items()):
-            while not future.done() and self.connection.is_connected:
-                try:
-                    await self._read(key, future)
-                except TransportError as error:
-                    log.debug("result of %s: %s", key, error)
-                    await asyncio.sleep(0.2)  # JetStream comes up a moment after the server does
-                except BusError as error:
-                    log.warning("result of %s: %s", key, error)
-                    break
-                else:
-                    break
-
-
-def _wake(waiter: asyncio.Future[None], _done: object) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _unless(timeout: float | None) -> contextlib.AbstractAsyncContextManager[object]:
-    return contextlib.nullcontext() if timeout is None else asyncio.timeout(timeout)
 
 
 def _chosen_id(

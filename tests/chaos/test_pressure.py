@@ -69,7 +69,7 @@ async def test_full_results_stop_the_workers_and_work_goes_on_when_there_is_room
 
         await eventually(lambda: "trying again" in first.log and "trying again" in second.log)
         await eventually(lambda: sum(executions(journal).values()) <= 8 + 8, timeout=1)
-        ended = sum(handle._future.done() for handle in handles)
+        ended = sum(handle._arrival.done for handle in handles)
         assert ended < 20, "the workers pull no more than what they can hold"
         await limit(mesh.connection, subjects.RESULTS, 10_000_000)
         assert sorted([await handle.result(timeout=20) for handle in handles]) == list(range(60))

@@ -1,0 +1,156 @@
+"""Where the results of one client's tasks arrive: one subscription for all of them, and a look after each reconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import weakref
+
+from bus import endings, subjects
+from bus.connection import Connection, Subscription
+from bus.errors import BusClosedError, BusError, TransportError
+from bus.messages import CONTENT_TYPE, Result
+from bus.wire import Message
+
+log = logging.getLogger(__name__)
+
+
+class Arrival:
+    """The result of one task, once it is there. Any number may wait for it."""
+
+    __slots__ = ("__weakref__", "_closed", "_waiters", "result")
+
+    def __init__(self) -> None:
+        self.result: Result | None = None
+        self._closed = False
+        self._waiters: list[asyncio.Future[None]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to wait for: it has arrived, or the connection is closed."""
+        return self.result is not None or self._closed
+
+    def set(self, result: Result | None) -> None:
+        """It has arrived; None: it never will, for the connection is closed."""
+        if self.done:
+            return
+        self.result, self._closed = result, result is None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    async def wait(self, connection: Connection, timeout: float | None) -> bool:
+        """Return once there is nothing left to wait for; False when `timeout` seconds were over first."""
+        if self.done:
+            return True
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        alarm = None if timeout is None else connection.alarms.set(timeout, functools.partial(_give_up, waiter))
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise  # it is not the alarm, but whoever waits, that was cancelled
+            return self.done
+        finally:
+            if alarm is not None:
+                alarm.clear()
+            if not self.done:
+                self._waiters.remove(waiter)
+        return True
+
+
+class Arrivals:
+    """The results of one client."""
+
+    def __init__(self, connection: Connection, client: str) -> None:
+        self._connection = connection
+        self._client = client
+        self._waiting: weakref.WeakValueDictionary[tuple[str, str], Arrival] = weakref.WeakValueDictionary()
+        self._subscription: Subscription | None = None
+        self._subscribing = asyncio.Lock()
+        self._rereading: set[asyncio.Task[None]] = set()
+        connection.on_reconnect(self._reread)
+        connection.closed.add_done_callback(self._close)
+
+    @property
+    def listening(self) -> bool:
+        """Whether what is stored from now on is heard."""
+        return self._subscription is not None
+
+    async def listen(self) -> None:
+        """Listen from now on."""
+        async with self._subscribing:
+            if self._subscription is None:
+                self._subscription = await self._connection.subscribe(subjects.done(self._client), self._on_done)
+
+    def of(self, capability: str, task_id: str) -> Arrival:
+        """Where a task's result arrives: the same for all who ask, and it lives as long as one of them."""
+        key = (capability, task_id)
+        arrival = self._waiting.get(key)
+        if arrival is None:
+            self._waiting[key] = arrival = Arrival()
+        return arrival
+
+    async def look(self, capability: str, task_id: str, arrival: Arrival) -> None:
+        """See whether a result stands that was stored before anybody listened.
+
+        Raises:
+            TransportError, ServerError: it could not be looked up.
+        """
+        subject = subjects.result(self._client, capability, task_id)
+        result = await endings.stored_result(self._connection, subject)
+        if result is not None:
+            arrival.set(result)
+
+    def stop(self) -> None:
+        """Look for nothing more."""
+        for task in self._rereading:
+            task.cancel()
+
+    def _on_done(self, message: Message) -> None:
+        """A result was stored. RESULTS republishes what it stored, so a refused publish is never seen here."""
+        arrival = self._waiting.get(subjects.parse_done(message.subject))
+        if arrival is not None and not arrival.done:
+            headers = {CONTENT_TYPE: message.header(CONTENT_TYPE)}
+            arrival.set(endings.read_result(headers, message.data, message.subject))
+
+    def _close(self, _closed: object) -> None:
+        for arrival in list(self._waiting.values()):
+            arrival.set(None)
+
+    async def _reread(self) -> None:
+        """After a reconnect: results may have been stored while nobody listened."""
+        task = asyncio.get_running_loop().create_task(self._read_all())
+        self._rereading.add(task)
+        task.add_done_callback(self._rereading.discard)
+
+    async def _read_all(self) -> None:
+        for key, arrival in list(self._waiting.items()):
+            while not arrival.done and self._connection.is_connected:
+                try:
+                    await self.look(*key, arrival)
+                except TransportError as error:
+                    log.debug("result of %s: %s", key, error)
+                    await asyncio.sleep(0.2)  # JetStream comes up a moment after the server does
+                except BusError as error:
+                    log.warning("result of %s: %s", key, error)
+                    break
+                else:
+                    break
+
+
+def _give_up(waiter: asyncio.Future[None]) -> None:
+    waiter.cancel()
+
+
+async def closed(connection: Connection) -> BusError:
+    """Why nothing arrives any more."""
+    try:
+        await connection.connected()
+    except BusError as error:
+        return error
+    return BusClosedError()
