@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,30 +205,6 @@ def test_doctor_finds_a_folder_that_hides_ours_and_a_mesh_that_is_gone(shell: Sh
     assert done.returncode == 3
     assert (found["packages"]["state"], found["home"]["state"], found["mesh"]["state"]) == ("fail", "warn", "fail")
     assert all(finding["advice"] for finding in found.values() if finding["state"] != "ok")
-
-
-@pytest.mark.xdist_group("slow")
-def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
-    shell: Shell, figures: Callable[[str], None]
-) -> None:
-    found = shell.json("bench", "registry", "--seconds", "5", timeout=100)
-    figures(
-        f"registry: {found['instances']:,} registered in {found['registered_s']:.2f} s, "
-        f"{found['cpu_idle']:.0%} of a core "
-        f"renewing, {found['cpu_asked']:.0%} at {found['rate']:.0f} find/s; "
-        f"find p50 {found['find_p50_ms']:.1f} ms, p99 {found['find_p99_ms']:.1f} ms"
-    )
-    assert found["alive"] == found["instances"] == 1000
-    assert found["registered_s"] < 5
-    assert max(found["cpu_idle"], found["cpu_asked"]) < 0.5
-    assert found["rate"] > 450
-    assert found["find_p50_ms"] < 5, "p99 is measured on a quiet machine: other tests run beside this one"
-
-
-def test_bench_start_measures_ready_time_and_memory(shell: Shell) -> None:
-    report = shell.json("bench", "start", "--runs", "2")
-    assert 0 < report["ready_s"] < 5
-    assert 10e6 < report["resident_bytes"] < 60e6, "an idle agent holds under 60 MB"
 
 
 def test_a_picture_of_the_demo_is_in_the_docs() -> None:
