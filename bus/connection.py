@@ -29,7 +29,6 @@ from bus.errors import (
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
-    SlowConsumerError,
 )
 from bus.settings import Settings, redact
 from bus.wire import Message, OnMessage, WireClient, write_headers
@@ -142,9 +141,7 @@ class Connection:
         """Every asynchronous error of nats-py, as a log line or as the error of the call that it belongs to."""
         self._last_error = error
         text = str(error)
-        if isinstance(error, nats.errors.SlowConsumerError):
-            log.error("%s", SlowConsumerError(error.subject))
-        elif "permissions violation" in text.lower():
+        if "permissions violation" in text.lower():
             self._on_denied(text)
         elif self._connected.is_set() and not self._closing:
             log.warning("connection %s: %s", self.name, reason(error))

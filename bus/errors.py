@@ -255,17 +255,6 @@ class RequestTimeoutError(TransportError):
         return f"no reply on {self.subject} within {self.seconds:g} s"
 
 
-class SlowConsumerError(TransportError):
-    """We read too slowly and the client library dropped messages of a subscription."""
-
-    def __init__(self, subject: str) -> None:
-        super().__init__(subject)
-        self.subject = subject
-
-    def __str__(self) -> str:
-        return f"messages on {self.subject} came faster than they were read; some were dropped"
-
-
 class QueueFullError(TransportError):
     """The stream is at its limit and refused the message; nothing was stored."""
 

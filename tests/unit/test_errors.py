@@ -28,7 +28,6 @@ EXAMPLES: list[BusError] = [
     errors.ConnectionLostError("x"),
     errors.NoRespondersError("x"),
     errors.RequestTimeoutError("x", 2.0),
-    errors.SlowConsumerError("x"),
     errors.QueueFullError("x", "maximum bytes exceeded"),
     errors.MailboxFullError("echo", 10),
     errors.Retry(1.5, "later"),
