@@ -15,17 +15,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import nats.errors
 
-from bus.alarms import Alarm, Alarms
+from bus.alarms import Alarms
+from bus.calls import Calls
 from bus.dial import dial, reason
 from bus.errors import (
     BusClosedError,
     BusError,
     ConnectionLostError,
-    NoRespondersError,
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -36,19 +36,6 @@ from bus.wire import Message, OnMessage, WireClient, write_headers
 __all__ = ["Connection", "Message", "OnMessage", "Subscription"]
 
 log = logging.getLogger(__name__)
-
-
-class _Call(NamedTuple):
-    """A request in flight."""
-
-    future: asyncio.Future[Message]
-    subject: str
-    alarm: Alarm | None
-
-    def end(self) -> None:
-        """It needs no time limit any more."""
-        if self.alarm is not None:
-            self.alarm.clear()
 
 
 class Subscription:
@@ -93,11 +80,10 @@ class Connection:
         self.client = WireClient()
         self.closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         """Done once the connection is closed: with None when we closed it, else with the reason."""
-        self._pending: dict[str, _Call] = {}
         self.alarms = Alarms()
         """For what has a time limit and hardly ever reaches it."""
+        self._calls = Calls(self.alarms)
         self._inbox = ""
-        self._count = 0
         self._closing = False
         self._lost_at = 0.0
         self._connected = asyncio.Event()
@@ -129,7 +115,7 @@ class Connection:
         self._connected.set()
         try:
             self._inbox = self.client.new_inbox()
-            await self.subscribe(f"{self._inbox}.*", self._on_reply)
+            await self.subscribe(f"{self._inbox}.*", self._calls.on_reply)
         except BaseException:
             await self.close()
             raise
@@ -153,11 +139,7 @@ class Connection:
         """
         verb = "subscribe to" if "for subscription" in text.lower() else "publish to"
         subject = text.partition('"')[2].partition('"')[0]
-        hit = [call for call in self._pending.values() if call.subject.lower() == subject.lower()]
-        for call in hit:
-            if not call.future.done():
-                call.future.set_exception(PermissionDeniedError(verb, call.subject))
-        if not hit:
+        if not self._calls.fail(subject, lambda exact: PermissionDeniedError(verb, exact)):
             self._denials.append(PermissionDeniedError(verb, subject))
             del self._denials[:-100]
             log.error("%s", self._denials[-1])
@@ -168,7 +150,7 @@ class Connection:
         self._connected.clear()
         self._lost_at = time.monotonic()
         log.warning("connection %s to %s is lost; reconnecting", self.name, redact(self.url))
-        self._fail_all(None)
+        self._calls.fail_all(None)
         for callback in self._on_disconnect:
             callback()
 
@@ -183,28 +165,8 @@ class Connection:
         if self.closed.done():
             return
         why = None if self._closing else BusClosedError(f"the server closed the connection: {self._last_error}")
-        self._fail_all(why)
+        self._calls.fail_all(why)
         self.closed.set_result(why)
-
-    def _fail_all(self, why: BusError | None) -> None:
-        """Fail every call in flight: no reply will come."""
-        calls, self._pending = list(self._pending.values()), {}
-        for call in calls:
-            call.end()
-            if not call.future.done():
-                call.future.set_exception(why or ConnectionLostError(call.subject))
-
-    def _on_reply(self, message: Message) -> None:
-        call = self._pending.pop(message.subject.rpartition(".")[2], None)
-        if call is None:
-            return  # it came too late, or twice
-        call.end()
-        if call.future.done():
-            return  # who asked has given up
-        if message.head and not message.data and message.headers.get("Status") == "503":
-            call.future.set_exception(NoRespondersError(call.subject))
-        else:
-            call.future.set_result(message)
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Have `callback` called after every reconnect. It must be quick and must not raise."""
@@ -336,18 +298,9 @@ class Connection:
             PayloadTooLargeError, BusClosedError, ConnectionLostError: nothing was sent, as in `send`.
         """
         timeout = self.settings.request_timeout if timeout is None else timeout
-        self._count += 1
-        token = str(self._count)
+        token = self._calls.new_token()
         self.send(subject, body, headers, reply=f"{self._inbox}.{token}", room=room)
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        alarm = self.alarms.set(timeout, lambda: self._time_out(token, timeout))
-        self._pending[token] = _Call(future, subject, alarm)
-        return future
-
-    def _time_out(self, token: str, seconds: float) -> None:
-        call = self._pending.pop(token, None)
-        if call is not None and not call.future.done():
-            call.future.set_exception(RequestTimeoutError(call.subject, seconds))
+        return self._calls.add(token, subject, timeout)
 
     async def subscribe(self, subject: str, handler: OnMessage, *, queue: str = "") -> Subscription:
         """Have `handler` called for every message on `subject` as it is read; of a queue group, one member each.
@@ -378,11 +331,8 @@ class Connection:
             ConnectionLostError, RequestTimeoutError: when there was no answer.
         """
         timeout = self.settings.request_timeout if timeout is None else timeout
-        self._count += 1
-        token = f"flush-{self._count}"
-        lost: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        # It fails, as every call in flight does, when the connection is lost.
-        self._pending[token] = _Call(lost, "flush", None)
+        token = self._calls.new_token()
+        lost = self._calls.add(token, "flush", None)  # fails, as every call in flight does, when the connection is lost
         flushing = asyncio.ensure_future(self._flush(timeout))
         try:
             await asyncio.wait((flushing, lost), return_when=asyncio.FIRST_COMPLETED)
@@ -391,9 +341,9 @@ class Connection:
             await flushing
         finally:
             flushing.cancel()
-            self._pending.pop(token, None)
+            self._calls.drop(token)
             if lost.done():
-                lost.exception()
+                lost.exception()  # it may have failed while we failed of something else
         if self._denials:
             denials, self._denials = self._denials, []
             raise denials[0]

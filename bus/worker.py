@@ -23,6 +23,7 @@ from bus.heartbeat import Heart
 from bus.intake import Intake
 from bus.messages import CAPABILITY, Beat, Envelope
 from bus.outcomes import Happening, Policy
+from bus.pace import Pace
 from bus.pull import Puller
 from bus.run import Capability, Handler, Run
 from bus.running import Runner
@@ -35,10 +36,6 @@ __all__ = ["Capability", "Handler", "Worker", "WorkerFaultError"]
 
 log = logging.getLogger(__name__)
 
-LOOK_AHEAD: Final = 0.05
-"""Seconds within which a task that is taken ahead of a free slot is started, by the pace of the last ones."""
-PACE_WEIGHT: Final = 0.1
-"""Of the last task in the pace."""
 HELD: Final = 1.0
 """Seconds that a task waits in hand for a slot, then another worker shall have it."""
 REMEMBERED: Final = 1000
@@ -79,8 +76,7 @@ class Worker:
         self._exclusive: Run | None = None
         self._ended: dict[int, Happening] = {}
         """Tasks that others have ended lately: one of them may still be on its way to us."""
-        self._pace = 1.0
-        """Seconds that a task occupies its slot, as the last ones did; before the first, nothing is taken ahead."""
+        self._pace = Pace(concurrency)
         self._listening = False
         self._left = False
         self._draining = False
@@ -213,20 +209,13 @@ class Worker:
         elif self._exclusive is not None or self._settler.waiting:
             self._puller.want(0, now=True)
         else:
-            ahead = self._ahead()
+            ahead = self._pace.ahead
             wanted = max(0, self._concurrency - len(self._active) + ahead - len(self._held))
             self._puller.want(wanted, ahead=ahead > 0)
 
-    def _ahead(self) -> int:
-        """How many tasks to have in hand beyond the free slots: those that are started within `LOOK_AHEAD` seconds, as
-        long as tasks take as long as the last ones did. So a slot need not wait for the server.
-        """
-        return min(4 * self._concurrency, int(self._concurrency * LOOK_AHEAD / self._pace))
-
     def _spare(self, rank: int) -> int:
-        """How many more of a less urgent rank to have in hand: enough that one is there when its turn comes."""
-        ahead = self._ahead()
-        return (2 + ahead // 8 if ahead else 1) - self._held.count(rank)
+        """How many more of a rank there is use for while nothing else is wanted."""
+        return self._pace.reserve - self._held.count(rank)
 
     def _start(self, run: Run) -> None:
         if run.timer is not None:
@@ -244,7 +233,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001  (nothing that a handler does ends here)
             self._fault(error)
         finally:
-            self._pace += PACE_WEIGHT * (time.time() - run.began_at - self._pace)
+            self._pace.took(time.time() - run.began_at)
             self._leave(run)
 
     def _leave(self, run: Run) -> None:
@@ -331,7 +320,7 @@ class Worker:
 
     def _hand_back_held(self, run: Run) -> None:
         """A held task found no slot here for too long: another replica may have one."""
-        self._pace = max(self._pace, self._settings.hold)  # our tasks take longer than they did
+        self._pace.lost()
         if run.task is None:
             self._held.remove(run, run.envelope.priority)
             run.task = self._spawn(self._return(run, Happening.HANDED_BACK))

@@ -188,7 +188,7 @@ async def test_trap_3_durable_publishes_go_on_across_a_killed_server_and_none_st
 
     os.kill(server.pid, signal.SIGSTOP)  # so that all of them are in flight when it dies
     submitting = [asyncio.create_task(submit(n)) for n in range(300)]
-    await eventually(lambda: len(mesh.connection._pending) == 300)
+    await eventually(lambda: len(mesh.connection._calls._pending) == 300)
     server.kill()
     await server.wait()
     late = [asyncio.create_task(submit(n)) for n in range(300, 330)]

@@ -287,7 +287,7 @@ MUTANTS = [
     Mutant(
         "nothing more urgent comes in while enough is in hand",
         "bus/worker.py",
-        "return (2 + ahead // 8 if ahead else 1) - self._held.count(rank)",
+        "return self._pace.reserve - self._held.count(rank)",
         "return 0",
         URGENT,
         "not within 10 s",
