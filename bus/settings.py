@@ -48,7 +48,7 @@ class Settings(BaseModel):
     backoff: Seconds = Field(1.0, description="before the second attempt; doubles with every further one")
     backoff_max: Seconds = Field(60.0, description="the longest pause between two attempts")
     max_deaths: int = Field(3, ge=1, description="processes that may die of one task before it is dead")
-    hold: Seconds = Field(30.0, description="how long a task in hand waits for a slot before it is handed back")
+    hold: Seconds = Field(30.0, description="how long a suspect waits to be alone; none waits longer for a slot")
     settle_patience: Seconds = Field(60.0, description="how long a result that cannot be stored is kept in hand")
     drain_timeout: Seconds = Field(20.0, description="how long a drain waits for the work in hand")
     heartbeat: Seconds = Field(1.0, description="between two signs of life of a worker")
