@@ -92,4 +92,6 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
     assert found.audit.good, found.audit
     assert found.audit.accepted == found.audit.ended
     assert began_often[RAISING] >= 3
-    assert began_often[POISON] >= 4, "once in company, three times alone"
+    assert began_often[POISON] >= 3, (
+        "three times alone; and once in company, unless its first worker died before it began"
+    )
