@@ -77,7 +77,7 @@ class Alarms:
         if self._moments:
             self._arm()
         for alarm in due:
-            alarm.ring()
+            self._loop.call_soon(alarm.ring)  # should one raise, the others go off all the same
 
 
 def _nothing() -> None:

@@ -26,6 +26,8 @@ from bus.errors import (
     BusClosedError,
     BusError,
     ConnectionLostError,
+    EncodeError,
+    InvalidSubjectError,
     PayloadTooLargeError,
     PermissionDeniedError,
     RequestTimeoutError,
@@ -231,16 +233,24 @@ class Connection:
         connection for good. `room` is bytes of the limit that must stay free.
 
         Raises:
-            PayloadTooLargeError: before anything is sent.
+            PayloadTooLargeError, InvalidSubjectError, EncodeError: before anything is sent.
             BusClosedError: when the connection is closed.
             ConnectionLostError: when the connection is lost and the buffer is full.
         """
-        head = write_headers(headers) if headers else b""
+        try:
+            head = write_headers(headers) if headers else b""
+        except nats.errors.BadHeaderError as error:
+            raise EncodeError(subject, f"the name of a header is none: {error}") from error
         size = len(head) + len(body)
         if size + room > self.client.max_payload:
             raise PayloadTooLargeError(subject, size, self.client.max_payload - room)
         try:
             self.client.send(subject, body, head, reply, lazy=lazy)
+        except nats.errors.BadSubjectError as error:
+            shown = f"{subject} (reply {reply})" if reply else subject
+            raise InvalidSubjectError(
+                shown, "it is empty, or has a space or a sign in it that cannot be printed"
+            ) from error
         except nats.errors.OutboundBufferLimitError as error:
             raise ConnectionLostError(subject) from error
         except nats.errors.ConnectionClosedError as error:

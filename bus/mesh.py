@@ -200,7 +200,7 @@ class Mesh:
 
         Many are on their way to the server at once, so this is many times as fast as one `submit` after the other. Each
         task whose handle is returned is as durable as one of `submit`. Up to 1,000 messages are taken at once, so a
-        generator may give more than memory holds.
+        generator need not have all of them in memory; the handles are.
 
         Raises:
             InvalidSubjectError, ConfigError: where they are to be sent makes no sense; nothing was sent.

@@ -243,6 +243,7 @@ class Puller:
         if status == "100":
             pull.heard = asyncio.get_running_loop().time()
             return
+        _disarm(pull)
         if pull.outstanding:
             self._ended(generation, pull)
         pull.backlog, pull.busy = 0, False

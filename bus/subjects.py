@@ -121,9 +121,21 @@ class TaskAddress(NamedTuple):
     client: str
 
 
-@functools.lru_cache(maxsize=4096)
 def task(capability: str, priority_: str, client: str = ANONYMOUS) -> str:
-    """The subject that a task for `capability`, or for one agent as `@<agent>`, is published to."""
+    """The subject that a task for `capability`, or for one agent as `@<agent>`, is published to.
+
+    Raises:
+        InvalidSubjectError: one of them cannot stand in a subject.
+    """
+    try:
+        return _task(capability, priority_, client)
+    except TypeError:  # what has no hash is no text either
+        shown = next(value for value in (capability, priority_, client) if not isinstance(value, str))
+        raise InvalidSubjectError(f"{shown!r:.80}", "a capability, a priority and a client are texts") from None
+
+
+@functools.lru_cache(maxsize=4096)
+def _task(capability: str, priority_: str, client: str) -> str:
     return f"revo.task.{address(capability)}.{priority(priority_)}.{token(client, 'client')}"
 
 

@@ -148,6 +148,8 @@ class Watch:
         while True:
             began = asyncio.get_running_loop().time()
             await reached.wait()
+            if name != self._name:
+                return  # another consumer has taken over
             try:
                 info = await jetstream.call(self._connection, "STREAM.INFO", self._stream)
             except (TransportError, NotFoundError) as error:
@@ -156,7 +158,7 @@ class Watch:
                     self._renew()
                 return
             if name != self._name:
-                return  # another consumer has taken over
+                return
             self._target = int(info["state"]["last_seq"])
             reached.clear()
             self._look_whether_reached()
@@ -168,6 +170,7 @@ class Watch:
     async def _drop(self) -> None:
         subscription, self._subscription = self._subscription, None
         name, self._name = self._name, ""
+        self._reached.set()  # whoever catches up by this consumer has nothing more to wait for
         if subscription is None:
             return
         await subscription.drain()

@@ -95,6 +95,12 @@ class WireParser(Parser):
         Raises:
             ProtocolError: it is not the NATS protocol.
         """
+        try:
+            await self._parse(data)
+        except ValueError as error:
+            raise ProtocolError from error  # a number or a JSON that is none
+
+    async def _parse(self, data: bytes) -> None:
         if self._reader is None:
             reader = getattr(self._client._transport, "_io_reader", None)  # noqa: SLF001
             for line in self._messages(data):

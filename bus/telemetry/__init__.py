@@ -144,12 +144,11 @@ class Telemetry:
     ) -> AbstractContextManager[Span]:
         """The sender's span for the length of a `with` block, written into the headers of what is sent in it."""
         parent = trace.get_current_span().get_span_context()
-        if not parent.is_valid:
-            if self._exporter is not None and not ids.recorded(self._sample):
-                headers["traceparent"] = ids.dropped_parent()
-                return _NO_SCOPE
-        elif not parent.trace_flags.sampled:
-            write_parent(parent, headers)
+        if self._exporter is None or (parent.is_valid and not parent.trace_flags.sampled):
+            write_parent(parent, headers)  # what we do not record is still handed on
+            return _NO_SCOPE
+        if not parent.is_valid and not ids.recorded(self._sample):
+            headers["traceparent"] = ids.dropped_parent()
             return _NO_SCOPE
         return _Scope(self, name, kind, None, attributes, into=headers)
 
@@ -227,7 +226,8 @@ class _Scope(AbstractContextManager[Span]):
                 self._attach(NonRecordingSpan(parent))  # what we do not record is still handed on
             return _NOTHING
         if not parent.is_valid:
-            if not ids.recorded(self._telemetry._sample):  # noqa: SLF001
+            # Whether what is sent is recorded has been decided by `sending`.
+            if self._into is None and not ids.recorded(self._telemetry._sample):  # noqa: SLF001
                 self._attach(_Dropped(None))
                 return _NOTHING
             base: Context | None = _ROOT

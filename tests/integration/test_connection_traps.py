@@ -24,6 +24,8 @@ from bus.errors import (
     AuthenticationError,
     BusClosedError,
     ConnectionLostError,
+    EncodeError,
+    InvalidSubjectError,
     NoRespondersError,
     PayloadTooLargeError,
     PermissionDeniedError,
@@ -328,6 +330,14 @@ async def test_nobody_there_is_told_apart_from_nobody_answering(connection: Conn
     await connection.subscribe("somebody.silent", silent)
     with pytest.raises(RequestTimeoutError):
         await connection.request("somebody.silent", timeout=0.1)
+
+
+async def test_what_would_smuggle_a_command_is_an_error_of_ours(connection: Connection) -> None:
+    with pytest.raises(InvalidSubjectError, match="a space or a sign"):
+        await connection.publish("x 0\r\nPUB y", b"")
+    with pytest.raises(EncodeError, match="name of a header"):
+        await connection.publish("x", b"", {"a b": "c"})
+    await connection.flush()
 
 
 async def test_a_closed_connection_says_so(connection: Connection) -> None:

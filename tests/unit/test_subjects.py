@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -65,3 +66,11 @@ def test_a_delivery_is_read_without_and_with_a_domain() -> None:
         assert subjects.parse_ack(reply) == (3, 17, 1_700_000_000_000_000_000, 40, 9)
     with pytest.raises(InvalidSubjectError):
         subjects.parse_ack("_INBOX.x.1")
+
+
+@pytest.mark.parametrize(
+    "given", [(["echo"], "normal", "a"), ("echo", {}, "a"), ("echo", "normal", [1]), (None, "low", "a")]
+)
+def test_what_is_no_text_is_refused_as_such(given: Any) -> None:
+    with pytest.raises(InvalidSubjectError):
+        subjects.task(*given)

@@ -102,6 +102,29 @@ async def test_what_is_not_sampled_is_never_built(monkeypatch: pytest.MonkeyPatc
     assert sink.spans == []
 
 
+async def test_whether_what_is_sent_is_recorded_is_decided_once_and_always_said() -> None:
+    sink = Sink()
+    telemetry = made(sink, sample=0.5)
+    said = {"00": 0, "01": 0}
+    for _ in range(400):
+        headers: dict[str, str] = {}
+        with telemetry.sending("send", headers, dict) as sent:
+            pass
+        assert sent.recorded == headers["traceparent"].endswith("-01")
+        said[headers["traceparent"][-2:]] += 1
+    await telemetry.close()
+    assert len(sink.spans) == said["01"]
+    assert 140 < said["01"] < 260, "half of them, not a quarter"
+
+
+async def test_who_records_nothing_hands_on_what_is_sent() -> None:
+    telemetry = Telemetry(service="tester", instance="tester-1")
+    headers: dict[str, str] = {}
+    with telemetry.span("x", headers={"traceparent": PARENT}), telemetry.sending("send", headers, dict):
+        pass
+    assert headers == {"traceparent": PARENT}
+
+
 async def test_the_far_side_keeps_to_what_was_decided() -> None:
     sink = Sink()
     never, always = made(sink, sample=0.0), made(sink, sample=1.0)

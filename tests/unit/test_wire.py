@@ -109,3 +109,18 @@ async def test_alarms_go_off_in_time_and_not_when_they_are_cleared() -> None:
     assert all(wanted <= took for wanted, took in rang), "one went off early"
     assert rang[0][1] < 0.03 + GRAIN + 1.0, "a busy machine"
     alarms.close()
+
+
+async def test_an_alarm_that_fails_takes_no_other_along() -> None:
+    loop, alarms, rang = asyncio.get_running_loop(), Alarms(), asyncio.Event()
+    failed: list[dict[str, object]] = []
+    loop.set_exception_handler(lambda _, context: failed.append(context))
+
+    def fails() -> None:
+        raise ValueError("no")
+
+    for callback in (fails, rang.set, fails):
+        alarms.set(0.01, callback)
+    await asyncio.wait_for(rang.wait(), 5)
+    await asyncio.sleep(0)  # noqa: TID251  (the turn of the third)
+    assert len(failed) == 2
