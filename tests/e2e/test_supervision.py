@@ -122,7 +122,7 @@ async def test_what_was_left_for_dead_has_another_chance_when_the_file_is_read_a
     (shell.folder / "mended").touch()
     reload(shell, text + more)
     await eventually(lambda: by_label(shell)["first/1"]["state"] == "ready", timeout=20)
-    assert "first/1: started again" in log_of(shell)
+    await eventually(lambda: "first/1: started again" in log_of(shell))  # told when all of the file is done
 
 
 def up_in_a_terminal(shell: Shell) -> tuple[subprocess.Popen[bytes], int]:
