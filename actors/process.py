@@ -19,7 +19,7 @@ from typing import Any
 from actors.enrolment import RESTARTS
 from actors.host import LIFELINE_FD, READY_FD
 from actors.loading import ACTOR_SETTINGS
-from bus.child import PIPE, STDOUT, Child
+from bus.child import PIPE, STDOUT, Child, pipe_end
 from bus.errors import BusError
 from bus.lifeline import Lifeline
 
@@ -68,10 +68,12 @@ class ActorProcess:
         cwd: Path,
         settings: Mapping[str, Any] | None = None,
         labels: Mapping[str, str] | None = None,
+        credentials: str = "",
         restarts: int = 0,
         timeout: float = 15.0,
     ) -> None:
-        """Start the process; returns when the actor is ready. `restarts` is how often that was done before.
+        """Start the process; returns when the actor is ready. `credentials` is the file of the user that it is to be;
+        `restarts` is how often it was started before.
 
         Raises:
             ActorExitedError: it ended instead.
@@ -82,6 +84,7 @@ class ActorProcess:
         env = {
             **os.environ,
             "REVO_NATS_URL": url,
+            "REVO_CREDENTIALS": credentials,  # never those that we were given ourselves
             READY_FD: str(write),
             LIFELINE_FD: str(lifeline.fd),
             ACTOR_SETTINGS: json.dumps(settings or {}),
@@ -145,7 +148,7 @@ class ActorProcess:
 async def _first_line(fd: int) -> bytes:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb"))
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe_end(fd, "rb"))
     try:
         return await reader.readline()
     finally:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import signal
 import subprocess
 import threading
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from bus.lifeline import Lifeline, guarded
 
@@ -98,7 +99,7 @@ class Child:
     async def _reader(self, fd: int) -> asyncio.StreamReader:
         reader = asyncio.StreamReader(limit=LINE_LIMIT)
         transport, _ = await self._loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(fd), "rb", buffering=0)
+            lambda: asyncio.StreamReaderProtocol(reader), pipe_end(os.dup(fd), "rb")
         )
         self._transports.append(transport)
         return reader
@@ -131,9 +132,7 @@ class Child:
         assert self._process.stdin is not None
         fd = os.dup(self._process.stdin.fileno())
         self._process.stdin.close()
-        transport, protocol = await self._loop.connect_write_pipe(
-            asyncio.streams.FlowControlMixin, os.fdopen(fd, "wb", buffering=0)
-        )
+        transport, protocol = await self._loop.connect_write_pipe(asyncio.streams.FlowControlMixin, pipe_end(fd, "wb"))
         writer = asyncio.StreamWriter(transport, protocol, None, self._loop)
         try:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -172,6 +171,16 @@ class Child:
                 stream.close()
         self._lifeline.release()
         return status
+
+
+def pipe_end(fd: int, mode: Literal["rb", "wb"]) -> io.FileIO:
+    """A file for `connect_read_pipe` or `connect_write_pipe`, which own it from then on.
+
+    uvloop closes the number of a pipe twice: libuv does, and then the file that it was given. In between another thread
+    may have opened something that got the same number. So there the file does not close it.
+    """
+    twice = type(asyncio.get_running_loop()).__module__.partition(".")[0] == "uvloop"
+    return io.FileIO(fd, mode, closefd=not twice)
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
