@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
 
+from actors.agents.confine import finish_group, limited, own_folder, without_network
 from bus.child import PIPE, Child, uninterrupted
-from bus.telemetry import span
+from bus.telemetry import Span, span
 
 MAX_OUTPUT: Final = 32 * 1024 * 1024
 """Bytes that a tool may write before it is stopped."""
@@ -29,7 +30,7 @@ _FAULTS: Final = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, s
 _UNREAD: Final = 1.0
 """Seconds that a killed tool's input may take to be given up."""
 
-_ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/nonexistent"}
+_ENVIRONMENT: Final = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class ToolError(Exception):
@@ -104,6 +105,9 @@ async def run_tool(
 ) -> Finished:
     """Run a tool in `/` and return how it ended. `timeout` is seconds, `max_output` bytes on each of its two streams.
 
+    It has a folder of its own for temporary files, limits (`actors.agents.confine`) and, where the system can say so,
+    no network.
+
     When this returns or raises, its process has been reaped and its whole group killed, also when we are cancelled
     while it starts, or again while it ends. Out of reach is only a child that made a session of its own.
 
@@ -113,23 +117,37 @@ async def run_tool(
         ToolFailedError: it could not be started.
     """
     with span(name) as seen:
-        process = await _start(name, argv)
-        # Not cancelled while it writes: it would leave its pipe open. Once the tool is killed it ends by itself.
-        feeding = asyncio.create_task(process.feed(stdin))
-        try:
-            finished = await _communicate(name, process, timeout, max_output)
-        finally:
-            unfed = await uninterrupted(_finish(process, feeding))
-        if unfed is not None:
-            raise ToolFailedError(name, f"could not be given its input: {unfed}") from unfed
-        seen.set("tool.exit_status", finished.status)
-        return finished
+        async with own_folder() as folder:
+            command = [*await without_network(), *limited(argv, timeout)]
+            return await _run(name, command, folder, stdin, timeout, max_output, seen)
 
 
-async def _start(name: str, argv: Sequence[str]) -> Child:
+async def _run(  # noqa: PLR0917  (what `run_tool` has put together)
+    name: str, argv: Sequence[str], folder: Path, stdin: bytes, timeout: float, max_output: int, seen: Span
+) -> Finished:
+    process = await _start(name, argv, folder)
+    # Not cancelled while it writes: it would leave its pipe open. Once the tool is killed it ends by itself.
+    feeding = asyncio.create_task(process.feed(stdin))
+    try:
+        finished = await _communicate(name, process, timeout, max_output)
+    finally:
+        unfed = await uninterrupted(_finish(process, feeding))
+    if unfed is not None:
+        raise ToolFailedError(name, f"could not be given its input: {unfed}") from unfed
+    seen.set("tool.exit_status", finished.status)
+    return finished
+
+
+async def _start(name: str, argv: Sequence[str], folder: Path) -> Child:
     try:
         return await Child.start(
-            argv, group=True, stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd=Path("/"), env=_ENVIRONMENT
+            argv,
+            group=True,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            cwd=Path("/"),
+            env={**_ENVIRONMENT, "HOME": str(folder), "TMPDIR": str(folder)},
         )
     except OSError as error:
         raise ToolFailedError(name, f"does not start: {error.strerror}") from error
@@ -137,30 +155,11 @@ async def _start(name: str, argv: Sequence[str]) -> Child:
 
 async def _finish(process: Child, feeding: asyncio.Task[None]) -> BaseException | None:
     """Kill and reap a tool; returns why it was not given all of its input, if that was not its own choice."""
-    await process.finish()
-    if _inherits(process.pid):
-        await asyncio.to_thread(_reap, process.pid)
+    await finish_group(process)
     await asyncio.wait((feeding,), timeout=_UNREAD)
     if feeding.cancel():  # a child that made a session of its own lives and does not read
         await asyncio.wait((feeding,))
     return None if feeding.cancelled() else feeding.exception()
-
-
-def _inherits(group: int) -> bool:
-    """Whether the killed rest of a group is ours to reap: what its leader leaves goes to process 1, and in a container
-    that is us. Unreaped, each tool would leave a zombie behind, until there are no process ids left.
-    """
-    try:
-        os.waitpid(-group, os.WNOHANG)
-    except ChildProcessError:
-        return False
-    return True
-
-
-def _reap(group: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        while True:  # all of it is killed, so this ends
-            os.waitpid(-group, 0)
 
 
 async def _communicate(name: str, process: Child, timeout: float, max_output: int) -> Finished:

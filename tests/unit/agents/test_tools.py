@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from actors.agents.confine import without_network
 from actors.agents.tools import ToolFailedError, ToolOutputError, ToolTimeoutError, run_tool
 from tests.eventually import eventually
 
@@ -33,7 +35,7 @@ async def test_a_tool_sees_nothing_of_our_environment(monkeypatch: pytest.Monkey
     finished = await run_tool("env", ["/usr/bin/env"], timeout=5)
     assert b"secret-word" not in finished.stdout
     names = {line.partition(b"=")[0] for line in finished.stdout.splitlines()}
-    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"LANG", b"HOME"}
+    assert names - {b"PWD", b"_", b"SHLVL", b"OLDPWD"} == {b"PATH", b"LANG", b"HOME", b"TMPDIR"}
 
 
 async def test_a_tool_out_of_time_dies_with_its_children(tmp_path: Path) -> None:
@@ -128,3 +130,40 @@ def test_tools_run_under_uvloop_too() -> None:
 def test_a_crash_may_be_retried_and_a_time_out_may_not() -> None:
     assert ToolFailedError("x", "crashed").retryable
     assert not ToolTimeoutError("x", "took long").retryable
+
+
+async def test_a_tool_writes_into_a_folder_of_its_own_that_goes_with_it() -> None:
+    finished = await run_tool("sh", ["/bin/sh", "-c", "echo x > $TMPDIR/file; echo $TMPDIR $HOME"], timeout=5)
+    folder, home = finished.stdout.decode().split()
+    assert folder == home
+    assert "revo-tool-" in folder
+    assert not Path(folder).exists()
+
+
+async def test_a_tool_is_limited_in_what_it_writes_opens_and_computes() -> None:
+    script = "ulimit -c; ulimit -n; ulimit -t; head -c 200000000 /dev/zero > $TMPDIR/large; wc -c < $TMPDIR/large"
+    finished = await run_tool("sh", ["/bin/sh", "-c", script], timeout=5)
+    core, files, seconds, *size = finished.stdout.split()
+    assert (core, files, seconds) == (b"0", b"256", b"6")
+    assert not size or int(size[0]) < 150_000_000
+    memory = "import resource; print(resource.getrlimit(resource.RLIMIT_AS)[0])"
+    finished = await run_tool("python", [sys.executable, "-c", memory], timeout=10)
+    if sys.platform == "linux":
+        assert int(finished.stdout) == 4 << 30
+
+
+async def test_a_tool_has_no_network_where_the_system_can_say_so() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        script = f"import socket; socket.create_connection(('127.0.0.1', {port}), 2); print('connected')"
+        finished = await run_tool("python", [sys.executable, "-c", script], timeout=10)
+    confined = bool(await without_network())
+    assert (b"connected" in finished.stdout) is not confined
+    if sys.platform == "linux" and os.environ.get("CI"):
+        assert confined or not Path("/usr/bin/unshare").exists() or not user_namespaces()
+
+
+def user_namespaces() -> bool:
+    """Whether this machine lets an ordinary user make a namespace at all."""
+    argv = ["unshare", "--user", "--map-current-user", "--net", "true"]
+    return subprocess.run(argv, capture_output=True, check=False).returncode == 0
