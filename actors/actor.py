@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import typing
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -120,6 +120,12 @@ class Actor:
     """Of what it does; stands in the registry and in what NATS tools list (semantic versioning)."""
     labels: ClassVar[dict[str, str]] = {}
     """What its instances can be found by, besides those of the setting `REVO_LABELS`."""
+    submits: ClassVar[Sequence[str]] = ()
+    """The capabilities, or agents as `@name`, that it submits tasks to. Where the server knows users, to no others."""
+    asks: ClassVar[Sequence[str]] = ()
+    """The requests that it makes of other actors, as `service.method`. Where the server knows users, no others."""
+    broadcasts: ClassVar[Sequence[str]] = ()
+    """The capabilities whose every instance it speaks to. Where the server knows users, of no others."""
     Settings: ClassVar[type[BaseModel] | None] = None
     """The model of its table in the mesh file."""
 

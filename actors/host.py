@@ -25,9 +25,10 @@ from actors.loading import actor_settings, default_policy, load
 from actors.mailbox import Mailbox
 from actors.registry.registrar import Registrar
 from actors.runtime import Threads, broadcast_handler, rpc_handler, task_handler
-from bus import lifeline, subjects, topology
+from bus import lifeline, stewards, subjects, topology
 from bus.connection import Connection
-from bus.errors import BusError
+from bus.credentials import OPERATOR
+from bus.errors import BusError, ConfigError
 from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.rpc import Service
@@ -115,13 +116,15 @@ class Host:
         name = self.actor.name
         connection = await Connection.open(self._settings.find_url(), name=self.instance, settings=self._settings)
         telemetry = Telemetry(service=name, instance=self.instance, sample=self._settings.trace_sample)
-        telemetry.start(connection.publish)
+        telemetry.start(connection.publish, connection.user)
         self.actor.mesh = Mesh(connection, telemetry, client=name)
         self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
         try:
-            for line in await topology.apply(connection):
-                log.warning("%s; it is left as it is", line)
+            _check_user(connection, name)
+            if topology.is_ours(connection):
+                for line in await topology.apply(connection):
+                    log.warning("%s; it is left as it is", line)
             registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
             self._registrar = Registrar(connection, registration, self._load)
             await self._start_actor()
@@ -200,7 +203,12 @@ class Host:
         wanted = default_policy(self._settings)
         if handler is not None:
             wanted = handler.policy_over(wanted)
-        standing, conflict = await topology.ensure_capability(connection, address, wanted, self.actor.name)
+        name = self.actor.name
+        if connection.restricted:
+            telemetry = self.actor.mesh.telemetry
+            standing, conflict = await stewards.policy_of(connection, telemetry, address, wanted, name)
+        else:
+            standing, conflict = await topology.ensure_capability(connection, address, wanted, name)
         if conflict is not None:
             log.warning("%s; what %s set up holds", conflict, conflict.theirs)
         return standing
@@ -266,3 +274,15 @@ class Host:
             line = {"actor": self.actor.name, "instance": self.instance, "pid": os.getpid()}
             with contextlib.suppress(BrokenPipeError), os.fdopen(int(fd), "w") as pipe:
                 pipe.write(json.dumps(line) + "\n")
+
+
+def _check_user(connection: Connection, actor: str) -> None:
+    """See that an actor does not run with what another was granted.
+
+    Raises:
+        ConfigError: its credentials are not its own, nor an operator's.
+    """
+    given = connection.credentials
+    if given is not None and given.role != OPERATOR and given.user != actor:
+        reason = f"are of {given.user}; `revo keys add {actor} --role agent` makes those of {actor}"
+        raise ConfigError(f"the credentials {given.path}", reason)

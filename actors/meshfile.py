@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bus import subjects
 from bus.errors import ConfigError, InvalidSubjectError
+from bus.settings import is_local
 
 DEFAULT_NAME: Final = "mesh.toml"
 REGISTRY: Final = "actors.registry:Registry"
@@ -58,6 +59,24 @@ class ServerEntry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     port: int = Field(0, ge=0, le=65535, description="0: 4222 when it is free, else any")
+    host: str = Field("127.0.0.1", description="where it listens; anywhere but on loopback only with TLS")
+    tls_cert: Path | None = Field(None, description="file of its certificate, seen from the mesh file")
+    tls_key: Path | None = Field(None, description="file of the certificate's key")
+    isolated: bool = Field(False, description="whether every agent has an account of its own (docs/security.md)")
+    encrypted: bool = Field(False, description="whether its streams are encrypted on the disk")
+
+    def seen_from(self, folder: Path) -> ServerEntry:
+        """The same with files as they are found from anywhere; `folder` is that of the mesh file."""
+        files = {key: getattr(self, key) for key in ("tls_cert", "tls_key")}
+        return self.model_copy(update={key: folder / path for key, path in files.items() if path is not None})
+
+    @model_validator(mode="after")
+    def _safe(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        if not is_local(self.host) and self.tls_cert is None:
+            raise ValueError(f"host {self.host} can be reached from outside: set tls_cert and tls_key, too")
+        return self
 
 
 class Supervision(BaseModel):

@@ -104,8 +104,11 @@ class Supervisor:
         drain_timeout: float,
         on_line: Callable[[str, str], None],
         on_change: Callable[[Child], None],
+        credentials: Callable[[str], str] = lambda _: "",
     ) -> None:
-        """`on_line` gets a child's label and a line that it wrote; `on_change` hears of every change of state."""
+        """`credentials` says in which file those of an actor are, by its name. `on_line` gets a child's label and a
+        line that it wrote; `on_change` hears of every change of state.
+        """
         self._mesh = mesh
         self.children = [
             Child(name, number, entry)
@@ -113,6 +116,7 @@ class Supervisor:
             for number in range(1, entry.count + 1)
         ]
         self._url = url
+        self._credentials = credentials
         self._folder = folder
         self._drain_timeout = drain_timeout
         self._on_line = on_line
@@ -274,6 +278,7 @@ class Supervisor:
                 child.process = process
                 await process.start(
                     url=self._url,
+                    credentials=self._credentials(child.name),
                     cwd=self._folder,
                     settings=entry.settings,
                     labels=entry.labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -24,11 +24,16 @@ class Calls:
     def __init__(self, alarms: Alarms) -> None:
         self._alarms = alarms
         self._pending: dict[str, _Call] = {}
-        self._numbers = itertools.count(1)
+        self._tokens: list[str] = []
 
     def new_token(self) -> str:
-        """A token for the next call."""
-        return str(next(self._numbers))
+        """A token for the next call. Nobody can guess it: who was asked once knows what our inbox is called, and could
+        send answers that are not his to calls that he can name.
+        """
+        if not self._tokens:
+            drawn = os.urandom(8 * 256).hex()
+            self._tokens.extend(drawn[start : start + 16] for start in range(0, len(drawn), 16))
+        return self._tokens.pop()
 
     def add(self, token: str, subject: str, timeout: float | None) -> asyncio.Future[Message]:
         """A call that is in flight from now on; the future is done with the reply, or with what went wrong.

@@ -7,6 +7,7 @@ be lost is a task.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -55,13 +56,14 @@ async def gather(
         EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
         TransportError: the connection is lost.
     """
-    subject = subjects.broadcast(capability)
+    subject = subjects.broadcast(capability, connection.caller)
     until = time.time() + timeout
     body = codec.encode(message, subject=subject)
     headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{until:.3f}"}
     attributes = {"rpc.system": "nats", "rpc.service": "broadcast", "rpc.method": capability}
     arrived: asyncio.Queue[Message] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
+    own = f"{subjects.answers(connection.caller)}.{secrets.token_hex(16)}"
+    inbox = own if connection.caller else connection.client.new_inbox()
     with telemetry.span(f"broadcast {capability}", kind="client", attributes=attributes) as span:
         subscription = await connection.subscribe(inbox, arrived.put_nowait)
         try:

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +22,7 @@ import nats.errors
 
 from bus.alarms import Alarms
 from bus.calls import Calls
+from bus.credentials import Credentials
 from bus.dial import dial, reason
 from bus.errors import (
     BusClosedError,
@@ -80,6 +82,8 @@ class Connection:
         self.name = name
         self.settings = settings
         self.client = WireClient()
+        self.credentials: Credentials | None = None
+        """Whose connection it is, where the server asks."""
         self.closed: asyncio.Future[BusError | None] = asyncio.get_running_loop().create_future()
         """Done once the connection is closed: with None when we closed it, else with the reason."""
         self.alarms = Alarms()
@@ -99,16 +103,20 @@ class Connection:
         """A connection that stands.
 
         Raises:
+            ConfigError: the credentials, or a file for TLS, cannot be used.
             ServerUnreachableError: when no server answered within the setting `connect_timeout`.
             AuthenticationError: at once, when the server refuses the credentials.
             ServerTooOldError, NoJetStreamError: when the server lacks what Revo stands on.
         """
         settings = settings or Settings.from_env()
         self = cls(url, name=name, settings=settings)
+        path = settings.find_credentials(url)
+        self.credentials = await asyncio.to_thread(Credentials.load, Path(path)) if path else None
         self.client = await dial(
             url,
             name=name,
-            timeout=settings.connect_timeout,
+            settings=settings,
+            credentials=self.credentials,
             on_error=self._on_error,
             on_lost=self._on_lost,
             on_back=self._on_back,
@@ -177,6 +185,23 @@ class Connection:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the connection is lost. It must be quick and must not raise."""
         self._on_disconnect.append(callback)
+
+    # --- who we are ---------------------------------------------------------------------------------------
+
+    @property
+    def user(self) -> str:
+        """Our name to the server; empty where it asks for none."""
+        return self.credentials.user if self.credentials else ""
+
+    @property
+    def restricted(self) -> bool:
+        """Whether we are granted single subjects, and no stream."""
+        return self.credentials is not None and self.credentials.restricted
+
+    @property
+    def caller(self) -> str:
+        """The last token of what we ask of others, by which they know us; empty: who asks may ask anything."""
+        return self.user if self.restricted else ""
 
     # --- state --------------------------------------------------------------------------------------------
 

@@ -37,18 +37,24 @@ class Control:
     """Listens to the orders for one worker."""
 
     def __init__(
-        self, connection: Connection, instance: str, *, on_end: Callable[[EndOrder], None], beat: Callable[[], Beat]
+        self,
+        connection: Connection,
+        agent: str,
+        instance: str,
+        *,
+        on_end: Callable[[EndOrder], None],
+        beat: Callable[[], Beat],
     ) -> None:
         self._connection = connection
-        self._instance = instance
+        self._names = ((subjects.EVERYONE, subjects.EVERYONE), (agent, instance))
         self._on_end = on_end
         self._beat = beat
         self._subscriptions: list[Subscription] = []
 
     async def open(self) -> None:
         """Listen from now on; returns once the server knows."""
-        for whom in (subjects.EVERYONE, self._instance):
-            subject = subjects.control(whom, "*")
+        for agent, instance in self._names:
+            subject = subjects.control(agent, instance, "*")
             self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
 
     async def close(self) -> None:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import nats.errors
 from nats.aio.client import Server
 
-from bus.errors import AuthenticationError, NoJetStreamError, ServerTooOldError, ServerUnreachableError
-from bus.settings import redact
+from bus.credentials import DEFAULT_INBOX, Credentials
+from bus.errors import AuthenticationError, ConfigError, NoJetStreamError, ServerTooOldError, ServerUnreachableError
+from bus.settings import Settings, check_secrets, redact
 from bus.wire import WireClient
 
 RECONNECT_FIRST: Final = 0.05
@@ -37,13 +40,24 @@ class _RefusedError(Exception):
 class _Dialer:
     """One first connect. Until it stands, errors are its own; afterwards they go to `on_error`."""
 
-    def __init__(self, url: str, name: str, on_error: OnError, events: dict[str, OnEvent]) -> None:
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        settings: Settings,
+        credentials: Credentials | None,
+        *,
+        on_error: OnError,
+        events: dict[str, OnEvent],
+    ) -> None:
         self._url = url
         self._name = name
+        self._credentials = credentials
+        self._tls = tls_context(settings, url)
         self._on_error = on_error
         self._events = events
         self._standing = False
-        self.client = WireClient()
+        self.client = WireClient(credentials)
         self.last_error: BaseException | None = None
 
     async def dial(self) -> None:
@@ -53,7 +67,7 @@ class _Dialer:
             except OSError as error:
                 # A server that refuses us resets the connection; nats-py then stumbles over its own clean-up.
                 self.last_error = error
-                self.client = WireClient()
+                self.client = WireClient(self._credentials)
                 await asyncio.sleep(RECONNECT_FIRST)
             else:
                 self._standing = True
@@ -72,6 +86,8 @@ class _Dialer:
             ping_interval=10,
             max_outstanding_pings=2,
             skip_subject_validation=True,  # bus.subjects builds them all
+            inbox_prefix=self._credentials.inbox if self._credentials else DEFAULT_INBOX,
+            tls=self._tls,
         )
 
     async def _heard(self, error: Exception) -> None:
@@ -83,18 +99,50 @@ class _Dialer:
             raise _RefusedError from error
 
 
+def tls_context(settings: Settings, url: str) -> ssl.SSLContext | None:
+    """How to speak TLS with a server; None where nothing asks for it.
+
+    Raises:
+        ConfigError: a file that a setting names cannot be used.
+    """
+    if not (settings.tls_ca or settings.tls_cert) and "tls://" not in url and "wss://" not in url:
+        return None
+    for name in ("tls_ca", "tls_cert", "tls_key"):
+        path = getattr(settings, name)
+        if path and not os.access(path, os.R_OK):
+            raise ConfigError(f"REVO_{name.upper()}={path}", "cannot be read")
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_cert:
+            context.load_cert_chain(settings.tls_cert, settings.tls_key or None)
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError("REVO_TLS_CA, REVO_TLS_CERT or REVO_TLS_KEY", f"{error}".lower()) from error
+    return context
+
+
 async def dial(
-    url: str, *, name: str, timeout: float, on_error: OnError, on_lost: OnEvent, on_back: OnEvent, on_closed: OnEvent
+    url: str,
+    *,
+    name: str,
+    settings: Settings,
+    credentials: Credentials | None,
+    on_error: OnError,
+    on_lost: OnEvent,
+    on_back: OnEvent,
+    on_closed: OnEvent,
 ) -> WireClient:
     """A client that stands, with a server that has what we need; the callbacks hear of it from then on.
 
     Raises:
-        ServerUnreachableError: when no server answered within `timeout` seconds.
+        ConfigError: a password would travel in the clear, or a file for TLS cannot be used.
+        ServerUnreachableError: when no server answered within the setting `connect_timeout`.
         AuthenticationError: at once, when the server refuses the credentials.
         ServerTooOldError, NoJetStreamError: when the server lacks what Revo stands on.
     """
     events = {"disconnected_cb": on_lost, "reconnected_cb": on_back, "closed_cb": on_closed}
-    dialer = _Dialer(url, name, on_error, events)
+    check_secrets(url)
+    timeout = settings.connect_timeout
+    dialer = _Dialer(url, name, settings, credentials, on_error=on_error, events=events)
     try:
         async with asyncio.timeout(timeout):
             await dialer.dial()

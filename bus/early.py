@@ -86,7 +86,7 @@ class Ender:
             await endings.bury(connection, envelope, standing)
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
         order = {"sequence": envelope.sequence, "status": standing.status}
-        subject = subjects.control(subjects.EVERYONE, "end")
+        subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
         return standing
 
@@ -130,6 +130,26 @@ class Ender:
             client=standing.client,
             status=standing.status,
             cancelled=standing.status == "cancelled",
+            children=children,
+        )
+
+    async def cancel_children(self, backlog: Backlog, task_id: str, *, client: str, capability: str) -> Cancelled:
+        """Cancel what descends from a task that has been cancelled already.
+
+        Raises:
+            NotFoundError: there is no such task, or it has not been cancelled.
+        """
+        await backlog.refresh()
+        standing = await self._ended(task_id, client, capability)
+        if standing.status != "cancelled":
+            raise NotFoundError(f"task {task_id}", "it has not been cancelled")
+        children = await self._cancel_children(backlog, standing)
+        return Cancelled(
+            task_id=task_id,
+            capability=standing.capability,
+            client=standing.client,
+            status=standing.status,
+            cancelled=True,
             children=children,
         )
 

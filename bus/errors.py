@@ -145,7 +145,7 @@ class AuthenticationError(ServerError):
         self.url = url
 
     def __str__(self) -> str:
-        return f"the server at {self.url} refused our credentials; check REVO_NATS_URL"
+        return f"the server at {self.url} refused our credentials; REVO_CREDENTIALS names their file (`revo keys`)"
 
 
 class ServerTooOldError(ServerError):

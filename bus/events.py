@@ -29,11 +29,15 @@ _PATIENCE: Final = 5.0
 
 
 class Event(BaseModel):
-    """One thing that happened, as stored in EVENTS on `revo.event.<kind>.<name>.<what>`."""
+    """One thing that happened, as stored in EVENTS on `revo.event.<kind>.<name>.<what>`, with the agent before
+    the name where it is of one.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
     kind: str = ""
+    agent: str = ""
+    """Whose instance it is; empty for a part of the system."""
     name: str = ""
     """The instance, or the part of the system."""
     what: str = ""
@@ -45,7 +49,15 @@ class Event(BaseModel):
 
 
 async def tell(
-    connection: Connection, kind: str, name: str, what: str, *, by: str = "", once: str = "", **details: Any
+    connection: Connection,
+    kind: str,
+    name: str,
+    what: str,
+    *,
+    agent: str = "",
+    by: str = "",
+    once: str = "",
+    **details: Any,
 ) -> None:
     """Store one event. It is told once however often it is told with the same `once`. Losing one breaks nothing, so
     an event that cannot be stored is a line in the log.
@@ -53,7 +65,7 @@ async def tell(
     Raises:
         InvalidSubjectError, EncodeError: nothing was sent.
     """
-    subject = subjects.event(kind, name, what)
+    subject = subjects.event(kind, name, what, agent=agent)
     body = codec.encode({"at": time.time(), "by": by, "details": details}, subject=subject)
     headers = {CONTENT_TYPE: MSGPACK} | ({MSG_ID: once} if once else {})
     try:
@@ -69,10 +81,11 @@ def read(stored: jetstream.StoredMessage) -> Event:
         DecodeError: it is none.
     """
     event = codec.read(Event, stored.headers, stored.body, subject=stored.subject)
-    parts = stored.subject.split(".")
-    if len(parts) != 5:
+    _, _, *parts = stored.subject.split(".")
+    if len(parts) not in (3, 4):
         raise DecodeError(stored.subject, "not the subject of an event")
-    event.kind, event.name, event.what = parts[2:]
+    event.kind, event.name, event.what = parts[0], *parts[-2:]
+    event.agent = parts[1] if len(parts) == 4 else ""
     return event
 
 

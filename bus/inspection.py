@@ -113,7 +113,7 @@ async def workers(connection: Connection, *, task_id: str = "", within: float = 
     beats: list[Beat] = []
     try:
         question = codec.encode({"task_id": task_id})
-        subject = subjects.control(subjects.EVERYONE, "tasks")
+        subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "tasks")
         await connection.publish(subject, question, {CONTENT_TYPE: MSGPACK}, reply=inbox)
         async with asyncio.timeout(within):
             while True:

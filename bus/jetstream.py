@@ -35,6 +35,10 @@ CONSUMER_EXISTS: Final = frozenset({10105, 10148, 10013})
 """Codes of a `ServerError` when a consumer of that name is there already."""
 _ACK: Final = re.compile(rb'\{"stream":"(\w+)", ?"seq":(\d+)\}\Z')
 """What the server answers when all is well and nothing is special."""
+_DIRECT_HEADERS: Final = frozenset(
+    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"}
+)
+"""What the server adds to a message that is read directly."""
 _TOO_LARGE: Final = 10054
 _GONE: Final = frozenset({10043, 10057, 10037})
 _SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet
@@ -206,8 +210,12 @@ class JetStreamBusyError(TransportError):
 async def last(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
     """The newest message on `subject` (wildcards allowed) as the stream's leader has it, or None.
 
-    The leader is asked, not the nearest copy: a direct get may answer from a minority.
+    The leader is asked, not the nearest copy: a direct get may answer from a minority. Those with an account of their
+    own are granted subjects, not streams, so they read the subject itself from whichever copy answers: what they are
+    told is there is there, and what is not may have come a moment ago.
     """
+    if connection.restricted:
+        return await _last_of(connection, stream, subject)
     try:
         answer = await call(connection, "STREAM.MSG.GET", stream, body={"last_by_subj": subject})
     except NotFoundError as error:
@@ -215,6 +223,29 @@ async def last(connection: Connection, stream: str, subject: str) -> StoredMessa
             return None
         raise
     return _parse(answer["message"])
+
+
+async def _last_of(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+    message = await connection.request(subjects.api("DIRECT.GET", stream, subject))
+    headers = message.headers
+    status = headers.get("Status", "")
+    if status == "404":
+        return None
+    if status:
+        raise ServerError(stream, f"direct read refused: {status} {headers.get('Description', '')}")
+    return direct(message)
+
+
+def direct(message: Message) -> StoredMessage:
+    """The stored message in the answer to a direct read."""
+    headers = message.headers
+    return StoredMessage(
+        subject=headers["Nats-Subject"],
+        sequence=int(headers["Nats-Sequence"]),
+        headers={name: value for name, value in headers.items() if name not in _DIRECT_HEADERS},
+        body=message.data,
+        stored_at_ns=unix_ns(headers["Nats-Time-Stamp"]),
+    )
 
 
 async def at(connection: Connection, stream: str, sequence: int) -> StoredMessage | None:

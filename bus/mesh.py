@@ -124,22 +124,24 @@ class Mesh:
 
         Without `url` it is the setting `REVO_NATS_URL`, else the mesh that runs here (`$REVO_HOME/mesh.json`). `client`
         names the application: its results come to it alone, and its task ids are its own (default `REVO_CLIENT`, else
-        `anon`, which all that give no name share). `service` is its name in traces.
+        the user of the credentials, else `anon`, which all that give no name share). `service` is its name in traces.
 
         Raises:
+            ConfigError: the credentials are of another user than `client`.
             ServerUnreachableError, AuthenticationError, ServerTooOldError: see `Connection.open`.
         """
         settings = (settings or Settings.from_env()).at(url, "url")
-        connection = await Connection.open(settings.find_url(), name=service, settings=settings)
-        instance = f"{service}-{secrets.token_hex(4)}"
-        telemetry = Telemetry(service=service, instance=instance, sample=settings.trace_sample)
-        telemetry.start(connection.publish)
-        mesh = cls(connection, telemetry, client=client or settings.client)
-        try:
-            await topology.apply(connection)
-            yield mesh
-        finally:
-            await mesh.close()
+        async with await Connection.open(settings.find_url(), name=service, settings=settings) as connection:
+            instance = f"{service}-{secrets.token_hex(4)}"
+            telemetry = Telemetry(service=service, instance=instance, sample=settings.trace_sample)
+            mesh = cls(connection, telemetry, client=_own_name(connection, client or settings.client))
+            telemetry.start(connection.publish, connection.user)
+            try:
+                if topology.is_ours(connection):
+                    await topology.apply(connection)
+                yield mesh
+            finally:
+                await mesh.close()
 
     async def submit(
         self,
@@ -246,13 +248,24 @@ class Mesh:
             return error
         return handle
 
+    async def _is_served(self, capability: str) -> bool:
+        if not self.connection.restricted:
+            return await topology.has_workers(self.connection, capability)
+        try:
+            await stewards.ask(self.connection, self.telemetry, "policy", {"name": capability})
+        except NotFoundError:
+            return False
+        return True
+
     async def _check_served(self, capability: str) -> str:
         try:
-            if await topology.has_workers(self.connection, capability):
+            if await self._is_served(capability):
                 self._served.add(capability)
                 return ""
         except BusError as error:
             log.debug("cannot tell whether %s has workers: %s", capability, error)
+            if self.connection.restricted:
+                self._served.add(capability)  # once is enough
             return ""
         what = f"been called {capability[1:]}" if capability.startswith("@") else f"had the capability {capability}"
         warning = f"no agent has {what} yet; the task waits for one until its deadline"
@@ -356,6 +369,15 @@ class Mesh:
         self.arrivals.stop()
         await self.telemetry.close()
         await self.connection.close()
+
+
+def _own_name(connection: Connection, chosen: str) -> str:
+    """The client's token: what was chosen, if we may be that."""
+    if connection.restricted and chosen not in ("", connection.user):
+        assert connection.credentials is not None
+        reason = f"the credentials {connection.credentials.path} are of {connection.user}, who is no other client"
+        raise ConfigError(f"client {chosen}", reason)
+    return chosen or connection.user or subjects.ANONYMOUS
 
 
 def _chosen_id(

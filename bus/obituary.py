@@ -18,13 +18,13 @@ ASK_FOR: Final = 0.5
 """Seconds that a silent worker has to answer."""
 
 
-async def is_gone(connection: Connection, instance: str) -> bool | None:
+async def is_gone(connection: Connection, beat: Beat) -> bool | None:
     """Whether a worker's process is gone: True, False when it answers, None when it is there and does not answer.
 
     Raises:
         TransportError: the server cannot be asked.
     """
-    subject = subjects.control(instance, "tasks")
+    subject = subjects.control(beat.agent, beat.instance, "tasks")
     try:
         await connection.request(subject, codec.encode({}), {CONTENT_TYPE: MSGPACK}, timeout=ASK_FOR)
     except NoRespondersError:

@@ -30,6 +30,8 @@ BUSY: Final = 0.05
 """Seconds within which a pull is used up where tasks keep coming."""
 RESTART_FIRST: Final = 0.1
 RESTART_MAX: Final = 2.0
+PATIENCE: Final = 30
+"""Refused pulls after which a consumer is taken for gone that we may not look at; a minute, at the longest pause."""
 
 _NS: Final = 1_000_000_000
 
@@ -259,7 +261,10 @@ class Puller:
             pull.timer = asyncio.get_running_loop().call_later(pause, self._expired, generation, pull)
             if pull.failures == 5:
                 log.warning("consumer %s does not answer: %s %s", pull.consumer, status, description)
-                self._spawn(self._check(pull.consumer))
+                if not self._connection.restricted:
+                    self._spawn(self._check(pull.consumer))
+            elif pull.failures == PATIENCE and self._connection.restricted:
+                self._fail(ConsumerGoneError(pull.consumer, "it does not answer"))  # a new process asks a steward
 
     async def _check(self, consumer: str) -> None:
         """Tell a consumer that is away for now from one that is gone."""

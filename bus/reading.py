@@ -18,9 +18,6 @@ _BATCH: Final = 1000
 _BATCH_BYTES: Final = 8 * 1024 * 1024
 _PULLED: Final = 500
 """Messages, and bytes, of one direct read; messages of one pull."""
-_DIRECT_HEADERS: Final = frozenset(
-    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Num-Pending", "Nats-Last-Sequence"}
-)
 
 
 class Behind:
@@ -86,7 +83,7 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
                 if headers.get("Status") and "Nats-Sequence" not in headers:
                     _check_end(headers, stream)
                     break
-                found = _direct(message.data, headers)
+                found = jetstream.direct(message)
                 left, first = int(headers.get("Nats-Num-Pending", 0)), found.sequence + 1
                 if found.sequence > last:
                     return
@@ -113,17 +110,6 @@ def _check_end(headers: Mapping[str, str], stream: str) -> None:
         )
     if status not in ("204", "404"):
         raise ServerError(stream, f"direct read refused: {status} {headers.get('Description', '')}")
-
-
-def _direct(body: bytes, headers: Mapping[str, str]) -> jetstream.StoredMessage:
-    own = {name: value for name, value in headers.items() if name not in _DIRECT_HEADERS}
-    return jetstream.StoredMessage(
-        subject=headers["Nats-Subject"],
-        sequence=int(headers["Nats-Sequence"]),
-        headers=own,
-        body=body,
-        stored_at_ns=jetstream.unix_ns(headers["Nats-Time-Stamp"]),
-    )
 
 
 async def stored_since(

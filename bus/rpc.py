@@ -13,6 +13,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -37,6 +38,12 @@ log = logging.getLogger(__name__)
 
 QUEUE_GROUP: Final = "q"
 """The queue group of the control subjects' protocol default; endpoints use the service's name."""
+
+
+CALLER: ContextVar[str] = ContextVar("revo_caller", default="")
+"""Who asks, where a handler of a request runs: held by permissions, so nobody can say that he is somebody else. Empty:
+somebody who may ask anything, or a server that knows no users.
+"""
 
 
 @dataclass(slots=True)
@@ -64,7 +71,7 @@ class _Endpoint:
     errors: int = 0
     processing: float = 0.0
     last_error: str = ""
-    subscription: Subscription | None = None
+    subscriptions: list[Subscription] = field(default_factory=list)
 
 
 async def call(
@@ -85,7 +92,7 @@ async def call(
         EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
     """
     timeout = connection.settings.request_timeout if timeout is None else timeout
-    subject = subjects.rpc(service, method)
+    subject = subjects.rpc(service, method, connection.caller)
     body = codec.encode(message, subject=subject)
     headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{time.time() + timeout:.3f}"}
     with telemetry.sending(f"{service}/{method}", headers, lambda: _attributes(service, method), kind="client"):
@@ -95,7 +102,7 @@ async def call(
 
 async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
     """Send a service a message that nobody answers. At most once: nothing says whether it arrived."""
-    subject = subjects.rpc(service, method)
+    subject = subjects.rpc(service, method, connection.caller)
     headers = {CONTENT_TYPE: MSGPACK}
     telemetry.inject(headers)
     await connection.publish(subject, codec.encode(message, subject=subject), headers)
@@ -147,9 +154,10 @@ class Service:
         """Serve; returns when the server knows of every endpoint."""
         self._started = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         for method, endpoint in self._endpoints.items():
-            endpoint.subscription = await self.connection.subscribe(
-                endpoint.subject, self._receiver(method, endpoint), queue=endpoint.queue
-            )
+            receive = self._receiver(method, endpoint)
+            for subject in (endpoint.subject, f"{endpoint.subject}.*"):  # the second with the caller's name
+                subscription = await self.connection.subscribe(subject, receive, queue=endpoint.queue)
+                endpoint.subscriptions.append(subscription)
         for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
             for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
                 subject = subjects.micro(verb, name, instance)
@@ -163,8 +171,8 @@ class Service:
         for subscription in self._control:
             await subscription.drain()
         for endpoint in self._endpoints.values():
-            if endpoint.subscription is not None:
-                await endpoint.subscription.drain()
+            for subscription in endpoint.subscriptions:
+                await subscription.drain()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=timeout)
             for task in late:
@@ -196,6 +204,7 @@ class Service:
                 content_type = codec.content_type_of(headers, subject=message.subject)
                 deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
                 request = Request(self.name, method, message.data, headers, content_type, deadline)
+                CALLER.set(subjects.caller_of(message.subject))
                 value = await self._before(deadline, endpoint.handler(request), name)
                 body = codec.encode(value, content_type, subject=message.subject)
                 reply = {CONTENT_TYPE: content_type}

@@ -23,7 +23,7 @@ from bus.errors import (
 from bus.outcomes import Happening
 from bus.run import Run
 from bus.settling import Settler
-from bus.suspicion import is_poison
+from bus.suspicion import is_poison, others_die_alone
 from bus.tasks import FAMILY, Family
 from bus.telemetry import Attributes, Span, Telemetry
 
@@ -124,12 +124,19 @@ class Runner:
             return False
         span.event("redelivered", reason="its worker vanished", deliveries=run.envelope.deliveries)
         run.record = run.record.model_copy(update={"suspect": True})
-        if await self._settler.persist(run, lambda: is_poison(self._connection, run.envelope, deaths, policy)):
+        if await self._settler.persist(run, lambda: is_poison(self._others_die, run.envelope, deaths, policy)):
             return True
         await self._seclude(run)
         alone = functools.partial(attempts.run_alone, deaths=deaths)
         run.record = await self._settler.persist(run, lambda: attempts.change(self._connection, run.envelope, alone))
         return False
+
+    async def _others_die(self, own: str, within: float) -> bool:
+        """Who has an account of its own may not read the records of others; the steward may."""
+        if not self._connection.restricted:
+            return await others_die_alone(self._connection, own, within)
+        question = {"own": own, "within": within}
+        return bool(await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "others_die", question))
 
     async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
         envelope, policy = run.envelope, run.capability.policy

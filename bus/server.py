@@ -7,8 +7,10 @@ started it, however that ends (`bus.lifeline`).
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -27,6 +29,11 @@ STOP_TIMEOUT: Final = 10.0
 
 _LISTENING: Final = "Listening for client connections on "
 _READY: Final = "Server is ready"
+_RELOADED: Final = "Reloaded server configuration"
+_NOT_RELOADED: Final = "Failed to reload server configuration"
+RELOAD_TIMEOUT: Final = 5.0
+MAX_PENDING: Final = 64 * 1024 * 1024
+"""Bytes that may wait for one connection that reads too slowly, before it is cut off."""
 
 
 class ServerStartError(BusError):
@@ -64,8 +71,25 @@ class Server:
     The port that it got at the first start is kept, so that clients find it again after a `kill` and `start`.
     """
 
-    def __init__(self, home: Path, *, binary: str = "", port: int = 0, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        binary: str = "",
+        port: int = 0,
+        host: str = "127.0.0.1",
+        accounts: Path | None = None,
+        tls: tuple[Path, Path] | None = None,
+        encrypted: bool = False,
+    ) -> None:
+        """`accounts` is a file that says who may connect, and do what; without one everybody on this machine may do
+        everything. `tls` is a certificate and its key. Streams that are `encrypted` need the file `at-rest.key`.
+        """
         self._home = home
+        self._accounts = accounts
+        self._tls = tls
+        self._encrypted = encrypted
+        self._reloaded: asyncio.Future[None] | None = None
         self._binary = binary
         self._host = host
         self._port = port
@@ -77,7 +101,8 @@ class Server:
     @property
     def url(self) -> str:
         """Where clients connect, as in `nats://127.0.0.1:4222`. Known once it has started."""
-        return f"nats://{self._host}:{self._port}"
+        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104  (a comparison)
+        return f"{'tls' if self._tls else 'nats'}://{host}:{self._port}"
 
     @property
     def pid(self) -> int:
@@ -111,16 +136,59 @@ class Server:
     def _write_config(self) -> Path:
         self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
         config = self._home / "nats.conf"
-        store = str((self._home / "jetstream").resolve()).replace("\\", "\\\\").replace('"', '\\"')
-        config.write_text(
-            f'server_name: "revo"\n'
-            f'listen: "{self._host}:{self._port or -1}"\n'
-            f'jetstream {{ store_dir: "{store}" }}\n'
+        store = {"store_dir": str((self._home / "jetstream").resolve())}
+        if self._encrypted:
+            store |= {"cipher": "chachapoly", "key": self._key_at_rest()}
+        lines = [
+            'server_name: "revo"',
+            f'listen: "{self._host}:{self._port or -1}"',
+            f"jetstream {json.dumps(store)}",
             # A hung client is found within seconds, not minutes: its queue group would go on feeding it.
-            f'ping_interval: "5s"\nping_max: 2\n',
-            encoding="utf-8",
-        )
+            'ping_interval: "5s"',
+            "ping_max: 2",
+            f"max_pending: {MAX_PENDING}",
+        ]
+        if self._tls is not None:
+            certificate, key = (str(path.resolve()) for path in self._tls)
+            lines.append(f"tls {json.dumps({'cert_file': certificate, 'key_file': key})}")
+        if self._accounts is not None:
+            # Seen from the file that names it, or the server would not find it.
+            lines.append(f"include {json.dumps(os.path.relpath(self._accounts, self._home))}")
+        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write("\n".join(lines) + "\n")
         return config
+
+    def _key_at_rest(self) -> str:
+        """The key that streams are encrypted with; made at the first start, and lost with its file."""
+        path = self._home / "at-rest.key"
+        if not path.exists():
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(secrets.token_hex(32))
+        return path.read_text(encoding="utf-8")
+
+    async def reload(self) -> None:
+        """Have the server read again who may do what; returns when it has. Who is still somebody stays connected.
+
+        It is told twice: what a new account takes from one that stood is dead after the first time (nats-server 2.15
+        keeps the copy of that account which it has just parsed), and alive after the second.
+
+        Raises:
+            ServerStartError: it does not; what it read before holds.
+        """
+        for _ in range(2):
+            if self.pid:  # otherwise it reads it when it starts
+                await self._reload()
+
+    async def _reload(self) -> None:
+        self._reloaded = asyncio.get_running_loop().create_future()
+        os.kill(self.pid, signal.SIGHUP)
+        try:
+            async with asyncio.timeout(RELOAD_TIMEOUT):
+                await self._reloaded
+        except TimeoutError:
+            raise ServerStartError(find_binary(self._binary), "it does not say that it read its file again") from None
+        finally:
+            self._reloaded = None
 
     async def _read_log(self, process: Child) -> None:
         assert process.stderr is not None
@@ -132,6 +200,11 @@ class Server:
                 self._said.append(line)
                 if _LISTENING in line and not self._port:
                     self._port = int(line.rpartition(":")[2])
+                if self._reloaded is not None and not self._reloaded.done():
+                    if _RELOADED in line:
+                        self._reloaded.set_result(None)
+                    elif _NOT_RELOADED in line:
+                        self._reloaded.set_exception(ServerStartError(process_name(process), line))
                 if _READY in line and not self._ready.done():
                     self._ready.set_result(None)
         code = await process.wait()

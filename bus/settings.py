@@ -5,11 +5,12 @@ Every limit of the design is a setting here. Must not know who uses a setting.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -36,7 +37,11 @@ class Settings(BaseModel):
     )
     home: Path = Field(Path(".revo"), description="where a mesh that runs on this machine keeps its files")
     nats_server: str = Field("", description="path of a nats-server binary; empty: the one that was installed")
-    client: str = Field("anon", description="the client's token in task and result subjects")
+    credentials: str = Field("", description="file of the user to be, as `revo keys` writes it; empty: see `home`")
+    tls_ca: str = Field("", description="file of the authorities that may vouch for the server; empty: the system's")
+    tls_cert: str = Field("", description="file of our own certificate, for a server that asks for one")
+    tls_key: str = Field("", description="file of its key")
+    client: str = Field("", description="our token in task and result subjects; empty: the user's name, or anon")
     connect_timeout: Seconds = Field(5.0, description="how long the first connect may take")
     request_timeout: Seconds = Field(5.0, description="how long one request to the server or an actor may take")
     publish_timeout: Seconds = Field(15.0, description="how long a durable publish is tried before it is an error")
@@ -61,6 +66,9 @@ class Settings(BaseModel):
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
     replicas: int = Field(1, ge=1, le=5, description="copies of every stream, for a cluster")
+    client_queue: int = Field(
+        200_000, ge=1, description="tasks of one client that may wait for one capability at one priority"
+    )
     tasks_max_bytes: Bytes = 1024 * MIB
     results_max_bytes: Bytes = 1024 * MIB
     dead_max_bytes: Bytes = 512 * MIB
@@ -96,7 +104,7 @@ class Settings(BaseModel):
     @classmethod
     def _client(cls, value: str) -> str:
 
-        return token(value, "client")
+        return token(value, "client") if value else value
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None) -> Settings:
@@ -137,6 +145,13 @@ class Settings(BaseModel):
             raise ConfigError(what, "must look like nats://host:4222")
         return self.model_copy(update={"nats_url": url})
 
+    def find_credentials(self, url: str) -> str:
+        """The file of the user to be at a server: the setting `REVO_CREDENTIALS`, else the operator's of the mesh that
+        runs here, if it is that mesh's server; empty when there is none.
+        """
+        state = {} if self.credentials else self._running()
+        return self.credentials or (str(state.get("credentials", "")) if state.get("url") == url else "")
+
     def find_url(self) -> str:
         """The server to use: the setting `REVO_NATS_URL`, else that of the mesh which runs here.
 
@@ -145,10 +160,18 @@ class Settings(BaseModel):
         """
         if self.nats_url:
             return self.nats_url
+        state = self._running()
+        if not state.get("url"):
+            raise NoMeshError(str(self.home / MESH_FILE))
+        return str(state["url"])
+
+    def _running(self) -> dict[str, Any]:
+        """What is written of the mesh that runs here."""
         try:
-            return str(json.loads((self.home / MESH_FILE).read_text(encoding="utf-8"))["url"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise NoMeshError(str(self.home / MESH_FILE)) from None
+            state = json.loads((self.home / MESH_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return state if isinstance(state, dict) else {}
 
 
 def _is_url(value: str) -> bool:
@@ -162,6 +185,29 @@ def _is_url(value: str) -> bool:
         if parts.scheme not in ("nats", "tls", "ws", "wss") or not parts.hostname:
             return False
     return True
+
+
+def check_secrets(url: str) -> None:
+    """See that no password in a URL would travel in the clear.
+
+    Raises:
+        ConfigError: it would, to a host that is not this machine.
+    """
+    for one in url.split(","):
+        parts = urlsplit(one)
+        if parts.username is not None and parts.scheme in ("nats", "ws") and not is_local(parts.hostname or ""):
+            reason = "its password would travel in the clear; use tls:// or a file of credentials (`revo keys`)"
+            raise ConfigError(redact(one), reason)
+
+
+def is_local(host: str) -> bool:
+    """Whether a host is this machine, by its loopback."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def redact(url: str) -> str:

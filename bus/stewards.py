@@ -8,10 +8,30 @@ from typing import Any, Final
 from bus import rpc, subjects
 from bus.connection import Connection
 from bus.errors import BusError, NoRespondersError, NoStewardError, NotFoundError, RemoteError, TransportError
+from bus.outcomes import Policy
 from bus.telemetry import Telemetry
+from bus.topology import ForbiddenTopologyError, PolicyConflictError, settle
 
 PATIENCE: Final = 1.5
 """Seconds to wait for a steward to be there: after a restart of the server it takes a moment."""
+
+
+async def policy_of(
+    connection: Connection, telemetry: Telemetry, capability: str, wanted: Policy, agent: str
+) -> tuple[Policy, PolicyConflictError | None]:
+    """How a capability, or an agent's own address, is run; for who may not look at its consumers. As
+    `topology.ensure_capability`, but it makes none.
+
+    Raises:
+        ForbiddenTopologyError: it has no consumers.
+        NoStewardError, TransportError: nobody says.
+    """
+    try:
+        said = await ask(connection, telemetry, "policy", {"name": capability})
+    except NotFoundError as error:
+        raise ForbiddenTopologyError(f"the consumers of {capability}", "create") from error
+    held = Policy(**said["policy"]) if said["policy"] else None
+    return settle(capability, wanted, agent, held, str(said["agent"]))
 
 
 async def ask(connection: Connection, telemetry: Telemetry, method: str, message: dict[str, Any]) -> Any:

@@ -49,6 +49,8 @@ ADVISORY_SUBJECTS: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{TASKS}.
 BEATS: Final = "revo.beat.>"
 REGISTRY_BUCKET: Final = "REGISTRY"
 """Who lives and what the capabilities are: leases that the instances renew, and definitions."""
+LEASES: Final = "lease"
+"""The first token of the keys of leases in that bucket; an agent and an instance follow."""
 EVENTS: Final = "EVENTS"
 EVENT_SUBJECTS: Final = "revo.event.>"
 
@@ -211,9 +213,9 @@ def parse_name(subject: str) -> tuple[str, str, str]:
     return client, capability, task_id
 
 
-def control(instance: str, verb: str) -> str:
-    """An order to one process, or to `EVERYONE`."""
-    return f"revo.ctl.{instance}.{verb}"
+def control(agent: str, instance: str, verb: str) -> str:
+    """An order to one process of an agent, or with `EVERYONE` twice to all."""
+    return f"revo.ctl.{agent}.{instance}.{verb}"
 
 
 def beat(agent: str, instance: str) -> str:
@@ -221,9 +223,14 @@ def beat(agent: str, instance: str) -> str:
     return f"revo.beat.{agent}.{instance}"
 
 
-def broadcast(capability: str) -> str:
-    """Where every instance that has a capability hears what is meant for all of them."""
-    return f"revo.cast.{token(capability, 'capability')}"
+def broadcast(capability: str, caller: str = "") -> str:
+    """Where every instance that has a capability hears what is meant for all of them; `caller` as in `rpc`."""
+    return _called(f"revo.cast.{token(capability, 'capability')}", caller)
+
+
+def answers(caller: str) -> str:
+    """What those with an account of their own are answered on, when many may answer."""
+    return f"_CAST.{caller}"
 
 
 def bucket(name: str) -> str:
@@ -236,9 +243,10 @@ def entry(bucket_: str, key: str) -> str:
     return f"$KV.{bucket_}.{key}"
 
 
-def event(kind: str, name: str, what: str) -> str:
-    """Where it is told that something happened to an agent's instance or to the system itself."""
-    return f"revo.event.{token(kind, 'kind of event')}.{token(name, 'name')}.{token(what, 'event')}"
+def event(kind: str, name: str, what: str, *, agent: str = "") -> str:
+    """Where it is told that something happened to a part of the system, or to an instance of an agent."""
+    owner = f"{token(agent, 'agent name')}." if agent else ""
+    return f"revo.event.{token(kind, 'kind of event')}.{owner}{token(name, 'name')}.{token(what, 'event')}"
 
 
 def span(service: str) -> str:
@@ -246,9 +254,23 @@ def span(service: str) -> str:
     return f"revo.span.{token(service, 'service')}"
 
 
-def rpc(service: str, method: str) -> str:
-    """The subject that a service answers a method on; its queue group is the service's name."""
-    return f"revo.rpc.{token(service, 'service')}.{token(method, 'method')}"
+def rpc(service: str, method: str, caller: str = "") -> str:
+    """The subject that a service answers a method on; its queue group is the service's name.
+
+    Those with an account of their own may ask only with their name at the end, so that the service knows who asks;
+    without one it is somebody who may ask anything, or a server that knows no users.
+    """
+    return _called(f"revo.rpc.{token(service, 'service')}.{token(method, 'method')}", caller)
+
+
+def _called(subject: str, caller: str) -> str:
+    return f"{subject}.{caller}" if caller else subject
+
+
+def caller_of(subject: str) -> str:
+    """Who asks on a subject of `rpc` (five tokens) or of `broadcast` (four); empty: see `rpc`."""
+    parts = subject.split(".")
+    return parts[-1] if len(parts) == (5 if parts[1] == "rpc" else 4) else ""
 
 
 def micro(verb: str, name: str = "", instance: str = "") -> str:

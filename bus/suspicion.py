@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Final
 
@@ -26,17 +27,24 @@ RECENT: Final = 2.0
 """Ack deadlines that count as lately: within one of them a death is known."""
 
 
-async def is_poison(connection: Connection, envelope: Envelope, deaths: int, policy: Policy) -> bool:
+OthersDie = Callable[[str, float], Awaitable[bool]]
+"""Says whether another task than the one of this record was run alone again, after it had died alone, in the last so
+many seconds: `others_die_alone`, or whoever may read the records of all.
+"""
+
+
+async def is_poison(others_die: OthersDie, envelope: Envelope, deaths: int, policy: Policy) -> bool:
     """Whether so many deaths alone condemn the task.
 
     Raises:
-        TransportError: the server cannot be asked about the others.
+        TransportError: nobody says how the others fare.
     """
     if deaths < policy.max_deaths:
         return False
     if deaths >= BENEFIT * policy.max_deaths:
         return True
-    if await others_die_alone(connection, envelope, RECENT * policy.ack_wait):
+    own = subjects.attempt(envelope.client, envelope.capability, envelope.task_id)
+    if await others_die(own, RECENT * policy.ack_wait):
         log.warning(
             "task %s: %d processes died while they ran it alone, but others die alone too; it is run once more",
             envelope.task_id,
@@ -46,9 +54,10 @@ async def is_poison(connection: Connection, envelope: Envelope, deaths: int, pol
     return True
 
 
-async def others_die_alone(connection: Connection, envelope: Envelope, within: float) -> bool:
-    """Whether, in the last `within` seconds, another task was run alone again after it had died alone."""
-    own = subjects.attempt(envelope.client, envelope.capability, envelope.task_id)
+async def others_die_alone(connection: Connection, own: str, within: float) -> bool:
+    """Whether, in the last `within` seconds, another task than that of the record `own` was run alone again after it
+    had died alone.
+    """
     records = stored_since(connection, subjects.ATTEMPTS, time.time() - within)
     async with aclosing(records):
         async for message in records:

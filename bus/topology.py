@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bus import jetstream, subjects
 from bus.connection import Connection
+from bus.credentials import OPERATOR
 from bus.errors import BusError, NotFoundError, PermissionDeniedError, ServerError
 from bus.messages import HEADROOM
 from bus.outcomes import Policy
@@ -51,6 +52,8 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "subject_transform": {"src": subjects.BARE_TASKS, "dest": subjects.CLIENT_TASKS},
             "retention": "workqueue",
             "discard": "new",
+            "discard_new_per_subject": True,
+            "max_msgs_per_subject": settings.client_queue,  # a subject is one client's, for one capability and priority
             "max_bytes": settings.tasks_max_bytes,
             "max_msg_size": max_payload - HEADROOM,
             "allow_direct": True,  # who looks through the queue reads it in batches (bus.backlog)
@@ -62,6 +65,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "description": "the one result of every task",
             "subjects": [subjects.RESULT_SUBJECTS],
             "republish": {"src": subjects.RESULT_SUBJECTS, "dest": subjects.DONE_SUBJECTS},
+            "allow_direct": True,  # who may read some results alone reads them by their subjects
             "max_bytes": settings.results_max_bytes,
             **one_each,
             **kept,
@@ -106,6 +110,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "discard": "new",
             "subject_delete_marker_ttl": int(MARKER_TTL * NS),
             "allow_rollup_hdrs": True,
+            "allow_direct": True,  # who renews a lease may read that one alone
             "deny_delete": True,
             **kept,
         },
@@ -140,6 +145,11 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             **common,
         },
     ]
+
+
+def is_ours(connection: Connection) -> bool:
+    """Whether what a mesh stands on is ours to make: where everybody may do everything, and for an operator."""
+    return connection.credentials is None or connection.credentials.role == OPERATOR
 
 
 async def apply(connection: Connection) -> list[str]:
@@ -291,17 +301,38 @@ async def ensure_capability(
                 if error.api_code not in jetstream.CONSUMER_EXISTS:
                     raise
                 standing = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name)
+    held, theirs = _held(capability, standing)
+    return settle(capability, policy, agent, held, theirs)
+
+
+async def standing_policy(connection: Connection, capability: str) -> tuple[Policy | None, str]:
+    """How a capability is run, and the agent that said so; None where that cannot be read.
+
+    Raises:
+        NotFoundError: it has no consumers.
+    """
+    name = subjects.consumer(capability, subjects.PRIORITIES[-1])  # the last that is made
+    return _held(capability, await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name))
+
+
+def _held(capability: str, standing: Mapping[str, Any]) -> tuple[Policy | None, str]:
     metadata = standing["config"].get("metadata", {})
     try:
-        held = Policy(**json.loads(metadata[_POLICY]))
+        return Policy(**json.loads(metadata[_POLICY])), str(metadata.get(_AGENT, "?"))
     except (KeyError, ValueError, TypeError):
-        log.warning("consumer %s carries no policy that this version reads; ours is used", capability)
+        log.warning("consumer %s carries no policy that this version reads", capability)
+        return None, ""
+
+
+def settle(
+    capability: str, policy: Policy, agent: str, held: Policy | None, theirs: str
+) -> tuple[Policy, PolicyConflictError | None]:
+    """What holds of what we want and what stands; see `ensure_capability`."""
+    if held is None or held == policy:
         return policy, None
-    if held == policy:
-        return policy, None
-    ours, theirs = dataclasses.asdict(policy), dataclasses.asdict(held)
-    lines = tuple(f"{key} {theirs[key]:g} and {ours[key]:g}" for key in ours if ours[key] != theirs[key])
-    return held, PolicyConflictError(capability, agent, metadata.get(_AGENT, "?"), lines)
+    ours, other = dataclasses.asdict(policy), dataclasses.asdict(held)
+    lines = tuple(f"{key} {other[key]:g} and {ours[key]:g}" for key in ours if ours[key] != other[key])
+    return held, PolicyConflictError(capability, agent, theirs, lines)
 
 
 async def has_workers(connection: Connection, capability: str) -> bool:
@@ -314,7 +345,7 @@ async def has_workers(connection: Connection, capability: str) -> bool:
     return True
 
 
-async def server_time(connection: Connection) -> float:
-    """The server's clock, in unix seconds."""
-    info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
+async def server_time(connection: Connection, stream: str = subjects.TASKS) -> float:
+    """The server's clock, in unix seconds, as it is told with the state of a stream that we may look at."""
+    info = await jetstream.call(connection, "STREAM.INFO", stream)
     return jetstream.unix_ns(info["ts"]) / 1e9

@@ -21,6 +21,9 @@ from nats.aio.subscription import Subscription
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
+from bus.credentials import Credentials
+from bus.errors import ConfigError
+
 log = logging.getLogger(__name__)
 
 _MAX_LINE: Final = 64 * 1024
@@ -177,13 +180,30 @@ class WireParser(Parser):
 class WireClient(Client):
     """nats-py's client with our way of a message in and out."""
 
-    def __init__(self) -> None:
+    def __init__(self, credentials: Credentials | None = None) -> None:
         super().__init__()
+        self.credentials = credentials
         self._ps = WireParser(self)
         self._handlers: dict[bytes, OnMessage] = {}
         self._writing = False
         self._later: asyncio.TimerHandle | None = None
         self._congested = False
+
+    def _connect_command(self) -> bytes:
+        """As nats-py's, with our credentials as they stand in their file now.
+
+        Raises:
+            nats.errors.Error: their file cannot be read; nats-py tries again, and then it may.
+        """
+        if self.credentials is not None:
+            try:
+                key, signature = self.credentials.answer(self._server_info.get("nonce", ""))
+            except ConfigError as error:
+                raise nats.errors.Error(str(error)) from error
+            self._auth_configured = True
+            self._public_nkey = key
+            self._signature_cb = lambda _: signature.encode()
+        return super()._connect_command()
 
     # --- in -----------------------------------------------------------------------------------------------
 

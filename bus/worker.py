@@ -102,7 +102,7 @@ class Worker:
             on_quiet=self._schedule,
         )
         self._heart = Heart(connection, self._beat, self._news, self._spawn)
-        self._control = Control(connection, instance, on_end=self._on_end, beat=self._beat)
+        self._control = Control(connection, agent, instance, on_end=self._on_end, beat=self._beat)
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",

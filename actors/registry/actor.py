@@ -15,7 +15,7 @@ from typing import Final
 from actors.actor import Actor, rpc
 from actors.registry import schemas
 from actors.registry.catalog import BehindError, Catalog, Known
-from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError
+from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError, NotYoursError
 from actors.registry.model import (
     Capabilities,
     CapabilityInfo,
@@ -39,6 +39,7 @@ from bus import codec, events, subjects
 from bus.dial import RECONNECT_MAX
 from bus.errors import ConfigError, NotFoundError, WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSGPACK
+from bus.rpc import CALLER
 from bus.store import Bucket, Entry
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,10 @@ class Registry(Actor):
             InvalidSubjectError, SchemaError, ConfigError: what it says of itself cannot be used.
             DefinitionConflictError: somebody who lives means something else by one of its capabilities.
             LeaseTakenError: somebody else lives under its name.
+            NotYoursError: its credentials are of another agent.
         """
+        if CALLER.get() not in ("", registration.agent):
+            raise NotYoursError(registration.agent, CALLER.get())
         key = lease_key(registration.agent, registration.instance)
         declared = self._check(registration)
         owner = owner_of(registration.secret)
@@ -111,7 +115,7 @@ class Registry(Actor):
             raise DefinitionConflictError(
                 ", ".join(declared), registration.agent, known.conflict, "both came at the same moment"
             )
-        self.spawn(self._tell(instance.instance, "registered", f"registered.{revision}", instance))
+        self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
         return self._registered(instance, revision)
 
     def _check(self, registration: Registration) -> dict[str, CapabilityInfo]:
@@ -209,7 +213,7 @@ class Registry(Actor):
                 revision = await self._bucket.remove(key, expect=entry.revision)
             except WrongSequenceError:
                 continue  # it was renewed meanwhile
-            self.spawn(self._tell(lease.instance, "left", f"left.{revision}", held))
+            self.spawn(self._tell(lease.agent, lease.instance, "left", f"left.{revision}", held))
             return Removed(instance=lease.instance, removed=True)
         raise BehindError(0, self._catalog.revision)
 
@@ -226,14 +230,15 @@ class Registry(Actor):
         while True:
             due, name, entry = await self._gone.get()
             await asyncio.sleep(due - time.monotonic())
-            if self._catalog.get(name) is None and subjects.is_token(name):
+            agent = entry.key.split(".")[1]
+            if self._catalog.get(name) is None and subjects.is_token(name) and subjects.is_token(agent):
                 log.warning("%s is dead: its lease ran out", name)
-                await self._tell(name, "dead", f"dead.{entry.revision}")
+                await self._tell(agent, name, "dead", f"dead.{entry.revision}")
 
-    async def _tell(self, name: str, what: str, once: str, instance: Instance | None = None) -> None:
-        details = {} if instance is None else {"agent": instance.agent, "host": instance.host, "pid": instance.pid}
+    async def _tell(self, agent: str, name: str, what: str, once: str, instance: Instance | None = None) -> None:
+        details = {} if instance is None else {"host": instance.host, "pid": instance.pid}
         connection, by = self.mesh.connection, self.mesh.telemetry.instance
-        await events.tell(connection, events.AGENT, name, what, by=by, once=f"{name}.{once}", **details)
+        await events.tell(connection, events.AGENT, name, what, agent=agent, by=by, once=f"{name}.{once}", **details)
 
     # --- questions --------------------------------------------------------------------------------------------
 

@@ -89,7 +89,7 @@ class Catalog:
 
     async def open(self) -> None:
         """Know all that stands in the bucket, and follow it."""
-        self._clock = await server_time(self._connection) - time.monotonic()
+        self._clock = await server_time(self._connection, subjects.bucket(subjects.REGISTRY_BUCKET)) - time.monotonic()
         await self._watch.open()
 
     async def close(self) -> None:
@@ -183,6 +183,8 @@ class Catalog:
             instance = codec.read(Instance, entry.headers, entry.body, subject=entry.key)
             if entry.key != instance.key:
                 raise DecodeError(entry.key, f"it is the lease of {instance.instance}")
+            if known is not None and known.instance.agent != instance.agent:
+                raise DecodeError(entry.key, f"{name} is an instance of {known.instance.agent}")
             plain = instance.model_dump(exclude={"owner"})
             fresh = Known(instance, plain, entry.body, entry.revision, seen)
             if known is not None and known.instance.capabilities == instance.capabilities:

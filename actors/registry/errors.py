@@ -52,6 +52,18 @@ class DefinitionConflictError(ConfigError):
         )
 
 
+class NotYoursError(BusError):
+    """Who asks has the credentials of another agent."""
+
+    def __init__(self, agent: str, caller: str) -> None:
+        super().__init__(agent, caller)
+        self.agent = agent
+        self.caller = caller
+
+    def __str__(self) -> str:
+        return f"{self.caller} may not speak for {self.agent}: its credentials are its own"
+
+
 class RefusedError(BusError):
     """The registry refuses what it was asked; `code` is its error's name, such as `definition_conflict`."""
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from bus import subjects
 from bus.messages import Hex, Token, UnixSeconds
 
-LEASES: Final = "lease"
+LEASES: Final = subjects.LEASES
 DEFINITIONS: Final = "def"
 MAX_PAGE: Final = 1000
 

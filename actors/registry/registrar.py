@@ -151,7 +151,7 @@ class Registrar:
 
     async def _register(self) -> None:
         """Not traced: where no registry is, this is tried for ever."""
-        subject = subjects.rpc(subjects.REGISTRY, "register")
+        subject = subjects.rpc(subjects.REGISTRY, "register", self._connection.caller)
         body = codec.encode(self._registration, subject=subject)
         reply = await self._connection.request(subject, body, {CONTENT_TYPE: MSGPACK}, timeout=_PATIENCE)
         try:
@@ -210,9 +210,9 @@ class Registrar:
 
     async def _tell(self, what: str) -> None:
         registration = self._registration
-        details: dict[str, Any] = {"agent": registration.agent, "host": registration.host, "pid": registration.pid}
+        details: dict[str, Any] = {"host": registration.host, "pid": registration.pid}
         name = registration.instance
-        await events.tell(self._connection, events.AGENT, name, what, by=name, **details)
+        await events.tell(self._connection, events.AGENT, name, what, agent=registration.agent, by=name, **details)
 
 
 class LeaseLateError(TransportError):

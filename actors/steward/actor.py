@@ -8,20 +8,23 @@ attempt whose process died. What it does may be done again, by itself or by anot
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from typing import Final
 
 from pydantic import BaseModel, Field
 
 from actors.actor import Actor, rpc
-from bus import subjects
+from bus import subjects, topology
 from bus.advisories import Advisories
 from bus.backlog import Backlog
 from bus.early import Ender
-from bus.errors import BusError
+from bus.errors import BusError, NotFoundError
 from bus.heartbeat import Watch
 from bus.messages import Beat, Cancelled, DeadLetter, Envelope, Redriven
 from bus.obituary import Obituary, is_gone
+from bus.rpc import CALLER
+from bus.suspicion import others_die_alone
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,26 @@ class Name(BaseModel):
     capability: str = ""
     sequence: int = Field(0, description="where it stands in TASKS, if that is known: spares looking for it")
     by: str = Field("somebody", max_length=200, description="who asks; stands in the result")
+
+
+class Address(BaseModel):
+    """A capability, or an agent as `@name`."""
+
+    name: str
+
+
+class Standing(BaseModel):
+    """How it is run, as the fields of `bus.outcomes.Policy`, and by which agent's word."""
+
+    policy: dict[str, float]
+    agent: str
+
+
+class Company(BaseModel):
+    """Did others die, too? See `bus.suspicion`."""
+
+    own: str
+    within: float = Field(gt=0, le=3600)
 
 
 class Steward(Actor):
@@ -70,25 +93,46 @@ class Steward(Actor):
 
     @rpc("cancel")
     async def cancel(self, task: Name) -> Cancelled:
-        """Cancel a task, and its children. Says so when it comes too late."""
+        """Cancel a task, and its children. Says so when it comes too late.
+
+        An agent may ask it of a task that is not its own when it has been cancelled already: that reaches the children
+        which the agent has submitted since.
+        """
+        caller = CALLER.get()
+        client, by = task.client or caller, caller or task.by
+        if caller not in ("", client):
+            return await self._ender.cancel_children(
+                self._backlog, task.task_id, client=client, capability=task.capability
+            )
         return await self._ender.cancel(
             self._backlog,
             task.task_id,
-            client=task.client,
+            client=client,
             capability=task.capability,
             sequence=task.sequence,
-            by=task.by,
+            by=by,
         )
 
     @rpc("redrive")
     async def redrive(self, task: Name) -> Redriven:
         """Submit a dead task anew. Asked again it is the same new task."""
-        return await self._ender.redrive(task.task_id, client=task.client, capability=task.capability)
+        return await self._ender.redrive(task.task_id, client=_own(task), capability=task.capability)
+
+    @rpc("others_die")
+    async def others_die(self, question: Company) -> bool:
+        """For a worker that must not read the records of others: is its task the only one that dies?"""
+        return await others_die_alone(self.mesh.connection, question.own, question.within)
+
+    @rpc("policy")
+    async def policy(self, capability: Address) -> Standing:
+        """For an agent, or a client, that may not look at consumers: how is a capability run?"""
+        held, agent = await topology.standing_policy(self.mesh.connection, subjects.address(capability.name))
+        return Standing(policy=dataclasses.asdict(held) if held else {}, agent=agent)
 
     @rpc("drop")
     async def drop(self, task: Name) -> DeadLetter:
         """Take a dead letter out of DEAD for good."""
-        return await self._ender.drop(task.task_id, client=task.client, capability=task.capability)
+        return await self._ender.drop(task.task_id, client=_own(task), capability=task.capability)
 
     async def _look_at_the_queue(self) -> None:
         """End what is overdue. By the clock, for nothing announces that a time has passed: one request a look."""
@@ -148,7 +192,7 @@ class Steward(Actor):
     async def _ask_after(self, beat: Beat) -> None:
         lease = self.mesh.connection.settings.lease
         try:
-            gone = await is_gone(self.mesh.connection, beat.instance)
+            gone = await is_gone(self.mesh.connection, beat)
             hung = any(other.instance == beat.instance for other in self._watch.silent(lease))
             if gone is False:
                 self._watch.heard(beat.instance)
@@ -159,3 +203,15 @@ class Steward(Actor):
             if not error.retryable:
                 raise
             log.warning("%s is silent, and could not be asked after: %s", beat.instance, error)
+
+
+def _own(task: Name) -> str:
+    """Whose task it is that is asked for: for who may ask for his own alone, there are no others.
+
+    Raises:
+        NotFoundError: it is somebody else's.
+    """
+    caller = CALLER.get()
+    if caller not in ("", task.client) and task.client:
+        raise NotFoundError(f"task {task.task_id}", f"client {caller} has none of this id")
+    return task.client or caller

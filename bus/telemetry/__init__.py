@@ -113,15 +113,16 @@ class Telemetry:
         self._sample = sample
         self._exporter: Exporter | None = None
 
-    def start(self, publish: Publish | None) -> None:
-        """Record from now on: by OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, else to the mesh through `publish`.
+    def start(self, publish: Publish | None, user: str = "") -> None:
+        """Record from now on: by OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, else to the mesh through `publish`, in
+        the name of the service, or of the user where the server asks who we are.
 
         Without either, or with `OTEL_SDK_DISABLED=true`, nothing is recorded. Call it in the event loop.
 
         Raises:
             ConfigError: when the environment names a protocol that is not spoken, or a value that cannot be used.
         """
-        self._exporter = make_exporter(self.service, self.instance, self._version, publish)
+        self._exporter = make_exporter(self.service, self.instance, self._version, publish, user)
 
     def span(
         self,

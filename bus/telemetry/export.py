@@ -48,7 +48,9 @@ class Exporter(Protocol):
         """The same, then take no more. Never raises."""
 
 
-def make_exporter(service: str, instance: str, version: str, publish: Publish | None) -> Exporter | None:
+def make_exporter(
+    service: str, instance: str, version: str, publish: Publish | None, user: str = ""
+) -> Exporter | None:
     """An exporter as the environment wants it; None when spans have nowhere to go.
 
     Raises:
@@ -61,14 +63,14 @@ def make_exporter(service: str, instance: str, version: str, publish: Publish | 
         from bus.telemetry.otlp import Collector  # noqa: PLC0415  (the heaviest part of a process)
 
         return Collector(service, instance, version)
-    return MeshExporter(service, instance, publish) if publish is not None else None
+    return MeshExporter(service, instance, publish, user) if publish is not None else None
 
 
 class MeshExporter:
     """Collects finished spans and publishes them in batches, from the event loop: no thread, no polling."""
 
-    def __init__(self, service: str, instance: str, publish: Publish) -> None:
-        self._subject = subjects.span(service)
+    def __init__(self, service: str, instance: str, publish: Publish, user: str = "") -> None:
+        self._subject = subjects.span(user or service)
         self._service = service
         self._instance = instance
         self._publish = publish

@@ -31,7 +31,7 @@ def ask(count: int, rounds: int, *, output: Output) -> int:
 async def _asks(count: int, rounds: int) -> dict[str, Any]:
     async with rig() as here, AsyncExitStack() as stack:
         await here.start("echo", ECHO)
-        reference = await stack.enter_async_context(plain(here.server.url))
+        reference = await stack.enter_async_context(plain(await here.unguarded()))
         mesh = await here.mesh()
         message = Text(text=TEXT)
 
@@ -56,7 +56,7 @@ def submit(count: int, rounds: int, *, output: Output) -> int:
 async def _submits(count: int, rounds: int) -> dict[str, Any]:
     rates: dict[str, list[float]] = {"plain": [], "mesh": []}
     async with rig() as here, AsyncExitStack() as stack:
-        reference = await stack.enter_async_context(plain(here.server.url))
+        reference = await stack.enter_async_context(plain(await here.unguarded()))
         mesh = await here.mesh()
         for _ in range(rounds + 1):
             rates["plain"].append(count / await reference.publish_async(count))

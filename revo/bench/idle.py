@@ -6,9 +6,9 @@ import asyncio
 import time
 from typing import Any
 
-from actors.meshfile import CODE_ANALYST, SECURITY_GUARDIAN
+from actors.meshfile import CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN
+from bus import subjects
 from revo.bench.rig import cpu_seconds, machine, resident_bytes, rig, rounded
-from revo.bench.tasks import start_system
 from revo.cli.common import DONE, Output, console, print_json, run_async
 
 
@@ -26,7 +26,7 @@ def idle(seconds: float, *, output: Output) -> int:
 
 async def _measure(seconds: float) -> dict[str, Any]:
     async with rig() as here:
-        started = await start_system(here)
+        started = [*here.system, await here.start(subjects.REGISTRY, REGISTRY)]
         for number in range(2):
             started.append(await here.start(f"code-analyst-{number}", CODE_ANALYST))
             started.append(await here.start(f"security-guardian-{number}", SECURITY_GUARDIAN))

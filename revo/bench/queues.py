@@ -96,8 +96,8 @@ async def _priorities(count: int) -> dict[str, Any]:
     rounds = []
     for _ in range(3):
         async with rig() as here:
-            theirs = await drained(here.server.url, total)
-            mesh, arrivals = await here.mesh(), Arrivals()
+            theirs = await drained(await here.unguarded(), total)
+            mesh, arrivals = await here.mesh(operator=True), Arrivals()
             await topology.ensure_capability(mesh.connection, "echo", Policy(), "bench")
             await _fill(mesh, total)
             ours = await _taken(mesh.connection, total)

@@ -88,7 +88,7 @@ async def _measure(instances: int, rate: float, seconds: float) -> Figures:
         try:
             await _watch(figures, process.pid, connections[0], rate, seconds)
             mesh = Mesh(connections[0], Telemetry(service="bench", instance="bench", sample=0.0), client="bench")
-            figures.alive = sum(one.agent != subjects.REGISTRY for one in await RegistryClient(mesh).instances())
+            figures.alive = sum(one.kind != "system" for one in await RegistryClient(mesh).instances())
         finally:
             for task in keeping:
                 task.cancel()

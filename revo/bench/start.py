@@ -29,10 +29,11 @@ def start(runs: int, *, output: Output) -> int:
 async def _measure(runs: int) -> list[tuple[float, int]]:
     figures = []
     async with rig() as here:
+        credentials = await here.credentials_of("echo", ECHO)
         for _ in range(runs):
             process = ActorProcess("echo", ECHO, on_line=lambda _: None)
             began = time.perf_counter()
-            await process.start(url=here.server.url, cwd=here.folder)
+            await process.start(url=here.server.url, cwd=here.folder, credentials=credentials)
             ready = time.perf_counter() - began
             figures.append((ready, resident_bytes(process.pid)))
             await end(process)

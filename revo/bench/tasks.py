@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any, Final
 
-from actors.process import ActorProcess
+from actors.meshfile import REGISTRY
+from bus import subjects
 from bus.mesh import Mesh
 from revo.bench.compare import Once, compare
 from revo.bench.echo import ECHO, IN_FLIGHT, TEXT, Text
@@ -16,9 +17,18 @@ from revo.cli.common import DONE, Output, console, print_json, run_async, table
 DIFFERS: Final = f"the measured agent takes {IN_FLIGHT} tasks at once (an agent's own default is 1)"
 
 
-def tasks(count: int, rounds: int, *, system: bool, output: Output) -> int:
+_LABELS: Final = {
+    "plain": "plain nats-py",
+    "mesh": "mesh",
+    "mesh_traced": "mesh, traced",
+    "mesh_open": "mesh, no users",
+    "mesh_isolated": "mesh, own accounts",
+}
+
+
+def tasks(count: int, rounds: int, *, system: bool, guards: bool, output: Output) -> int:
     """Measure and print; returns the exit status."""
-    figures = run_async(_measure(count, rounds, system=system), "running tasks")
+    figures = run_async(_measure(count, rounds, system=system, guards=guards), "running tasks")
     if output is Output.JSON:
         print_json(figures)
     else:
@@ -26,20 +36,23 @@ def tasks(count: int, rounds: int, *, system: bool, output: Output) -> int:
     return DONE
 
 
-async def _measure(count: int, rounds: int, *, system: bool) -> dict[str, Any]:
-    async with rig() as here, AsyncExitStack() as stack:
+async def _measure(count: int, rounds: int, *, system: bool, guards: bool) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        here = await _with_agent(stack, rig())
         differs = [DIFFERS]
         if system:
-            await start_system(here)
+            await here.start(subjects.REGISTRY, REGISTRY)
         else:
-            differs.append("no registry and no steward run beside it (--system starts them)")
-        await here.start("echo", ECHO)
-        reference = await stack.enter_async_context(plain(here.server.url))
+            differs.append("no registry runs beside it (--system starts one)")
+        reference = await stack.enter_async_context(plain(await here.unguarded()))
         ways: dict[str, Once] = {
             "plain": reference.task,
             "mesh": _task_of(await here.mesh()),
             "mesh_traced": _task_of(await here.mesh(sample=1.0)),
         }
+        if guards:
+            for name, other in (("open", rig(guarded=False)), ("isolated", rig(isolated=True))):
+                ways[f"mesh_{name}"] = _task_of(await (await _with_agent(stack, other)).mesh())
         figures = {
             "in_flight": IN_FLIGHT,
             **await compare(ways, count, rounds, IN_FLIGHT),
@@ -48,11 +61,10 @@ async def _measure(count: int, rounds: int, *, system: bool) -> dict[str, Any]:
     return {**figures, "bytes": len(TEXT), "rounds": rounds, "differs": differs, **machine()}
 
 
-async def start_system(here: Rig) -> list[ActorProcess]:
-    """The actors that `revo up` starts beside everybody's own."""
-    from actors.meshfile import MeshFile
-
-    return [await here.start(name, entry.target) for name, entry in MeshFile.default().system.entries().items()]
+async def _with_agent(stack: AsyncExitStack, made: AbstractAsyncContextManager[Rig]) -> Rig:
+    here = await stack.enter_async_context(made)
+    await here.start("echo", ECHO)
+    return here
 
 
 def _task_of(mesh: Mesh) -> Once:
@@ -67,7 +79,9 @@ def _task_of(mesh: Mesh) -> Once:
 
 def _show(figures: dict[str, Any]) -> None:
     made = table("", "way", ">tasks/s", ">of plain", ">p50 ms", ">p99 ms", ">alone p50 ms", ">of plain")
-    for name, label in (("plain", "plain nats-py"), ("mesh", "mesh"), ("mesh_traced", "mesh, traced")):
+    for name, label in _LABELS.items():
+        if name not in figures:
+            continue
         alone = figures["alone"]
         suffix = name.removeprefix("mesh")
         made.add_row(

@@ -22,6 +22,7 @@ app = typer.Typer(
 app.add_typer(groups.tasks, name="tasks")
 app.add_typer(groups.dead, name="dead")
 app.add_typer(groups.topology, name="topology")
+app.add_typer(groups.keys, name="keys")
 app.add_typer(benches.bench, name="bench")
 
 

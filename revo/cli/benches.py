@@ -42,13 +42,16 @@ def bench_registry(
 def bench_tasks(
     count: TasksOption = 5000,
     rounds: RoundsOption = 3,
-    system: Annotated[bool, typer.Option("--system", help="with a registry and a steward beside it")] = False,
+    system: Annotated[bool, typer.Option("--system", help="with a registry beside it")] = False,
+    guards: Annotated[
+        bool, typer.Option("--guards", help="also without users, and with accounts of their own")
+    ] = False,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Measure durable tasks, plain and traced, against the shortest durable loop in plain nats-py."""
     from revo.bench.tasks import tasks as measure
 
-    return measure(count, rounds, system=system, output=output)
+    return measure(count, rounds, system=system, guards=guards, output=output)
 
 
 @bench.command("ask", epilog="Example: revo bench ask --output json")

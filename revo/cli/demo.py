@@ -14,14 +14,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from actors.admission import let_in, prepare
 from actors.agents.code_analyst.direct import Totals, add_up, direct_totals
 from actors.agents.files import python_files
 from actors.agents.security_guardian.direct import add_up_risks, direct_risks
+from actors.keyring import Keyring
+from actors.loading import load
 from actors.meshfile import CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
+from actors.meshhome import KEYS
 from actors.process import ActorProcess
 from actors.registry.client import RegistryClient
 from bus import subjects
 from bus.audit import Audit, audit
+from bus.credentials import OPERATOR
 from bus.errors import ConfigError
 from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
@@ -116,6 +121,8 @@ class Demo:
         self._replicas: list[ActorProcess] = []
         self._noticing: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
+        self._keyring: Keyring
+        self._settings: Settings
 
     async def perform(self) -> Story:
         """Start everything, let it work, kill, count, and tidy up, also after Ctrl-C."""
@@ -132,14 +139,20 @@ class Demo:
     async def _work(self) -> Story:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-demo-")))
         settings = Settings.from_env()
-        server = await self._stack.enter_async_context(Server(folder / "nats", binary=settings.nats_server))
-        settings = settings.model_copy(update={"nats_url": server.url})
+        actors = {name: load(target) for name, target in (ANALYST, GUARDIAN)}
+        keyring = self._keyring = Keyring(folder / KEYS)
+        let_in(keyring, actors, isolated=False)
+        server = Server(folder / "nats", binary=settings.nats_server, accounts=keyring.accounts)
+        await self._stack.enter_async_context(server)
+        given = {"nats_url": server.url, "credentials": str(keyring.path(OPERATOR))}
+        settings = self._settings = settings.model_copy(update=given)
+        mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
+        await prepare(mesh.connection, actors)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start(subjects.REGISTRY, REGISTRY, server.url))
-            group.create_task(self._start(subjects.STEWARD, STEWARD, server.url))
+            await self._start(subjects.STEWARD, STEWARD, server.url)  # whom agents ask how their tasks are run
             for name, target in [ANALYST, GUARDIAN] * REPLICAS:
                 group.create_task(self._start_replica(name, target, server.url))
-        mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
         watching = await self._stack.enter_async_context(asyncio.TaskGroup())  # ends before the mesh does
         guarded = self._files[::GUARDED_EVERY]
         story = Story(files=len(self._files), guarded=len(guarded))
@@ -155,7 +168,7 @@ class Demo:
         for replica in self._replicas:
             await _end(replica)  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
-        story.audit = await self._read_separately(server.url)
+        story.audit = await self._read_separately()
         story.direct, story.direct_risks = await asyncio.gather(
             asyncio.to_thread(direct_totals, self._files), asyncio.to_thread(direct_risks, guarded)
         )
@@ -167,7 +180,7 @@ class Demo:
     async def _start(self, name: str, target: str, url: str, **settings: str) -> ActorProcess:
         process = ActorProcess(name, target, on_line=lambda _: None)
         self._stack.push_async_callback(_end, process)
-        await process.start(url=url, cwd=Path.cwd(), settings=settings)
+        await process.start(url=url, cwd=Path.cwd(), settings=settings, credentials=str(self._keyring.path(name)))
         return process
 
     async def _start_replica(self, name: str, target: str, url: str) -> ActorProcess:
@@ -238,10 +251,9 @@ class Demo:
         if redelivered:
             story.trace = await mesh.trace(redelivered[0].task_id)
 
-    async def _read_separately(self, url: str) -> Audit:
+    async def _read_separately(self) -> Audit:
         """Count from the streams, over a connection of its own that knows nothing of what we were told."""
-        settings = Settings.from_env().model_copy(update={"nats_url": url})
-        async with Mesh.connect(settings=settings, service="revo-demo-reader") as reader:
+        async with Mesh.connect(settings=self._settings, service="revo-demo-reader") as reader:
             return await audit(reader.connection)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from actors.meshfile import ServerEntry
 from bus.errors import BusError
 from bus.server import Server, ServerStartError
 
@@ -20,14 +21,17 @@ WITHIN: Final = 60.0
 """So many ends of the server within so many seconds are too many."""
 
 
-async def start_server(folder: Path, *, binary: str, port: int) -> Server:
+async def start_server(folder: Path, *, binary: str, entry: ServerEntry, accounts: Path) -> Server:
     """An embedded server at the port, if one is named, else at the usual one, else at any that is free.
 
     Raises:
         ServerStartError: it does not start; says why.
     """
+    port, tls = entry.port, (entry.tls_cert, entry.tls_key) if entry.tls_cert and entry.tls_key else None
     for one in [port] if port else [DEFAULT_PORT, 0] if is_free(DEFAULT_PORT) else [0]:
-        server = Server(folder, binary=binary, port=one)
+        server = Server(
+            folder, binary=binary, port=one, host=entry.host, accounts=accounts, tls=tls, encrypted=entry.encrypted
+        )
         try:
             await server.start()
         except ServerStartError:

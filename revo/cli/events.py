@@ -33,10 +33,11 @@ def show(kind: str, name: str, *, since: float, follow: bool, url: str | None, o
     quiet_logs()
     if kind and kind not in KINDS:
         raise ConfigError(f"--kind {kind}", f"is one of {' and '.join(KINDS)}")
-    subject = f"revo.event.{kind or '*'}.{subjects.token(name, 'name') if name else '*'}.*"
+    subject = f"revo.event.{kind}.>" if kind else subjects.EVENT_SUBJECTS
+    of = subjects.token(name, "name") if name else ""
     if follow:
-        return run_async(_follow(subject, since, url, output))
-    found = run_async(_read(subject, since, url), "reading events")
+        return run_async(_follow(subject, of, since, url, output))
+    found = run_async(_read(subject, of, since, url), "reading events")
     if output is Output.JSON:
         print_json([event.model_dump() for event in found])
     else:
@@ -48,9 +49,14 @@ def show(kind: str, name: str, *, since: float, follow: bool, url: str | None, o
     return DONE
 
 
-async def _read(subject: str, since: float, url: str | None) -> list[Event]:
+async def _read(subject: str, of: str, since: float, url: str | None) -> list[Event]:
     async with Mesh.connect(url, settings=Settings.from_env(), service="revo-events") as mesh:
-        return await recent(mesh.connection, time.time() - since, subject)
+        return [one for one in await recent(mesh.connection, time.time() - since, subject) if _is_of(one, of)]
+
+
+def _is_of(event: Event, name: str) -> bool:
+    """Whether it is an event of an instance, of an agent or of a part of the system; of any, without a name."""
+    return name in ("", event.name, event.agent)
 
 
 async def recent(connection: Connection, since: float, subject: str = "") -> list[Event]:
@@ -66,12 +72,14 @@ async def recent(connection: Connection, since: float, subject: str = "") -> lis
     return found
 
 
-async def _follow(subject: str, since: float, url: str | None, output: Output) -> int:
+async def _follow(subject: str, of: str, since: float, url: str | None, output: Output) -> int:
     terminal = console()
     async with Mesh.connect(url, settings=Settings.from_env(), service="revo-events") as mesh:
         begin = time.time() - since if since else None
         async with events.follow(mesh.connection, since=begin, subject=subject) as happening:
             async for event in happening:
+                if not _is_of(event, of):
+                    continue
                 if output is Output.JSON:
                     print_json(event.model_dump())
                 else:

@@ -1,4 +1,4 @@
-"""The commands that come in groups: `revo tasks ...`, `revo dead ...`, `revo topology ...` and `revo bench ...`."""
+"""The commands that come in groups: `revo tasks ...`, `revo dead ...`, `revo topology ...` and `revo keys ...`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ topology = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+keys = typer.Typer(
+    help="See and make the users of a mesh: who may do what, and the files that prove it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+UserName = Annotated[str, typer.Argument(help="the user's name; of an agent and of a client their own")]
+TenantOption = Annotated[str, typer.Option("--tenant", help="whose: tenants share a server and nothing else")]
+Grant = list[str] | None
 MeshFileArgument = Annotated[
     Path | None, typer.Argument(help="whose agents' queues count; default: ./mesh.toml, else those that come with Revo")
 ]
@@ -134,3 +142,76 @@ def topology_apply(
     from revo.cli.topology import apply
 
     return apply(mesh_file, url=url, output=output)
+
+
+@keys.command("init", epilog="Examples: revo keys init | revo keys init --tenant acme")
+def keys_init(tenant: TenantOption = "main", output: OutputOption = Output.TEXT) -> int:
+    """Make a tenant: its operator, and the users of its system actors. `revo up` does it for the tenant main."""
+    from revo.cli.keys import init
+
+    return init(tenant, output=output)
+
+
+@keys.command(
+    "add",
+    epilog="Examples: revo keys add shop --role submitter --submits code_review | "
+    "revo keys add reviewer --role agent --target my.agents:Reviewer",
+)
+def keys_add(
+    name: UserName,
+    role: Annotated[str, typer.Option("--role", help="submitter, agent, gateway, observer or operator")],
+    target: Annotated[str | None, typer.Option("--target", help="an agent's class, which says what it does")] = None,
+    does: Annotated[Grant, typer.Option("--does", help="a capability whose tasks it does")] = None,
+    submits: Annotated[Grant, typer.Option("--submits", help="a capability, @agent or '*', to submit to")] = None,
+    asks: Annotated[Grant, typer.Option("--asks", help="a request that it makes: service.method")] = None,
+    broadcasts: Annotated[Grant, typer.Option("--broadcasts", help="a capability to speak to all instances of")] = None,
+    *,
+    shared: Annotated[bool, typer.Option("--shared", help="no account of its own: faster, and trusted more")] = False,
+    tenant: TenantOption = "main",
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Make a user and the file of its credentials, or change what it may do."""
+    from bus.roles import Wish
+    from revo.cli.keys import add
+
+    given = (tuple(one or ()) for one in (does, submits, asks, broadcasts))
+    return add(name, role, tenant, target=target, wish=Wish(*given), shared=shared, output=output)
+
+
+@keys.command("rotate", epilog="Examples: revo keys rotate shop | revo keys rotate shop --finish")
+def keys_rotate(
+    name: UserName,
+    *,
+    finish: Annotated[bool, typer.Option("--finish", help="the key before is good no more")] = False,
+    tenant: TenantOption = "main",
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Give a user a new key. The one before it is good until --finish; processes take up the new one by themselves."""
+    from revo.cli.keys import rotate
+
+    return rotate(name, tenant, finish=finish, output=output)
+
+
+@keys.command("remove", epilog="Example: revo keys remove shop")
+def keys_remove(name: UserName, tenant: TenantOption = "main", output: OutputOption = Output.TEXT) -> int:
+    """Let a user be none any more. Its connections are cut."""
+    from revo.cli.keys import remove
+
+    return remove(name, tenant, output=output)
+
+
+@keys.command("show", epilog="Examples: revo keys show | revo keys show shop | revo keys show --kubernetes manifests")
+def keys_show(
+    name: Annotated[str, typer.Argument(help="a user, for all that it may do")] = "",
+    *,
+    config: Annotated[bool, typer.Option("--config", help="what the server's configuration includes")] = False,
+    kubernetes: Annotated[
+        Path | None, typer.Option("--kubernetes", help="a folder to write manifests to: accounts, and secrets")
+    ] = None,
+    tenant: TenantOption = "main",
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """List the users, or show what one of them may do. No secret is shown."""
+    from revo.cli.keys import show
+
+    return show(name, tenant, config=config, kubernetes=kubernetes, output=output)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from actors.actor import Agent, check_class
-from actors.loading import default_policy, load
+from actors.admission import load_all, wanted
 from actors.meshfile import DEFAULT_NAME, MeshFile
-from bus import subjects
 from bus.connection import Connection
-from bus.errors import ConfigError
 from bus.plan import Change, Done, Wanted, carry_out, plan
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, say_line
@@ -76,24 +72,7 @@ def wanted_by(mesh_file: Path | None) -> list[Wanted]:
         mesh_file = Path(DEFAULT_NAME)
     mesh = MeshFile.load(mesh_file) if mesh_file is not None else MeshFile.default()
     folder = mesh_file.absolute().parent if mesh_file is not None else Path.cwd()
-    default = default_policy(Settings.from_env())
-    sys.path.insert(0, str(folder))
-    found: dict[str, Wanted] = {}
-    for name, entry in mesh.actors.items():
-        where, _, attribute = entry.target.rpartition(":")
-        target = f"{folder / where}:{attribute}" if where.endswith(".py") else entry.target
-        actor = load(target)
-        if not issubclass(actor, Agent):
-            continue
-        for handler in check_class(actor):
-            if handler.kind == "task":
-                one = Wanted(handler.name, handler.policy_over(default), name)
-                before = found.setdefault(handler.name, one)
-                if before.policy != one.policy:
-                    reason = f"agents {before.agent} and {name} disagree on how it is run"
-                    raise ConfigError(f"capability {handler.name}", reason)
-        found[subjects.agent_address(name)] = Wanted(subjects.agent_address(name), default, name)
-    return list(found.values())
+    return wanted(load_all(mesh, folder, strict=True), Settings.from_env())
 
 
 def _public(change: Change) -> dict[str, Any]:

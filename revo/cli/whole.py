@@ -13,11 +13,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from actors.actor import Actor
+from actors.admission import let_in, load_all, prepare
+from actors.keyring import Keyring
 from actors.meshfile import MeshFile
-from actors.meshhome import MeshHome
+from actors.meshhome import KEYS, MeshHome
 from actors.supervisor import ActorFailedError, Child, State, Supervisor
-from bus import events
-from bus.errors import BusError, ConfigError
+from bus import events, topology
+from bus.connection import Connection
+from bus.credentials import OPERATOR
+from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import Settings
@@ -41,6 +46,7 @@ class Whole:
         self._mesh = mesh
         self._path = path
         self._home = home
+        self._keyring = Keyring(home.folder / KEYS)
         self._settings = settings
         self._output = output
         self._terminal = console(stderr=True)
@@ -66,14 +72,33 @@ class Whole:
             self._report({"error": str(error), "status": exit_code(error)})
             raise
 
+    @property
+    def _folder(self) -> Path:
+        """Where the mesh file is."""
+        return self._path.parent if self._path is not None else Path.cwd()
+
+    def _actors_of(self, mesh: MeshFile) -> dict[str, type[Actor] | None]:
+        """Their classes; for an actor's process to say what is wrong with one that cannot be used."""
+        return load_all(mesh, self._folder, strict=False)
+
+    def _credentials_of(self, name: str) -> str:
+        """The file of an actor's credentials: beside our own; none where we have none."""
+        own = self._settings.find_credentials(self._url)
+        return str(Path(own).absolute().with_name(f"{name}.nk")) if own else ""
+
     @asynccontextmanager
     async def _server(self, url: str) -> AsyncIterator[str]:
         """The server's URL for the length of a block: the one named, or an embedded one that is kept alive."""
         if url:
             yield url
             return
+        await self._admit(self._mesh)
+        self._settings = self._settings.model_copy(update={"credentials": str(self._keyring.path(OPERATOR))})
         server = self._server_process = await start_server(
-            self._home.folder / "nats", binary=self._settings.nats_server, port=self._mesh.server.port
+            self._home.folder / "nats",
+            binary=self._settings.nats_server,
+            entry=self._mesh.server.seen_from(self._folder),
+            accounts=self._keyring.accounts,
         )
         keeping = asyncio.create_task(self._keep_server(server))
         try:
@@ -96,11 +121,13 @@ class Whole:
         supervisor = self._supervisor = Supervisor(
             self._mesh,
             url=self._url,
-            folder=self._path.parent if self._path is not None else Path.cwd(),
+            credentials=self._credentials_of,
+            folder=self._folder,
             drain_timeout=self._settings.drain_timeout,
             on_line=self._say,
             on_change=self._changed,
         )
+        await self._prepare(self._mesh)
         async with asyncio.TaskGroup() as group:
             running = group.create_task(supervisor.run())
             stopping = group.create_task(self._stop.wait())
@@ -154,23 +181,48 @@ class Whole:
             self._reload.clear()
             try:
                 said = await self._read_again(supervisor)
-            except ConfigError as error:
+            except BusError as error:
                 self._say("revo", f"the mesh goes on as it is: {error}")
                 self._tell(_WHOLE, "reload-refused", reason=str(error))
             else:
-                self._say("revo", f"mesh file read again: {'; '.join(said) or 'nothing has changed'}")
+                what = "mesh file" if self._path is not None else "keys"
+                self._say("revo", f"{what} read again: {'; '.join(said) or 'nothing has changed'}")
                 self._tell(_WHOLE, "reloaded", changes=said)
             self._write()
 
     async def _read_again(self, supervisor: Supervisor) -> list[str]:
         if self._path is None:
-            raise ConfigError("reload", "it was started without a mesh file")
+            await self._let_in(self._mesh)
+            return []
         mesh = await asyncio.to_thread(MeshFile.load, self._path)
+        await self._let_in(mesh)
         said = await supervisor.reload(mesh)
         if mesh.server != self._mesh.server:
             said.append("[server] counts from the next `revo up` on")
         self._mesh = mesh
         return said
+
+    async def _let_in(self, mesh: MeshFile) -> None:
+        """Have the server know the actors of a mesh file, and what `revo keys` has changed; make their consumers.
+
+        Raises:
+            ConfigError: the keys, or what the agents say, cannot be used.
+        """
+        if self._server_process is not None:
+            await self._admit(mesh)
+            await self._server_process.reload()
+        await self._prepare(mesh)
+
+    async def _admit(self, mesh: MeshFile) -> None:
+        isolated = mesh.server.isolated
+        await asyncio.to_thread(lambda: let_in(self._keyring, self._actors_of(mesh), isolated=isolated))
+
+    async def _prepare(self, mesh: MeshFile) -> None:
+        settings = self._settings.model_copy(update={"nats_url": self._url})
+        async with await Connection.open(self._url, name="revo-up", settings=settings) as connection:
+            if topology.is_ours(connection):
+                await topology.apply(connection)
+                await prepare(connection, self._actors_of(mesh))
 
     # --- what is said of it ---------------------------------------------------------------------------------
 
@@ -187,6 +239,7 @@ class Whole:
             "supervision": self._mesh.supervision.model_dump(),
             "file": str(self._path or ""),
         }
+        more["credentials"] = self._settings.credentials
         return self._home.write(self._url, [child.public() for child in children], **more)
 
     def _tell(self, name: str, what: str, **details: Any) -> None:

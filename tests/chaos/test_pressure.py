@@ -11,23 +11,24 @@ import pytest
 
 from bus import jetstream, subjects
 from bus.errors import QueueFullError
-from bus.mesh import Handle, Mesh
-from bus.server import Server
-from bus.settings import Settings
-from tests.chaos.fleet import AGENT, at_rest, count, executions
+from bus.mesh import Handle
+from tests.chaos.fleet import AGENT, STEWARD, at_rest, count, executions
 from tests.eventually import eventually
+from tests.guarded import Guarded
 from tests.integration.test_guarantees import limit
 from tests.processes import actor
 
 pytestmark = pytest.mark.xdist_group("chaos")
 
 
-async def test_a_rolling_restart_under_load_costs_no_redelivery_by_time_out(server: Server, tmp_path: Path) -> None:
+async def test_a_rolling_restart_under_load_costs_no_redelivery_by_time_out(here: Guarded, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
-    async with Mesh.connect(settings=Settings(nats_url=server.url)) as mesh, AsyncExitStack() as stack:
-        workers = [
-            await stack.enter_async_context(actor(AGENT, server.url, tmp_path / f"old-{number}")) for number in range(3)
-        ]
+    async with here.mesh("operator") as mesh, AsyncExitStack() as stack:
+        server, env = here.server, here.env("chaotic")
+        steward = actor(STEWARD, server.url, tmp_path / "steward", **here.env(subjects.STEWARD))
+        await stack.enter_async_context(steward)
+        started = [actor(AGENT, server.url, tmp_path / f"old-{number}", **env) for number in range(3)]
+        workers = [await stack.enter_async_context(one) for one in started]
         stop = asyncio.Event()
         handles: list[Handle] = []
 
@@ -43,7 +44,7 @@ async def test_a_rolling_restart_under_load_costs_no_redelivery_by_time_out(serv
         for number, worker in enumerate(workers):
             worker.signal(signal.SIGTERM)
             assert await worker.wait() == 0, worker.log
-            await stack.enter_async_context(actor(AGENT, server.url, tmp_path / f"new-{number}"))
+            await stack.enter_async_context(actor(AGENT, server.url, tmp_path / f"new-{number}", **env))
         stop.set()
         await loading
         outcomes = [await handle.outcome(timeout=20) for handle in handles]
@@ -54,14 +55,13 @@ async def test_a_rolling_restart_under_load_costs_no_redelivery_by_time_out(serv
         assert slow == [], "nobody waited for an ack deadline of 5 s"
 
 
-async def test_full_results_stop_the_workers_and_work_goes_on_when_there_is_room(
-    server: Server, tmp_path: Path
-) -> None:
-    journal = tmp_path / "journal"
+async def test_full_results_stop_the_workers_and_work_goes_on_when_there_is_room(here: Guarded, tmp_path: Path) -> None:
+    journal, server = tmp_path / "journal", here.server
     async with (
-        Mesh.connect(settings=Settings(nats_url=server.url)) as mesh,
-        actor(AGENT, server.url, tmp_path / "1") as first,
-        actor(AGENT, server.url, tmp_path / "2") as second,
+        here.mesh("operator") as mesh,
+        actor(STEWARD, server.url, tmp_path / "steward", **here.env(subjects.STEWARD)),
+        actor(AGENT, server.url, tmp_path / "1", **here.env("chaotic")) as first,
+        actor(AGENT, server.url, tmp_path / "2", **here.env("chaotic")) as second,
     ):
         await limit(mesh.connection, subjects.RESULTS, 3000)
         messages = [{"id": number, "seconds": 0.01, "journal": str(journal)} for number in range(60)]
@@ -78,8 +78,10 @@ async def test_full_results_stop_the_workers_and_work_goes_on_when_there_is_room
         assert (await count(mesh.connection)).audit.good
 
 
-async def test_a_full_queue_refuses_submitters_and_what_it_took_all_ends(server: Server, tmp_path: Path) -> None:
-    async with Mesh.connect(settings=Settings(nats_url=server.url)) as mesh:
+async def test_a_full_queue_refuses_submitters_and_what_it_took_all_ends(here: Guarded, tmp_path: Path) -> None:
+    server = here.server
+    steward = actor(STEWARD, server.url, tmp_path / "steward", **here.env(subjects.STEWARD))
+    async with here.mesh("operator") as mesh, steward:
         await limit(mesh.connection, subjects.TASKS, 20_000)
         handles: list[Handle] = []
 
@@ -92,7 +94,7 @@ async def test_a_full_queue_refuses_submitters_and_what_it_took_all_ends(server:
         assert len(handles) > 10
         info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
         assert info["state"]["messages"] == len(handles)
-        async with actor(AGENT, server.url, tmp_path / "log"):
+        async with actor(AGENT, server.url, tmp_path / "log", **here.env("chaotic")):
             done = sorted([await handle.result(timeout=20) for handle in handles])
             assert done == list(range(len(handles)))
             await eventually(lambda: at_rest(mesh.connection))

@@ -15,11 +15,12 @@ import pytest
 from actors.registry.client import RegistryClient
 from actors.registry.model import CapabilityInfo, Registration
 from actors.registry.registrar import Registrar
+from bus import subjects
 from bus.errors import BusError
 from bus.mesh import Mesh
-from bus.server import Server
 from bus.settings import Settings
 from tests.eventually import eventually
+from tests.guarded import Guarded
 from tests.processes import actor
 
 SECONDS = 12.0
@@ -29,8 +30,8 @@ BEAT = 1.0
 
 
 @pytest.fixture
-def settings(server: Server) -> Settings:
-    return Settings(nats_url=server.url, ack_wait=1.0, lease_heartbeat=BEAT, request_timeout=2.0)
+def settings(here: Guarded) -> Settings:
+    return here.settings("operator").model_copy(update={"lease_heartbeat": BEAT})
 
 
 class Instance:
@@ -60,16 +61,18 @@ class Instance:
 
 
 @contextlib.asynccontextmanager
-async def killed_again_and_again(server: Server, tmp_path: Path, kills: list[str]) -> AsyncIterator[None]:
+async def killed_again_and_again(here: Guarded, tmp_path: Path, kills: list[str]) -> AsyncIterator[None]:
     """Two places for a registry; whoever is in one dies at a random moment, and another comes."""
     chance = random.Random(4)  # noqa: S311
+
+    env = {**here.env(subjects.REGISTRY), "REVO_LEASE_HEARTBEAT": str(BEAT)}
 
     async def place(which: int) -> None:
         number = 0
         while True:
             number += 1
             log = tmp_path / f"registry-{which}-{number}.log"
-            async with actor("actors.registry:Registry", server.url, log, REVO_LEASE_HEARTBEAT=str(BEAT)) as process:
+            async with actor("actors.registry:Registry", here.server.url, log, **env) as process:
                 await asyncio.sleep(chance.uniform(0.0, 1.2))  # noqa: TID251  (the moment is chance's)
                 process.signal(signal.SIGKILL)
                 await process.wait()
@@ -87,7 +90,7 @@ async def killed_again_and_again(server: Server, tmp_path: Path, kills: list[str
 
 @pytest.mark.xdist_group("chaos")
 async def test_registries_that_die_at_any_moment_leave_no_ghost_and_no_gap(
-    server: Server, mesh: Mesh, tmp_path: Path, figures: Callable[[str], None]
+    here: Guarded, mesh: Mesh, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     kills: list[str] = []
     client = RegistryClient(mesh)
@@ -106,7 +109,7 @@ async def test_registries_that_die_at_any_moment_leave_no_ghost_and_no_gap(
             else:
                 gone[instance.name] = time.monotonic() + 2 * BEAT + 0.5  # it just falls silent
 
-    async with killed_again_and_again(server, tmp_path, kills):
+    async with killed_again_and_again(here, tmp_path, kills):
         async with asyncio.TaskGroup() as group:
             for instance in lasting:
                 group.create_task(instance.come())
@@ -127,7 +130,8 @@ async def test_registries_that_die_at_any_moment_leave_no_ghost_and_no_gap(
             assert not ghosts, f"ghosts: {sorted(ghosts)}"
             await asyncio.sleep(0.01)  # noqa: TID251  (as fast as people look)
         await coming
-    async with actor("actors.registry:Registry", server.url, tmp_path / "last.log", REVO_LEASE_HEARTBEAT=str(BEAT)):
+    env = {**here.env(subjects.REGISTRY), "REVO_LEASE_HEARTBEAT": str(BEAT)}
+    async with actor("actors.registry:Registry", here.server.url, tmp_path / "last.log", **env):
         await eventually(lambda: _exactly(client, seen))
     for instance in lasting:
         await instance.stop()

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from bus import subjects
 from bus.mesh import Mesh
 from bus.server import Server
-from bus.settings import Settings
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
 from tests.eventually import eventually
+from tests.guarded import Guarded
 from tests.processes import actor
 
 TASKS = 2000
@@ -51,20 +52,20 @@ def message(number: int, journal: Path) -> dict[str, object]:
 @pytest.mark.xdist_group("chaos")
 @pytest.mark.timeout(100 + 60 * ROUNDS)
 async def test_nothing_is_lost_or_doubled_in_a_storm(
-    tmp_path: Path, server: Server, figures: Callable[[str], None]
+    tmp_path: Path, here: Guarded, mesh: Mesh, figures: Callable[[str], None]
 ) -> None:
-    settings = Settings(nats_url=server.url)
+    server = here.server
     journal = tmp_path / "journal"
     began = time.monotonic()
     async with (
-        Mesh.connect(settings=settings) as mesh,
-        actor(STEWARD, server.url, tmp_path / "steward.log"),
-        Fleet(server.url, tmp_path, 4) as fleet,
+        here.mesh("alice") as client,
+        actor(STEWARD, server.url, tmp_path / "steward.log", **here.env(subjects.STEWARD)),
+        Fleet(server.url, tmp_path, 4, **here.env("chaotic")) as fleet,
     ):
 
         async def submit_all() -> None:
             for number in range(ROUNDS * TASKS):
-                await submit(mesh, f"task-{number}", message(number, journal))
+                await submit(client, f"task-{number}", message(number, journal))
 
         submitting = asyncio.create_task(submit_all())
         for _ in range(ROUNDS):

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bus.connection import Connection
+from bus.settings import Settings
 from tests.e2e.conftest import BIN, Shell
 from tests.e2e.test_up import free_port
 from tests.eventually import eventually
@@ -139,12 +141,10 @@ async def test_dead_letters_are_listed_shown_redriven_and_dropped(running: Shell
 
 
 async def test_a_loss_is_named_and_verify_fails(running: Shell) -> None:
-    import nats
-
     running.json("submit", "nobody", "a=1")
-    client = await nats.connect(json.loads((running.home / "mesh.json").read_text())["url"])
-    await client.request("$JS.API.STREAM.MSG.DELETE.TASKS", b'{"seq": 1}')
-    await client.close()
+    settings = Settings(home=running.home)
+    async with await Connection.open(settings.find_url(), settings=settings) as operator:
+        await operator.request("$JS.API.STREAM.MSG.DELETE.TASKS", b'{"seq": 1}')
     done = running.revo("verify")
     assert done.returncode == 1
     assert "1  lost: neither waiting nor ended" in done.stdout

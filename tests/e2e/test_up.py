@@ -10,9 +10,11 @@ import subprocess
 from pathlib import Path
 from typing import IO, Any
 
-import nats
 import pytest
 
+from bus.connection import Connection
+from bus.errors import AuthenticationError
+from bus.settings import Settings
 from tests.e2e.conftest import BIN, ROOT, Shell, alive, children
 from tests.eventually import eventually
 
@@ -58,8 +60,8 @@ async def test_up_detached_says_one_line_the_others_find_the_mesh_and_down_ends_
 
     done = shell.revo("submit", "echo", "text=hi", "--wait")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"text": "hi"})
-    client = await nats.connect(said["url"])
-    await client.close()
+    with pytest.raises(AuthenticationError):  # nobody comes in without credentials
+        await Connection.open(said["url"], settings=Settings(nats_url=said["url"]))
 
     assert shell.revo("down").returncode == 0
     assert not (shell.home / "mesh.json").exists()
@@ -198,7 +200,10 @@ def test_up_can_use_a_server_that_runs_already(shell: Shell) -> None:
     said = shell.json("up", echo_mesh(shell), "--detach")
     other = Shell(shell.folder / "other")
     other.folder.mkdir()
-    beside = other.json("up", echo_mesh(other), "--detach", "--url", said["url"])
+    refused = other.revo("up", echo_mesh(other), "--detach", "--url", said["url"])
+    assert (refused.returncode, "REVO_CREDENTIALS" in refused.stderr) == (3, True)
+    operator = str(shell.home / "keys" / "main" / "operator.nk")
+    beside = other.json("up", echo_mesh(other), "--detach", "--url", said["url"], REVO_CREDENTIALS=operator)
     assert beside["url"] == said["url"]
     assert not (other.home / "nats").exists()
     assert other.revo("down").returncode == 0

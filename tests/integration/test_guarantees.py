@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bus.mesh import Handle, Mesh
 from bus.messages import Attempts
 from bus.outcomes import Policy
 from bus.server import Server
-from bus.suspicion import is_poison
+from bus.suspicion import is_poison, others_die_alone
 from bus.worker import Worker
 from tests.conftest import QUICK, Gate, StartWorker
 from tests.eventually import eventually
@@ -261,4 +262,6 @@ async def test_three_deaths_alone_condemn_a_task_unless_others_die_alone_too(
     outcome = await handle.outcome(timeout=5)
     assert outcome.status == status, "somebody kills processes, and an innocent task pays for it"
     await attempts.change(mesh.connection, run.envelope, lambda _: Attempts(suspect=True, alone=12))
-    assert await is_poison(mesh.connection, run.envelope, 12, QUICK), "poison ends also where others die"
+    assert await is_poison(functools.partial(others_die_alone, mesh.connection), run.envelope, 12, QUICK), (
+        "poison ends also where others die"
+    )

@@ -239,7 +239,7 @@ MUTANTS = [
     Mutant(
         "whoever is killed three times alone is poison, also in a storm",
         "bus/suspicion.py",
-        "    if await others_die_alone(connection, envelope, RECENT * policy.ack_wait):",
+        "    if await others_die(own, RECENT * policy.ack_wait):",
         "    if False:",
         STORM_VICTIM,
         "an innocent task pays for it",

@@ -12,8 +12,8 @@ from bus.settings import Settings, redact
 
 
 def test_a_setting_is_read_from_its_variable_and_empty_means_the_default() -> None:
-    settings = Settings.from_env({"REVO_DEADLINE": "12.5", "REVO_CLIENT": "", "REVO_UNKNOWN": "x"})
-    assert (settings.deadline, settings.client) == (12.5, "anon")
+    settings = Settings.from_env({"REVO_DEADLINE": "12.5", "REVO_BACKOFF": "", "REVO_UNKNOWN": "x"})
+    assert (settings.deadline, settings.backoff) == (12.5, 1.0)
 
 
 @pytest.mark.parametrize(

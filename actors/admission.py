@@ -1,0 +1,91 @@
+"""Lets actors into a mesh whose server knows users: gives them credentials for what they declare, and makes the
+consumers that they may not make themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from actors.actor import Actor, Agent, check_class
+from actors.keyring import SYSTEM, Keyring, wish_of
+from actors.loading import default_policy, load
+from actors.meshfile import MeshFile
+from bus import subjects, topology
+from bus.connection import Connection
+from bus.errors import BusError, ConfigError
+from bus.plan import Wanted
+from bus.roles import AGENT, Wish
+from bus.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def load_all(mesh: MeshFile, folder: Path, *, strict: bool) -> dict[str, type[Actor] | None]:
+    """The class of every actor that a mesh file names; `folder` is where the file is.
+
+    Raises:
+        ConfigError: with `strict`, one of them cannot be used. Otherwise it is None: who runs it says what is wrong.
+    """
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    found: dict[str, type[Actor] | None] = {}
+    for name, entry in mesh.actors.items():
+        where, _, attribute = entry.target.rpartition(":")
+        target = f"{folder / where}:{attribute}" if where.endswith(".py") else entry.target
+        try:
+            actor = load(target)
+            check_class(actor)
+        except BusError as error:
+            if strict:
+                raise
+            log.debug("%s is let in with nothing: %s", name, error)
+            found[name] = None
+        else:
+            found[name] = actor
+    return found
+
+
+def let_in(keyring: Keyring, actors: Mapping[str, type[Actor] | None], *, isolated: bool) -> bool:
+    """Have credentials for the actors and for those that every mesh has; whether the server must learn of anything."""
+    changed = keyring.init()
+    for name, actor in actors.items():
+        if name not in SYSTEM:
+            wish = wish_of(actor) if actor is not None else Wish()
+            changed = keyring.ensure(name, AGENT, wish, isolated=isolated) or changed
+    return changed
+
+
+def wanted(actors: Mapping[str, type[Actor] | None], settings: Settings) -> list[Wanted]:
+    """The capabilities of some actors, and how each is run.
+
+    Raises:
+        ConfigError: two agents disagree on that.
+    """
+    default = default_policy(settings)
+    found: dict[str, Wanted] = {}
+    for name, actor in actors.items():
+        if actor is None or not issubclass(actor, Agent):
+            continue
+        for handler in check_class(actor):
+            if handler.kind == "task":
+                one = Wanted(handler.name, handler.policy_over(default), name)
+                before = found.setdefault(handler.name, one)
+                if before.policy != one.policy:
+                    reason = f"agents {before.agent} and {name} disagree on how it is run"
+                    raise ConfigError(f"capability {handler.name}", reason)
+        found[subjects.agent_address(name)] = Wanted(subjects.agent_address(name), default, name)
+    return list(found.values())
+
+
+async def prepare(connection: Connection, actors: Mapping[str, type[Actor] | None]) -> None:
+    """Make the consumers of some actors that are missing. What stands holds, and the actor says so.
+
+    Raises:
+        ConfigError: two agents disagree on how a capability is run.
+        TransportError: the server does not answer.
+    """
+    for one in wanted(actors, connection.settings):
+        await topology.ensure_capability(connection, one.capability, one.policy, one.agent)

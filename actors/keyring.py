@@ -1,0 +1,215 @@
+"""The keys of a mesh: who its users are, which role and which grants each has, and the files with their seeds.
+
+Below one folder stand `keys.json` (no secrets), `nats-accounts.conf` for the server (no secrets either), and one file
+with a seed for each user, for its owner alone. All is written from `keys.json`, whatever the server runs in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from actors.actor import Actor, check_class
+from bus import accounts, credentials, nkeys, roles, subjects
+from bus.credentials import OPERATOR
+from bus.errors import BusError, ConfigError
+from bus.roles import Grants, Wish
+
+MAIN: Final = "main"
+"""The tenant of those who name none."""
+SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward"}
+"""The users that every tenant has, besides its operator."""
+
+
+class User(BaseModel):
+    """One user, as `keys.json` has it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    role: str
+    keys: list[str] = Field(min_length=1, description="public ones, the newest first; two while one is rotated")
+    does: list[str] = []
+    submits: list[str] = []
+    asks: list[str] = []
+    broadcasts: list[str] = []
+    isolated: bool = Field(True, description="whether it has an account of its own (ADR 11)")
+    made_at: float = 0.0
+
+    @property
+    def wish(self) -> Wish:
+        """What it is to do."""
+        return Wish(tuple(self.does), tuple(self.submits), tuple(self.asks), tuple(self.broadcasts))
+
+
+class Ring(BaseModel):
+    """The whole of `keys.json`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int = 1
+    tenants: dict[str, dict[str, User]] = {}
+
+
+class NoUserError(BusError):
+    """There is no such user."""
+
+    def __init__(self, tenant: str, name: str) -> None:
+        super().__init__(tenant, name)
+        self.tenant = tenant
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"tenant {self.tenant} has no user {self.name}; `revo keys show` lists them"
+
+
+class Keyring:
+    """The keys in a folder. Changes are made by one process at a time, and seen whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.accounts = folder / "nats-accounts.conf"
+        """What the server's configuration includes."""
+        self._file = folder / "keys.json"
+
+    def path(self, name: str, tenant: str = MAIN) -> Path:
+        """Where a user's credentials are."""
+        return self.folder / tenant / f"{name}.nk"
+
+    def read(self) -> Ring:
+        """Who the users are; none before `init`.
+
+        Raises:
+            ConfigError: the file cannot be read.
+        """
+        try:
+            return Ring.model_validate_json(self._file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return Ring()
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ConfigError(str(self._file), f"{where}: {first['msg']}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(str(self._file), f"cannot be read: {error}") from error
+
+    def init(self, tenant: str = MAIN) -> bool:
+        """Make a tenant with its operator and its system actors; False when all of it is there."""
+        subjects.token(tenant, "tenant")
+        if tenant.startswith("SYS"):
+            raise ConfigError(f"tenant {tenant}", "names that begin with SYS are the server's")
+        made = self.ensure(OPERATOR, OPERATOR, Wish(), tenant)
+        for name, role in SYSTEM.items():
+            made = self.ensure(name, role, Wish(), tenant) or made
+        return made
+
+    def ensure(self, name: str, role: str, wish: Wish, tenant: str = MAIN, *, isolated: bool = True) -> bool:
+        """Have a user with this role and these grants, and its credentials; False when nothing was to do.
+
+        One that is not `isolated` shares the account of the streams, and is held by permissions alone. Roles that are
+        trusted with streams always do.
+
+        Raises:
+            ConfigError, InvalidSubjectError: it cannot be.
+        """
+        roles.check(role, name, wish)
+        if name in SYSTEM and role != SYSTEM[name]:
+            raise ConfigError(f"user {name}", f"is a system actor, of role {SYSTEM[name]}")
+        isolated = isolated and role not in credentials.TRUSTED
+        given: dict[str, Any] = {key: list(value) for key, value in dataclasses.asdict(wish).items()}
+        with self._changing() as ring:
+            users = ring.tenants.setdefault(tenant, {})
+            standing = users.get(name)
+            made = User(role=role, keys=["none yet"], isolated=isolated, made_at=time.time(), **given)
+            same = standing is not None and (standing.role, standing.isolated) == (role, isolated)
+            if standing is not None and same and self.path(name, tenant).exists():
+                if standing.wish == wish:
+                    return False
+                users[name] = standing.model_copy(update=given)
+            else:
+                users[name] = made.model_copy(update={"keys": [self._new_key(name, made, tenant)]})
+            return True
+
+    def rotate(self, name: str, tenant: str = MAIN) -> None:
+        """Give a user a new key. The one before it is good until `finish`; those before that are not.
+
+        Raises:
+            NoUserError: there is none.
+        """
+        with self._changing() as ring:
+            user = _user(ring, name, tenant)
+            user.keys = [self._new_key(name, user, tenant), user.keys[0]]
+
+    def finish(self, name: str, tenant: str = MAIN) -> bool:
+        """Let the older key of a user be good no more; False when it has only one."""
+        with self._changing() as ring:
+            user = _user(ring, name, tenant)
+            had = len(user.keys) > 1
+            user.keys = user.keys[:1]
+            return had
+
+    def remove(self, name: str, tenant: str = MAIN) -> None:
+        """Let a user be none any more, and take away its credentials."""
+        with self._changing() as ring:
+            _user(ring, name, tenant)
+            del ring.tenants[tenant][name]
+        self.path(name, tenant).unlink(missing_ok=True)
+
+    def grants(self, name: str, tenant: str = MAIN) -> Grants:
+        """What a user may do."""
+        user = _user(self.read(), name, tenant)
+        return roles.grants(user.role, name, user.wish)
+
+    def _new_key(self, name: str, user: User, tenant: str) -> str:
+        seed, account = nkeys.new_seed(), credentials.OWN if user.isolated else credentials.SHARED
+        path = self.path(name, tenant)
+        credentials.write(path, seed, user=name, role=user.role, tenant=tenant, account=account)
+        return nkeys.public_key(seed)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Ring]:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise ConfigError(str(self.folder), (error.strerror or str(error)).lower()) from error
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ring = self.read()
+            before = ring.model_dump_json()
+            yield ring
+            text = accounts.configuration(_members(ring))
+            if not self.accounts.exists() or self.accounts.read_text(encoding="utf-8") != text:
+                credentials.write_text(self.accounts, text)  # also when it is another version that grants otherwise
+            if ring.model_dump_json() != before:
+                credentials.write_text(self._file, json.dumps(ring.model_dump(), indent=1) + "\n")
+
+
+def wish_of(actor: type[Actor]) -> Wish:
+    """What an actor declares that it does, and wants of others."""
+    does = tuple(handler.name for handler in check_class(actor) if handler.kind == "task")
+    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts))
+
+
+def _user(ring: Ring, name: str, tenant: str) -> User:
+    try:
+        return ring.tenants[tenant][name]
+    except KeyError:
+        raise NoUserError(tenant, name) from None
+
+
+def _members(ring: Ring) -> dict[str, list[accounts.Member]]:
+    return {
+        tenant: [
+            accounts.Member(name, user.role, user.keys, roles.grants(user.role, name, user.wish), user.isolated)
+            for name, user in users.items()
+        ]
+        for tenant, users in ring.tenants.items()
+    }

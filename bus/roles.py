@@ -1,0 +1,243 @@
+"""What each role may do, as subjects, and nothing beyond: the one place where it is decided.
+
+Must not know how a server is told (`bus.accounts`), nor who has which role (`actors.keyring`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from bus import subjects
+from bus.credentials import DEFAULT_INBOX, SHARED_INBOX, TRUSTED
+from bus.errors import ConfigError
+
+AGENT: Final = "agent"
+SUBMITTER: Final = "submitter"
+GATEWAY: Final = "gateway"
+MEMORY: Final = "revo-memory"
+"""The name of the memory's service."""
+ROLES: Final = (SUBMITTER, AGENT, GATEWAY, "operator", "observer", "registry", "steward", "memory")
+
+_ANY: Final = ("*",)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a user is to do: the capabilities whose tasks it does, and what it wants of others.
+
+    `submits` are capabilities, or agents as `@name`; `asks` are `service.method`; `broadcasts` are capabilities.
+    """
+
+    does: Sequence[str] = ()
+    submits: Sequence[str] = ()
+    asks: Sequence[str] = ()
+    broadcasts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Grants:
+    """What comes of it. Each list holds subjects, with wildcards where many are meant."""
+
+    sends: tuple[str, ...] = ()
+    """What it may publish, and be answered once."""
+    pulls: tuple[str, ...] = ()
+    """What it may publish, and be answered many times."""
+    hears: tuple[str, ...] = ()
+    """What it may subscribe."""
+    serves: tuple[str, ...] = ()
+    """What it answers to others, under its own name."""
+    casts: tuple[str, ...] = ()
+    """The capabilities to all instances of which it may speak."""
+    does: tuple[str, ...] = ()
+    """The capabilities whose tasks it does."""
+
+
+def check(role: str, user: str, wish: Wish) -> None:
+    """See that a user can be made.
+
+    Raises:
+        ConfigError: there is no such role, or the role does not take what is wished.
+        InvalidSubjectError: a name that cannot stand in a subject.
+    """
+    if role not in ROLES:
+        raise ConfigError(f"role {role}", f"is none; there are {', '.join(ROLES)}")
+    subjects.token(user, "user name")
+    for name in (*wish.does, *wish.broadcasts):
+        subjects.token(name, "capability")
+    for name in wish.submits:
+        if name != "*":
+            subjects.address(name)
+    for name in wish.asks:
+        service, dot, method = name.partition(".")
+        if not dot:
+            raise ConfigError(f"asks {name}", "is written as service.method")
+        subjects.token(service, "service")
+        subjects.token(method, "method")
+    if wish.does and role != AGENT:
+        raise ConfigError(f"role {role}", "does no tasks; only an agent does")
+    if role in TRUSTED and (wish.submits or wish.asks or wish.broadcasts):
+        raise ConfigError(f"role {role}", "takes no grants: what it may do is fixed")
+
+
+def grants(role: str, user: str, wish: Wish) -> Grants:
+    """What a user of a role may do."""
+    if role == AGENT:
+        return _agent(user, wish)
+    if role == SUBMITTER:
+        return _client(user, wish)
+    if role == GATEWAY:
+        return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts))
+    return _TRUSTED[role](user)
+
+
+def _client(user: str, wish: Wish) -> Grants:
+    """Submits under its own name, reads its own results, cancels its own tasks."""
+    sends = [f"revo.task.{capability}.*.{user}" for capability in wish.submits]
+    if wish.submits:
+        sends.append(subjects.api("DIRECT.GET", subjects.RESULTS, f"revo.result.{user}.>"))
+        sends += [subjects.rpc(subjects.STEWARD, method, user) for method in ("cancel", "redrive", "drop", "policy")]
+    if wish.broadcasts:
+        sends.append(subjects.rpc(subjects.REGISTRY, "find", user))
+    for name in wish.asks:
+        service, _, method = name.partition(".")
+        sends.append(f"revo.rpc.{service}.{method}.{user}")
+    sends.append(subjects.span(user))
+    hears = (subjects.done(user),) if wish.submits else ()
+    return Grants(tuple(dict.fromkeys(sends)), hears=hears, casts=tuple(wish.broadcasts))
+
+
+def _agent(user: str, wish: Wish) -> Grants:
+    """Does the tasks of its capabilities and those sent to it by name; what it wants of others is as for a client."""
+    own = _client(user, wish)
+    lease = subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{user}.*")
+    sends = [
+        *own.sends,
+        lease,
+        subjects.api("DIRECT.GET", subjects.bucket(subjects.REGISTRY_BUCKET), lease),
+        subjects.rpc(subjects.REGISTRY, "register", user),
+        subjects.rpc(subjects.REGISTRY, "deregister", user),
+        subjects.rpc(subjects.STEWARD, "cancel", user),
+        subjects.rpc(subjects.STEWARD, "others_die", user),
+        subjects.rpc(subjects.STEWARD, "policy", user),
+        subjects.beat(user, "*"),
+        f"revo.event.agent.{user}.*.*",
+        subjects.note("double", "*"),
+        f"{SHARED_INBOX}.>",
+    ]
+    pulls = []
+    for address in (*wish.does, subjects.agent_address(user)):
+        result, attempt = f"revo.result.*.{address}.*", f"$KV.ATTEMPTS.*.{address}.*"
+        sends += [
+            result,
+            subjects.api("DIRECT.GET", subjects.RESULTS, result),
+            attempt,
+            subjects.api("DIRECT.GET", subjects.ATTEMPTS, attempt),
+            f"revo.dead.*.{address}.*",
+        ]
+        for priority in subjects.PRIORITIES:
+            consumer = subjects.consumer(address, priority)
+            pulls.append(subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, consumer))
+            sends.append(f"$JS.ACK.{subjects.TASKS}.{consumer}.>")
+    hears = [
+        *own.hears,
+        subjects.control(user, "*", "*"),
+        subjects.control(subjects.EVERYONE, subjects.EVERYONE, "*"),
+        *(subjects.broadcast(capability) for capability in wish.does),
+        *(subjects.micro(verb) for verb in ("PING", "INFO", "STATS")),
+        subjects.micro("*", user),
+        subjects.micro("*", user, "*"),
+    ]
+    serves = (f"revo.rpc.{user}.>",)
+    return Grants(tuple(dict.fromkeys(sends)), tuple(pulls), tuple(hears), serves, own.casts, tuple(wish.does))
+
+
+# --- those who live where the streams are ---------------------------------------------------------------------
+
+
+def _system(user: str, service: str, *sends: str, hears: Sequence[str] = ()) -> Grants:
+    """What every system actor needs: to answer, to register, to tell events, to be traced."""
+    lease = subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{user}.*")
+    every = (
+        "_R_.>",  # whoever asks from an account of his own
+        f"{SHARED_INBOX}.>",
+        f"{DEFAULT_INBOX}.>",
+        lease,
+        subjects.api("STREAM.MSG.GET", subjects.bucket(subjects.REGISTRY_BUCKET)),
+        f"revo.rpc.{subjects.REGISTRY}.*",
+        subjects.EVENT_SUBJECTS,
+        subjects.span(user),
+    )
+    own = (f"{SHARED_INBOX}.{user}.>", f"revo.rpc.{service}.>", "$SRV.>")
+    return Grants((*every, *sends), hears=(*own, *hears))
+
+
+def _registry(user: str) -> Grants:
+    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
+    return _system(
+        user,
+        subjects.REGISTRY,
+        subjects.entry(subjects.REGISTRY_BUCKET, ">"),
+        subjects.api("STREAM.INFO", bucket),
+        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
+        subjects.api("CONSUMER.DELETE", bucket, "*"),
+    )
+
+
+def _steward(user: str) -> Grants:
+    read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT)
+    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT)
+    looked_at = (subjects.TASKS, subjects.ADVISORIES)
+    return _system(
+        user,
+        subjects.STEWARD,
+        *(subjects.api("STREAM.INFO", stream) for stream in (*read, subjects.ADVISORIES)),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in read),
+        *(subjects.api("STREAM.MSG.DELETE", stream) for stream in (subjects.TASKS, subjects.DEAD)),
+        subjects.api("DIRECT.GET", subjects.TASKS),
+        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in made),
+        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in made),
+        *(subjects.api("CONSUMER.INFO", stream, "*") for stream in looked_at),
+        f"$JS.ACK.{subjects.ADVISORIES}.>",
+        "revo.task.*.*.*",
+        subjects.RESULT_SUBJECTS,
+        subjects.DEAD_SUBJECTS,
+        subjects.ATTEMPT_SUBJECTS,
+        subjects.AUDIT_SUBJECTS,
+        "revo.ctl.>",
+        hears=(subjects.BEATS,),
+    )
+
+
+def _memory(user: str) -> Grants:
+    return _system(user, MEMORY)
+
+
+def _observer(user: str) -> Grants:
+    """Sees who lives, what happens, what waits and where the time goes; no task, no result, no dead letter."""
+    seen = (subjects.EVENTS, subjects.TRACES)
+    sends = (
+        *(subjects.api("STREAM.INFO", stream) for stream in (*seen, subjects.TASKS)),
+        subjects.api("CONSUMER.LIST", subjects.TASKS),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in seen),
+        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in seen),
+        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in seen),
+        *(subjects.rpc(subjects.REGISTRY, method) for method in ("list", "find", "get", "capabilities")),
+        *(subjects.micro(verb) for verb in ("PING", "INFO", "STATS")),
+        subjects.span(user),
+    )
+    return Grants(sends, hears=(f"{SHARED_INBOX}.{user}.>", subjects.BEATS, subjects.EVENT_SUBJECTS))
+
+
+def _operator(_user: str) -> Grants:
+    return Grants((">",), hears=(">",))
+
+
+_TRUSTED: Final = {
+    "operator": _operator,
+    "observer": _observer,
+    "registry": _registry,
+    "steward": _steward,
+    "memory": _memory,
+}

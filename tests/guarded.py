@@ -1,0 +1,92 @@
+"""A server that knows users, and the users of a small mesh: for tests of who may do what."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.keyring import MAIN, Keyring
+from actors.loading import default_policy
+from bus import topology
+from bus.connection import Connection
+from bus.mesh import Mesh
+from bus.outcomes import Policy
+from bus.roles import Wish
+from bus.server import Server
+from bus.settings import Settings
+
+QUICK = Policy(ack_wait=1.0, max_attempts=3, time_limit=10.0, backoff=0.05, backoff_max=0.1, max_deaths=3)
+OTHER = "acme"
+"""Another tenant."""
+
+
+@dataclass
+class Guarded:
+    """One such server. Agents are `echo` and `other`, clients `alice` and `bob`."""
+
+    server: Server
+    keyring: Keyring
+
+    def settings(self, user: str, tenant: str = MAIN) -> Settings:
+        """Those of a process that is the user."""
+        return Settings(
+            nats_url=self.server.url,
+            credentials=str(self.keyring.path(user, tenant)),
+            ack_wait=1.0,
+            request_timeout=2.0,
+        )
+
+    async def connection(self, user: str, tenant: str = MAIN) -> Connection:
+        """A connection as the user."""
+        return await Connection.open(self.server.url, name=user, settings=self.settings(user, tenant))
+
+    def env(self, user: str) -> dict[str, str]:
+        """The environment of a process that is the user."""
+        return {"REVO_CREDENTIALS": str(self.keyring.path(user))}
+
+    def mesh(self, user: str, tenant: str = MAIN) -> contextlib.AbstractAsyncContextManager[Mesh]:
+        """A client as the user."""
+        return Mesh.connect(settings=self.settings(user, tenant), service=user)
+
+
+def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
+    """Make the users of a tenant."""
+    keyring.init(tenant)
+    for name in ("echo", "other"):
+        keyring.ensure(name, "agent", Wish(does=(name,)), tenant, isolated=isolated)
+    for name in ("alice", "bob"):
+        keyring.ensure(name, "submitter", Wish(submits=("echo",)), tenant, isolated=isolated)
+    keyring.ensure("gate", "gateway", Wish(), tenant, isolated=isolated)
+    keyring.ensure("eye", "observer", Wish(), tenant)
+    keyring.ensure("revo-memory", "memory", Wish(), tenant)
+
+
+@contextlib.asynccontextmanager
+async def at_work(folder: Path, agent: str, capability: str) -> AsyncIterator[Guarded]:
+    """Such a server for one agent, with the shipped policy, and for client `alice`. Both have accounts of their own."""
+    keyring = Keyring(folder / "keys")
+    keyring.init()
+    keyring.ensure(agent, "agent", Wish(does=(capability,)))
+    keyring.ensure("alice", "submitter", Wish(submits=(capability,)))
+    async with Server(folder / "nats", accounts=keyring.accounts) as server:
+        here = Guarded(server, keyring)
+        async with here.mesh("operator") as mesh:
+            for address in (capability, f"@{agent}"):
+                await topology.ensure_capability(mesh.connection, address, default_policy(Settings()), agent)
+        yield here
+
+
+@contextlib.asynccontextmanager
+async def guarded(folder: Path, *, isolated: bool) -> AsyncIterator[Guarded]:
+    """The server with what a mesh stands on, in both tenants."""
+    keyring = Keyring(folder / "keys")
+    for tenant in (MAIN, OTHER):
+        people(keyring, isolated=isolated, tenant=tenant)
+    async with Server(folder / "nats", accounts=keyring.accounts) as server:
+        here = Guarded(server, keyring)
+        async with here.mesh("operator") as mesh:
+            for capability in ("echo", "other", "@echo", "@other"):
+                await topology.ensure_capability(mesh.connection, capability, QUICK, capability.strip("@"))
+        yield here

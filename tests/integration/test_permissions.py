@@ -1,0 +1,265 @@
+"""Nobody may do what is another's: every role against all that the others are granted, on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from bus import codec, jetstream, subjects
+from bus.connection import Connection
+from bus.errors import BusError, NoRespondersError, NotFoundError, PermissionDeniedError, RequestTimeoutError
+from bus.messages import CONTENT_TYPE, MSGPACK
+from bus.roles import Grants
+from tests.eventually import eventually
+from tests.guarded import OTHER, Guarded, guarded
+
+USERS = ("alice", "echo", "gate", "eye", "revo-registry", "revo-steward", "revo-memory")
+"""One of each role but the operator's, who may do everything in its tenant."""
+
+DANGEROUS = (
+    "$JS.API.STREAM.CREATE.MINE",
+    "$JS.API.STREAM.UPDATE.TASKS",
+    "$JS.API.STREAM.DELETE.TASKS",
+    "$JS.API.STREAM.PURGE.TASKS",
+    "$JS.API.STREAM.SNAPSHOT.RESULTS",
+    "$JS.API.STREAM.RESTORE.RESULTS",
+    "$JS.API.STREAM.MSG.DELETE.RESULTS",
+    "$JS.API.CONSUMER.DELETE.TASKS.echo-normal",
+    "$JS.API.CONSUMER.DURABLE.CREATE.TASKS.mine",
+    "$JS.API.CONSUMER.CREATE.TASKS.mine",
+    "$JS.API.CONSUMER.CREATE.TASKS",
+    "$JS.API.ACCOUNT.PURGE.main",
+    "$SYS.REQ.SERVER.PING",
+    "$JS.API.DIRECT.GET.DEAD",
+    "$JS.ACK.TASKS.other-normal.1.1.1.1.0",
+    "revo.done.bob.echo.1",
+    "revo.nothing",
+)
+"""What no role but the operator's is granted."""
+
+
+@pytest.fixture(params=["own", "shared"])
+async def here(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Guarded]:
+    async with guarded(tmp_path, isolated=request.param == "own") as running:
+        yield running
+
+
+def literal(pattern: str) -> str:
+    """A subject that a pattern matches, and that means nothing to anybody."""
+    return ".".join({"*": "x1", ">": "x1.x2"}.get(token, token) for token in pattern.split("."))
+
+
+def covers(patterns: tuple[str, ...], subject: str) -> bool:
+    """Whether one of the patterns matches a subject."""
+    tokens = subject.split(".")
+    for pattern in patterns:
+        parts = pattern.split(".")
+        if parts[-1] == ">" and len(tokens) >= len(parts):
+            parts, head = parts[:-1], tokens[: len(parts) - 1]
+        else:
+            head = tokens
+        if len(parts) == len(head) and all(part in ("*", token) for part, token in zip(parts, head, strict=True)):
+            return True
+    return False
+
+
+def of_all(here: Guarded) -> dict[str, Grants]:
+    names = (*USERS, "bob", "other")
+    return {name: here.keyring.grants(name) for name in names}
+
+
+async def refusals(connection: Connection, wanted: list[str]) -> dict[str, str]:
+    """What is said to each publish; empty: nothing."""
+    calls = {subject: connection.begin(subject, b"{}", timeout=2.0) for subject in wanted}
+    said = await asyncio.gather(*calls.values(), return_exceptions=True)
+    return {
+        subject: str(answer) if isinstance(answer, PermissionDeniedError) else ""
+        for subject, answer in zip(calls, said, strict=True)
+    }
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_a_role_may_publish_nothing_that_is_granted_to_the_others_and_is_told_so_at_once_by_name(
+    here: Guarded, user: str
+) -> None:
+    grants = of_all(here)
+    own = (*grants[user].sends, *grants[user].pulls)
+    theirs = {
+        literal(one)
+        for name, others in grants.items()
+        if name != user
+        for one in (*others.sends, *others.pulls, *others.serves)
+    } | set(DANGEROUS)
+    forbidden = sorted(one for one in theirs if not covers(own, one) and not one.startswith("_R_"))
+    if user in ("alice", "echo"):
+        assert len(forbidden) > 80, "they are granted little, so most of it must be forbidden"
+    async with await here.connection(user) as connection:
+        began = time.perf_counter()
+        said = await refusals(connection, forbidden)
+        assert time.perf_counter() - began < 1.0, "refused at once, not by time-outs"
+    assert [one for one in forbidden if one.lower() not in said[one].lower()] == []
+
+
+@pytest.mark.parametrize("user", USERS)
+async def test_a_role_hears_nothing_that_is_meant_for_the_others(here: Guarded, user: str) -> None:
+    grants = of_all(here)
+    own = grants[user].hears + grants[user].serves
+    theirs = {
+        literal(one) for name, others in grants.items() if name != user for one in (*others.hears, *others.serves)
+    }
+    theirs |= {literal(one) for others in grants.values() for one in others.sends if one.startswith("revo.")}
+    theirs |= {">", "revo.>", "revo.result.>", "revo.task.>", "$JS.>", "$KV.>", "$SYS.>", "_INBOX_core.>", "_R_.>"}
+    theirs |= {"_INBOX_core.operator.x1", "_INBOX_core.x1", "_CAST.bob.x1"}
+    async with await here.connection(user) as connection:
+        for subject in sorted(one for one in theirs if not covers(own, one)):
+            with pytest.raises(PermissionDeniedError) as refused:
+                await connection.subscribe(subject, lambda _: None)
+            assert subject.lower() in str(refused.value).lower()
+
+
+async def test_what_a_role_is_granted_the_server_does_not_refuse(here: Guarded) -> None:
+    for user, grants in of_all(here).items():
+        granted = [literal(one) for one in (*grants.sends, *grants.pulls) if not one.startswith(("$JS.ACK", "_R_"))]
+        async with await here.connection(user) as connection:
+            said = await refusals(connection, granted)
+            assert {subject: text for subject, text in said.items() if text} == {}, user
+
+
+async def test_an_operator_of_another_tenant_sees_and_reaches_nothing(here: Guarded) -> None:
+    heard: list[str] = []
+    async with here.mesh("alice") as mesh, await here.connection("operator", OTHER) as stranger:
+        target = "revo.result.alice.echo.forged"
+        with pytest.raises(NoRespondersError):  # it may publish it, in its own tenant, where nobody stores it
+            await stranger.request(target, b"{}")
+        with pytest.raises(NotFoundError):
+            await jetstream.call(stranger, "STREAM.INFO", subjects.TASKS)
+        await stranger.subscribe(">", lambda message: heard.append(message.subject))
+        await mesh.submit("echo", {"secret": 1})
+        await stranger.flush()
+        assert [one for one in heard if not one.startswith("_INBOX")] == []
+    async with await here.connection("operator") as operator:
+        assert await jetstream.last(operator, subjects.RESULTS, target) is None
+
+
+@pytest.mark.parametrize("user", ["alice", "echo"])
+async def test_the_same_name_in_another_tenant_is_somebody_else(here: Guarded, user: str) -> None:
+    async with await here.connection("operator") as operator:
+        await jetstream.store(operator, "revo.task.echo.normal.alice", b"{}")
+        async with await here.connection(user, OTHER) as stranger:
+            granted = here.keyring.grants(user, OTHER)
+            calls = [
+                stranger.begin(literal(one), b"{}", timeout=0.3)
+                for one in (*granted.sends, *granted.pulls)
+                if not one.startswith("$JS.ACK")
+            ]
+            for answer in await asyncio.gather(*calls, return_exceptions=True):
+                assert isinstance(answer, NoRespondersError | RequestTimeoutError), answer
+        info = await jetstream.call(operator, "STREAM.INFO", subjects.TASKS)
+        assert (info["state"]["messages"], info["state"]["last_seq"]) == (1, 1)
+
+
+# --- attacks, by name -----------------------------------------------------------------------------------------
+
+
+async def test_a_client_cannot_forge_a_result_neither_of_its_own_nor_of_another(here: Guarded) -> None:
+    async with here.mesh("alice") as mesh:
+        handle = await mesh.submit("echo", {})
+        for client in ("alice", "bob"):
+            with pytest.raises(PermissionDeniedError):
+                await jetstream.store(mesh.connection, f"revo.result.{client}.echo.{handle.task_id}", b"{}")
+        with pytest.raises(PermissionDeniedError):
+            await jetstream.store(mesh.connection, "revo.task.echo.normal.bob", b"{}")
+
+
+async def test_a_client_reads_its_own_result_and_no_other(here: Guarded) -> None:
+    async with await here.connection("echo") as agent:
+        body = codec.encode(
+            {"task_id": "t1", "status": "succeeded", "value": 42, "capability": "echo", "client": "alice"}
+        )
+        await jetstream.store(agent, "revo.result.alice.echo.t1", body, {CONTENT_TYPE: MSGPACK})
+    async with await here.connection("alice") as alice:
+        stored = await jetstream.last(alice, subjects.RESULTS, "revo.result.alice.echo.t1")
+        assert stored is not None
+        assert stored.body == body
+        assert await jetstream.last(alice, subjects.RESULTS, "revo.result.alice.echo.t2") is None
+    async with await here.connection("bob") as bob:
+        with pytest.raises(PermissionDeniedError):
+            await jetstream.last(bob, subjects.RESULTS, "revo.result.alice.echo.t1")
+
+
+async def test_a_schedule_in_a_task_stores_nothing_elsewhere(here: Guarded) -> None:
+    target = "revo.result.bob.echo.scheduled"
+    headers = {"Nats-Schedule": "@at 2020-01-01T00:00:00Z", "Nats-Schedule-Target": target}
+    async with await here.connection("alice") as alice:
+        answer = await alice.request("revo.task.echo.normal.alice", b"{}", headers)
+        assert "error" in json.loads(answer.data), "TASKS takes no schedules"
+    async with await here.connection("operator") as operator:
+        assert await jetstream.last(operator, subjects.RESULTS, target) is None
+
+
+async def test_another_s_inbox_cannot_be_read(here: Guarded) -> None:
+    async with await here.connection("alice") as alice, await here.connection("bob") as bob:
+        inbox = alice.client.new_inbox()
+        if alice.credentials is not None and alice.credentials.account == "shared":
+            with pytest.raises(PermissionDeniedError):
+                await bob.subscribe(inbox, lambda _: None)
+            return
+        heard: list[bytes] = []
+        await bob.subscribe(inbox, lambda message: heard.append(message.data))
+        await bob.subscribe("_INBOX.>", lambda message: heard.append(message.data))
+        arrived = asyncio.Event()
+        await alice.subscribe(inbox, lambda _: arrived.set())
+        await alice.publish("revo.task.echo.normal.alice", b"{}", reply=inbox)
+        await asyncio.wait_for(arrived.wait(), 5)
+        await bob.flush()
+        assert heard == []
+
+
+async def test_a_lease_cannot_be_stolen(here: Guarded) -> None:
+    async with await here.connection("other") as thief:
+        with pytest.raises(PermissionDeniedError):
+            await jetstream.store(thief, "$KV.REGISTRY.lease.echo.echo-1", b"{}")
+        with pytest.raises(PermissionDeniedError):
+            await thief.request("revo.rpc.revo-registry.register.echo", b"{}")
+
+
+async def reply_trick(here: Guarded, subject: str, body: bytes, reply: str) -> None:
+    """A hostile agent stores what it may, and has the server send it where it may not: `reply`."""
+    async with await here.connection("other") as hostile:
+        await jetstream.store(hostile, subject, body)
+        await hostile.publish(subjects.api("DIRECT.GET", subjects.RESULTS, subject), b"", reply=reply)
+        assert await jetstream.last(hostile, subjects.RESULTS, subject) is not None  # it has been answered by now
+
+
+async def test_the_server_s_answer_is_no_way_around_the_grants_of_an_account_of_its_own(tmp_path: Path) -> None:
+    async with guarded(tmp_path, isolated=True) as here, here.mesh("operator") as operator:
+        await operator.submit("echo", {})
+        mine = "revo.result.alice.other.mine"
+        await reply_trick(here, mine, b"{}", "revo.result.bob.echo.forged")
+        await reply_trick(here, mine + "2", b"{}", "$JS.API.STREAM.PURGE.TASKS")
+        assert await jetstream.last(operator.connection, subjects.RESULTS, "revo.result.bob.echo.forged") is None
+        info = await jetstream.call(operator.connection, "STREAM.INFO", subjects.TASKS)
+        assert info["state"]["messages"] == 1
+
+
+async def test_what_the_threat_model_says_of_shared_accounts_is_true(tmp_path: Path) -> None:
+    """There the server's answer is such a way: that is why agents that may be hostile get accounts of their own."""
+    async with guarded(tmp_path, isolated=False) as here, here.mesh("operator") as operator:
+        await reply_trick(here, "revo.result.alice.other.mine", b"{}", "revo.result.bob.echo.forged")
+
+        async def forged() -> bool:
+            stored = await jetstream.last(operator.connection, subjects.RESULTS, "revo.result.bob.echo.forged")
+            return stored is not None
+
+        await eventually(forged)
+
+
+async def test_a_stranger_is_refused(here: Guarded) -> None:
+    settings = here.settings("alice").model_copy(update={"credentials": ""})
+    with pytest.raises(BusError, match="REVO_CREDENTIALS"):
+        await Connection.open(here.server.url, settings=settings)
