@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from actors.actor import Actor, check_class
 from bus import accounts, credentials, nkeys, roles, subjects
-from bus.credentials import OPERATOR
+from bus.credentials import OPERATOR, Credentials
 from bus.errors import BusError, ConfigError
 from bus.roles import Grants, Wish
 
@@ -170,7 +171,11 @@ class Keyring:
     def _new_key(self, name: str, user: User, tenant: str) -> str:
         seed, account = nkeys.new_seed(), credentials.OWN if user.isolated else credentials.SHARED
         path = self.path(name, tenant)
-        credentials.write(path, seed, user=name, role=user.role, tenant=tenant, account=account)
+        try:
+            secret = Credentials.load(path).secret
+        except ConfigError:
+            secret = secrets.token_hex(16)
+        credentials.write(path, seed, user=name, role=user.role, tenant=tenant, account=account, secret=secret)
         return nkeys.public_key(seed)
 
     @contextlib.contextmanager

@@ -54,6 +54,7 @@ async def gather(
 
     Raises:
         EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
+        PermissionDeniedError: the credentials do not allow it.
         TransportError: the connection is lost.
     """
     subject = subjects.broadcast(capability, connection.caller)
@@ -70,6 +71,7 @@ async def gather(
             telemetry.inject(headers)
             expected = await _expected(connection, telemetry, capability, until)
             await connection.publish(subject, body, headers, reply=inbox)
+            await connection.flush()  # a refusal is heard here
             gathered = await _gather(arrived, expected, until, subject)
         finally:
             await subscription.drain()

@@ -199,6 +199,11 @@ class Connection:
         return self.credentials is not None and self.credentials.restricted
 
     @property
+    def secret(self) -> bytes:
+        """What only our user knows, for ids that nobody else can guess; empty where the server asks for no user."""
+        return self.credentials.secret.encode() if self.credentials else b""
+
+    @property
     def caller(self) -> str:
         """The last token of what we ask of others, by which they know us; empty: who asks may ask anything."""
         return self.user if self.restricted else ""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -31,19 +31,24 @@ SHARED_INBOX: Final = "_INBOX_core"
 """Where those of the tenant's account are answered, each below its name."""
 DEFAULT_INBOX: Final = "_INBOX"
 
-_FIELDS: Final = ("user", "role", "tenant", "account")
+_FIELDS: Final = ("user", "role", "tenant", "account", "secret")
 _COMMENT: Final = re.compile(rf"# ({'|'.join(_FIELDS)}): (\S+)\s*\Z")
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """One user, as its file has it. The seed is not kept."""
+    """One user, as its file has it. The seed is not kept.
+
+    The `secret` is the user's own, and outlives its keys: the ids that its idempotency keys stand for come from it, so
+    that nobody else can guess them.
+    """
 
     path: Path
     user: str
     role: str
     tenant: str
     account: str
+    secret: str = field(repr=False)
 
     @property
     def restricted(self) -> bool:
@@ -79,10 +84,11 @@ class Credentials:
         return cls(path, *(said[name] for name in _FIELDS))
 
 
-def write(path: Path, seed: str, *, user: str, role: str, tenant: str, account: str) -> None:
+def write(path: Path, seed: str, *, user: str, role: str, tenant: str, account: str, secret: str) -> None:
     """Write a user's file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    said = "".join(f"# {name}: {value}\n" for name, value in zip(_FIELDS, (user, role, tenant, account), strict=True))
+    values = (user, role, tenant, account, secret)
+    said = "".join(f"# {name}: {value}\n" for name, value in zip(_FIELDS, values, strict=True))
     write_text(path, f"# Credentials of Revo: keep them to yourself.\n{said}{seed}\n")
 
 

@@ -173,7 +173,7 @@ class Mesh:
         """
         if not self.arrivals.listening:
             await self.arrivals.listen()
-        chosen = _chosen_id(message, task_id, idempotency_key, by_content=by_content)
+        chosen = self._chosen_id(message, task_id, idempotency_key, by_content=by_content)
         work = "" if agent is None else subjects.token(capability, "capability")
         if agent is not None:
             capability = subjects.agent_address(agent)
@@ -187,6 +187,18 @@ class Mesh:
         if capability not in self._served:
             handle.warning = await self._check_served(capability)
         return handle
+
+    def _chosen_id(
+        self, message: BaseModel | dict[str, Any], task_id: str | None, idempotency_key: str | None, *, by_content: bool
+    ) -> str | None:
+        """The id that the caller chose in one of the three ways; None when it is to be random."""
+        if (task_id is not None) + (idempotency_key is not None) + by_content > 1:
+            raise ConfigError("submit", "give one of task_id, idempotency_key and by_content, for each names the task")
+        if task_id is not None:
+            return subjects.token(task_id, "task id")
+        if idempotency_key is not None:
+            return tasks.task_id_of_key(idempotency_key, self.connection.secret)
+        return tasks.task_id_of_content(message, self.connection.secret) if by_content else None
 
     async def submit_many(
         self,
@@ -378,16 +390,3 @@ def _own_name(connection: Connection, chosen: str) -> str:
         reason = f"the credentials {connection.credentials.path} are of {connection.user}, who is no other client"
         raise ConfigError(f"client {chosen}", reason)
     return chosen or connection.user or subjects.ANONYMOUS
-
-
-def _chosen_id(
-    message: BaseModel | dict[str, Any], task_id: str | None, idempotency_key: str | None, *, by_content: bool
-) -> str | None:
-    """The id that the caller chose in one of the three ways; None when it is to be random."""
-    if (task_id is not None) + (idempotency_key is not None) + by_content > 1:
-        raise ConfigError("submit", "give one of task_id, idempotency_key and by_content, for each names the task")
-    if task_id is not None:
-        return subjects.token(task_id, "task id")
-    if idempotency_key is not None:
-        return tasks.task_id_of_key(idempotency_key)
-    return tasks.task_id_of_content(message) if by_content else None

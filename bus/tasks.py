@@ -67,25 +67,25 @@ def new_task_id() -> str:
     return _random.pop()
 
 
-def task_id_of_key(key: str) -> str:
-    """The task id that stands for an idempotency key, which may be any text.
+def task_id_of_key(key: str, secret: bytes = b"") -> str:
+    """The task id that stands for an idempotency key, which may be any text; who does not know the secret cannot tell.
 
     Raises:
         ConfigError: the key is empty.
     """
     if not isinstance(key, str) or not key:
         raise ConfigError("idempotency_key", f"{key!r} is not a text of at least one character")
-    return f"key-{hashlib.blake2b(key.encode(), digest_size=16).hexdigest()}"
+    return f"key-{hashlib.blake2b(key.encode(), digest_size=16, key=secret).hexdigest()}"
 
 
-def task_id_of_content(message: BaseModel | dict[str, Any]) -> str:
+def task_id_of_content(message: BaseModel | dict[str, Any], secret: bytes = b"") -> str:
     """The task id that stands for a message's content: equal content, in whichever order of keys, is one task.
 
     Raises:
         EncodeError: the message has no wire form.
     """
     canonical = codec.canonical(message, subject="content")
-    return f"content-{hashlib.blake2b(canonical, digest_size=16).hexdigest()}"
+    return f"content-{hashlib.blake2b(canonical, digest_size=16, key=secret).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)

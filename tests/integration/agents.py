@@ -100,6 +100,7 @@ class Parent(Agent):
     """Submits tasks and waits for them, as agents do that delegate."""
 
     concurrency = 10
+    submits = ("raise_child", "toil")
 
     @task("raise_family", time_limit=60.0)
     async def raise_family(self, household: Household) -> int:
@@ -112,6 +113,28 @@ class Parent(Agent):
     async def raise_child(self, household: Household) -> int:
         handle = await self.mesh.submit("toil", {"id": 1, "seconds": 30.0, "journal": household.journal})
         return int(await handle.result())
+
+
+class Relay(Agent):
+    """Has others do all of its work."""
+
+    concurrency = 4
+    submits = ("toil", "@toiler")
+    asks = ("toiler.add",)
+    broadcasts = ("where",)
+
+    @task("relay")
+    async def relay(self, work: Work) -> list[int]:
+        done = await (await self.mesh.submit("toil", work)).result()
+        named = await (await self.mesh.submit("@toiler", work)).result()
+        added = await self.mesh.ask("toiler", "add", {"a": 1, "b": 2})
+        gathered = await self.mesh.broadcast("where", {"n": 1}, timeout=3.0)
+        return [done, named, added, len(gathered.values)]
+
+    @task("stray")
+    async def stray(self, work: Work) -> str:
+        await self.mesh.submit("relay", work)  # which it has not declared
+        return "submitted"
 
 
 class Shelling(Agent):
