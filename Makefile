@@ -25,11 +25,16 @@ setup:  ## make or update .venv from requirements/lock.txt
 		echo "Revo needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not; try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" tools/setup_venv.py $(CHOSEN)
 
-check: setup  ## lint, format, types, layers, lock; all of them, also when one fails
+check: setup  ## lint, format, types, layers, lock, vulnerabilities; all of them, also when one fails
 	@failed=; \
 	step() { \
 		printf '%-24s' "$$1"; shift; \
-		if out=$$("$$@" 2>&1 </dev/null); then echo ok; else echo FAILED; printf '%s\n' "$$out"; failed=yes; fi; \
+		out=$$("$$@" 2>&1 </dev/null); status=$$?; \
+		case $$status in \
+			0) echo ok;; \
+			3) echo NOT DONE; printf '%s\n' "$$out";; \
+			*) echo FAILED; printf '%s\n' "$$out"; failed=yes;; \
+		esac; \
 	}; \
 	step 'ruff check' $(BIN)/ruff check --output-format concise .; \
 	step 'ruff format' $(BIN)/ruff format --check --output-format concise .; \
@@ -38,6 +43,7 @@ check: setup  ## lint, format, types, layers, lock; all of them, also when one f
 	step 'import layers' $(BIN)/lint-imports; \
 	step 'no registry addresses' $(BIN)/python tools/check_hosts.py; \
 	step 'lock in step' $(BIN)/python tools/check_lock.py; \
+	step 'known vulnerabilities' $(BIN)/python tools/audit.py; \
 	test -z "$$failed"
 
 test: setup  ## run the tests; PYTEST_ARGS="-k redelivery", PYTEST_WORKERS=0

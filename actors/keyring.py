@@ -23,9 +23,8 @@ from bus import accounts, credentials, nkeys, roles, subjects
 from bus.credentials import OPERATOR, Credentials
 from bus.errors import BusError, ConfigError
 from bus.roles import Grants, Wish
+from bus.settings import MAIN
 
-MAIN: Final = "main"
-"""The tenant of those who name none."""
 SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward"}
 """The users that every tenant has, besides its operator."""
 

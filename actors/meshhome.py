@@ -14,9 +14,6 @@ from typing import Any
 from bus.errors import BusError, ConfigError
 from bus.settings import MESH_FILE
 
-KEYS = "keys"
-"""Below the folder: the users of the mesh, and their credentials (`actors.keyring`)."""
-
 
 class MeshRunningError(BusError):
     """Another `revo up` has this home."""

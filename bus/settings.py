@@ -16,12 +16,17 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bus.errors import ConfigError, NoMeshError
-from bus.subjects import token
+from bus.subjects import is_token, token
 
 MIB = 1024 * 1024
 
 MESH_FILE = "mesh.json"
 """Below `home`: what runs on this machine, written by `revo up`."""
+
+KEYS = "keys"
+"""Below `home`: the users of the mesh and their credentials (`actors.keyring`), in a folder for each tenant."""
+MAIN = "main"
+"""The tenant of those who name none."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
@@ -37,7 +42,9 @@ class Settings(BaseModel):
     )
     home: Path = Field(Path(".revo"), description="where a mesh that runs on this machine keeps its files")
     nats_server: str = Field("", description="path of a nats-server binary; empty: the one that was installed")
-    credentials: str = Field("", description="file of the user to be, as `revo keys` writes it; empty: see `home`")
+    credentials: str = Field(
+        "", description="file of the user to be, or its name when the file is in `home`; empty: see `home`"
+    )
     tls_ca: str = Field("", description="file of the authorities that may vouch for the server; empty: the system's")
     tls_cert: str = Field("", description="file of our own certificate, for a server that asks for one")
     tls_key: str = Field("", description="file of its key")
@@ -149,8 +156,13 @@ class Settings(BaseModel):
         """The file of the user to be at a server: the setting `REVO_CREDENTIALS`, else the operator's of the mesh that
         runs here, if it is that mesh's server; empty when there is none.
         """
-        state = {} if self.credentials else self._running()
-        return self.credentials or (str(state.get("credentials", "")) if state.get("url") == url else "")
+        named = self.credentials
+        if is_token(named) and not Path(named).exists():
+            return str(self.home / KEYS / MAIN / f"{named}.nk")
+        if named:
+            return named
+        state = self._running()
+        return str(state.get("credentials", "")) if state.get("url") == url else ""
 
     def find_url(self) -> str:
         """The server to use: the setting `REVO_NATS_URL`, else that of the mesh which runs here.

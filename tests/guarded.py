@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from actors.keyring import MAIN, Keyring
+from actors.keyring import Keyring
 from actors.loading import default_policy
 from bus import topology
 from bus.connection import Connection
@@ -15,7 +15,7 @@ from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.roles import Wish
 from bus.server import Server
-from bus.settings import Settings
+from bus.settings import MAIN, Settings
 
 QUICK = Policy(ack_wait=1.0, max_attempts=3, time_limit=10.0, backoff=0.05, backoff_max=0.1, max_deaths=3)
 OTHER = "acme"

@@ -16,14 +16,13 @@ from actors.admission import let_in, prepare
 from actors.keyring import Keyring
 from actors.loading import load
 from actors.meshfile import STEWARD
-from actors.meshhome import KEYS
 from actors.process import ActorProcess
 from bus import subjects
 from bus.credentials import OPERATOR
 from bus.mesh import Mesh
 from bus.roles import GATEWAY, Wish
 from bus.server import Server
-from bus.settings import Settings
+from bus.settings import KEYS, Settings
 
 
 class Rig:

@@ -21,7 +21,6 @@ from actors.agents.security_guardian.direct import add_up_risks, direct_risks
 from actors.keyring import Keyring
 from actors.loading import load
 from actors.meshfile import CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
-from actors.meshhome import KEYS
 from actors.process import ActorProcess
 from actors.registry.client import RegistryClient
 from bus import subjects
@@ -31,7 +30,7 @@ from bus.errors import ConfigError
 from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
 from bus.server import Server
-from bus.settings import Settings
+from bus.settings import KEYS, Settings
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 
 REPLICAS: Final = 2

@@ -14,15 +14,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from actors.agents.confine import without_network
+from actors.keyring import Keyring
 from actors.meshfile import DEFAULT_NAME, REGISTRY, STEWARD, MeshFile
 from actors.meshhome import MeshHome
 from actors.registry.client import RegistryClient
 from bus import inspection, subjects, topology
 from bus.connection import Connection
+from bus.credentials import Credentials
 from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.server import find_binary
-from bus.settings import Settings, redact
+from bus.settings import KEYS, Settings, redact
 from bus.telemetry import Telemetry
 from revo.cli.common import DONE, FAILED, NO_MESH, Output, console, print_json, run_async
 from revo.cli.embedded import DEFAULT_PORT, is_free
@@ -44,7 +47,7 @@ class Finding:
 def doctor(*, url: str | None, output: Output) -> int:
     """Run all checks; returns 0 when none failed, 3 when no mesh is reachable, else 1."""
     settings = Settings.from_env().at(url)
-    findings = [_safely(check, settings) for check in (python, binary, home, shadows, tools, port)]
+    findings = [_safely(check, settings) for check in (python, binary, home, keys, shadows, tools, port)]
     try:
         address = settings.find_url()
     except BusError as error:
@@ -118,7 +121,22 @@ def tools(_: Settings) -> Finding:
         return Finding(
             "tools", "fail", f"{', '.join(missing)} missing", "install revo-mesh anew, with its dependencies"
         )
-    return Finding("tools", "ok", "ruff, complexipy and bandit are there")
+    if not run_async(without_network()):
+        advice = "this system lets no ordinary user make a namespace; let the network say what agents may reach"
+        return Finding("tools", "warn", "they are there, and have the network of whoever runs their agent", advice)
+    return Finding("tools", "ok", "ruff, complexipy and bandit are there, and have no network")
+
+
+def keys(settings: Settings) -> Finding:
+    """Whose key files are here, and who may read them."""
+    keyring = Keyring(settings.home.absolute() / KEYS)
+    users = [(tenant, name) for tenant, of in keyring.read().tenants.items() for name in of]
+    if not users:
+        return Finding("keys", "ok", "none yet; `revo up` makes them")
+    for tenant, name in users:
+        if (path := keyring.path(name, tenant)).exists():
+            Credentials.load(path)  # says what is wrong with it
+    return Finding("keys", "ok", f"{len(users)} users; `revo keys show` lists them")
 
 
 def port(settings: Settings) -> Finding:

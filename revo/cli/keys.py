@@ -12,10 +12,10 @@ from typing import Any, Final
 
 from actors.keyring import Keyring, User, wish_of
 from actors.loading import load
-from actors.meshhome import KEYS, MeshHome
+from actors.meshhome import MeshHome
 from bus.errors import ConfigError
 from bus.roles import AGENT, SUBMITTER, Wish
-from bus.settings import Settings
+from bus.settings import KEYS, Settings
 from revo.cli.common import DONE, Output, console, print_json, say_line, table, waiting
 
 _PATIENCE: Final = 10.0

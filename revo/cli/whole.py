@@ -17,7 +17,7 @@ from actors.actor import Actor
 from actors.admission import let_in, load_all, prepare
 from actors.keyring import Keyring
 from actors.meshfile import MeshFile
-from actors.meshhome import KEYS, MeshHome
+from actors.meshhome import MeshHome
 from actors.supervisor import ActorFailedError, Child, State, Supervisor
 from bus import events, topology
 from bus.connection import Connection
@@ -25,7 +25,7 @@ from bus.credentials import OPERATOR
 from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.server import Server
-from bus.settings import Settings
+from bus.settings import KEYS, Settings
 from revo.cli.common import DONE, FAILED, Output, console, exit_code, print_json
 from revo.cli.embedded import keep_server, start_server
 
