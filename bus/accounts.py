@@ -19,6 +19,8 @@ from bus.roles import Grants
 
 MAX_CONNECTIONS: Final = 1000
 """Of one user at once."""
+MAX_PAYLOAD: Final = 1024 * 1024
+"""Bytes of one message, headers included; the server has its own limit, the smaller one counts."""
 MAX_SUBSCRIPTIONS: Final = 10_000
 """Of one user, over all its connections."""
 
@@ -61,7 +63,11 @@ class _Account:
             {kind: subject, **({"response_type": "stream"} if many else {}), "accounts": sorted(set(to))}
             for (kind, subject, many), to in self.exports.items()
         ]
-        limits = {"max_connections": MAX_CONNECTIONS, "max_subscriptions": MAX_SUBSCRIPTIONS}
+        limits = {
+            "max_connections": MAX_CONNECTIONS,
+            "max_subscriptions": MAX_SUBSCRIPTIONS,
+            "max_payload": MAX_PAYLOAD,
+        }
         return {
             **({"jetstream": "enabled"} if self.streams else {}),
             **({"limits": limits} if self.limited else {}),

@@ -6,6 +6,8 @@ import asyncio
 import functools
 import logging
 import weakref
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from bus import endings, subjects
 from bus.connection import Connection, Subscription
@@ -14,6 +16,9 @@ from bus.messages import CONTENT_TYPE, Result
 from bus.wire import Message
 
 log = logging.getLogger(__name__)
+
+LOOK_AGAIN: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+"""Seconds between two looks in a cluster, by who may not ask a stream's leader; a copy is behind for less than that."""
 
 
 class Arrival:
@@ -72,7 +77,7 @@ class Arrivals:
         self._waiting: weakref.WeakValueDictionary[tuple[str, str], Arrival] = weakref.WeakValueDictionary()
         self._subscription: Subscription | None = None
         self._subscribing = asyncio.Lock()
-        self._rereading: set[asyncio.Task[None]] = set()
+        self._looking: set[asyncio.Task[None]] = set()
         connection.on_reconnect(self._reread)
         connection.closed.add_done_callback(self._close)
 
@@ -105,10 +110,30 @@ class Arrivals:
         result = await endings.stored_result(self._connection, subject)
         if result is not None:
             arrival.set(result)
+        elif self._connection.restricted and self._connection.clustered:
+            self._spawn(self._look_again(capability, task_id, weakref.ref(arrival)))
+
+    async def _look_again(self, capability: str, task_id: str, seen: weakref.ref[Arrival]) -> None:
+        """We were answered by any copy of RESULTS, and it may have been behind: what it missed is not said again."""
+        subject = subjects.result(self._client, capability, task_id)
+        for pause in LOOK_AGAIN:
+            await asyncio.sleep(pause)
+            arrival = seen()
+            if arrival is None or arrival.done:
+                return
+            try:
+                result = await endings.stored_result(self._connection, subject)
+            except TransportError as error:
+                log.debug("result of %s: %s", task_id, error)
+                continue
+            if result is not None:
+                arrival.set(result)
+                return
+            del arrival  # who waits for it may give up meanwhile
 
     def stop(self) -> None:
         """Look for nothing more."""
-        for task in self._rereading:
+        for task in self._looking:
             task.cancel()
 
     def _on_done(self, message: Message) -> None:
@@ -124,9 +149,17 @@ class Arrivals:
 
     async def _reread(self) -> None:
         """After a reconnect: results may have been stored while nobody listened."""
-        task = asyncio.get_running_loop().create_task(self._read_all())
-        self._rereading.add(task)
-        task.add_done_callback(self._rereading.discard)
+        self._spawn(self._read_all())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._looking.add(task)
+        task.add_done_callback(self._looked)
+
+    def _looked(self, task: asyncio.Task[None]) -> None:
+        self._looking.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a result could not be looked up: %s", error, exc_info=error)
 
     async def _read_all(self) -> None:
         for key, arrival in list(self._waiting.items()):

@@ -216,6 +216,11 @@ class Connection:
         return self._connected.is_set()
 
     @property
+    def clustered(self) -> bool:
+        """Whether the server is one of several, which may not all know the same at the same moment."""
+        return bool(self.client._server_info.get("cluster"))  # noqa: SLF001  (no public way to read INFO)
+
+    @property
     def max_payload(self) -> int:
         """The most bytes, headers included, that the server takes in one message."""
         return self.client.max_payload

@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 
+from actors.keyring import Keyring
 from bus import jetstream
 from bus.connection import Connection
 from bus.errors import BusError
 from bus.server import Server
+from bus.settings import Settings
 from tests.eventually import eventually
 
 SIZE = 3
@@ -19,32 +21,31 @@ SIZE = 3
 class Node(Server):
     """One server of the cluster."""
 
-    def __init__(self, folder: Path, name: str, port: int, route: int, routes: list[int]) -> None:
-        super().__init__(folder / name, port=port)
+    def __init__(
+        self, folder: Path, name: str, port: int, route: int, routes: list[int], *, accounts: Path | None
+    ) -> None:
+        super().__init__(folder / name, port=port, accounts=accounts)
         self.name = name
         self._route = route
         self._routes = routes
 
     def _write_config(self) -> Path:
-        self._home.mkdir(parents=True, exist_ok=True)
+        config = super()._write_config()
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes)
-        config = self._home / "nats.conf"
-        config.write_text(
-            f'server_name: "{self.name}"\nlisten: "127.0.0.1:{self._port}"\n'
-            f'jetstream {{ store_dir: "{self._home / "jetstream"}" }}\nping_interval: "5s"\n'
-            f'cluster {{ name: "trio", listen: "127.0.0.1:{self._route}", routes: [{routes}] }}\n'
-        )
+        more = f'cluster {{ name: "trio", listen: "127.0.0.1:{self._route}", routes: [{routes}] }}\n'
+        config.write_text(config.read_text().replace('server_name: "revo"', f'server_name: "{self.name}"') + more)
         return config
 
 
 class Cluster:
     """The nodes by name, and who leads what."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, accounts: Path | None) -> None:
         ports = _free_ports(2 * SIZE)
         clients, routes = ports[:SIZE], ports[SIZE:]
         self.nodes = {
-            f"n{number}": Node(folder, f"n{number}", clients[number], routes[number], routes) for number in range(SIZE)
+            f"n{number}": Node(folder, f"n{number}", clients[number], routes[number], routes, accounts=accounts)
+            for number in range(SIZE)
         }
 
     @property
@@ -79,13 +80,14 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[Cluster]:
-    """A cluster that has elected its leader."""
-    trio = Cluster(folder)
+async def cluster(folder: Path, keyring: Keyring | None = None) -> AsyncIterator[Cluster]:
+    """A cluster that has elected its leader, and knows the users of a keyring."""
+    trio = Cluster(folder, keyring.accounts if keyring else None)
+    settings = Settings(credentials=str(keyring.path("operator")) if keyring else "")
     async with AsyncExitStack() as stack:
         for node in trio.nodes.values():
             await stack.enter_async_context(node)
-        async with await Connection.open(trio.url) as connection:
+        async with await Connection.open(trio.url, settings=settings) as connection:
 
             async def elected() -> bool:
                 try:

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from bus import subjects
+from actors.keyring import Keyring
+from actors.loading import default_policy
+from bus import subjects, topology
 from bus.mesh import Mesh
+from bus.roles import Wish
 from bus.settings import Settings
-from tests.chaos.fleet import Fleet, at_rest, count, executions, pause, submit
+from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
 from tests.cluster import cluster
 from tests.eventually import eventually
+from tests.processes import actor
 
 TASKS = 400
+
+
+@contextlib.asynccontextmanager
+async def prepared(mesh: Mesh, *addresses: str) -> AsyncIterator[None]:
+    """With the consumers that an agent may not make itself, run as shipped."""
+    for address in addresses:
+        await topology.ensure_capability(mesh.connection, address, default_policy(Settings()), "chaotic")
+    yield
 
 
 @pytest.mark.xdist_group("chaos")
@@ -24,16 +37,28 @@ TASKS = 400
 async def test_a_cluster_loses_nothing_with_its_leader(tmp_path: Path, figures: Callable[[str], None]) -> None:
     began = time.monotonic()
     journal = tmp_path / "journal"
-    async with cluster(tmp_path) as trio:
+    keyring = Keyring(tmp_path / "keys")
+    keyring.init()
+    keyring.ensure("chaotic", "agent", Wish(does=("chaos",)))
+    keyring.ensure("alice", "submitter", Wish(submits=("chaos",)))
+    async with cluster(tmp_path, keyring) as trio:
         settings = Settings(nats_url=trio.url, replicas=3)
+
+        def user(name: str) -> Settings:
+            return settings.model_copy(update={"credentials": str(keyring.path(name))})
+
+        env = {name: {"REVO_CREDENTIALS": str(keyring.path(name))} for name in ("chaotic", subjects.STEWARD)}
         async with (
-            Mesh.connect(settings=settings) as mesh,
-            Fleet(trio.url, tmp_path, 2, REVO_REPLICAS="3") as fleet,
+            Mesh.connect(settings=user("operator")) as mesh,
+            Mesh.connect(settings=user("alice")) as client,
+            prepared(mesh, "chaos", "@chaotic"),
+            actor(STEWARD, trio.url, tmp_path / "steward", REVO_REPLICAS="3", **env[subjects.STEWARD]),
+            Fleet(trio.url, tmp_path, 2, REVO_REPLICAS="3", **env["chaotic"]) as fleet,
         ):
 
             async def submit_all() -> None:
                 for number in range(TASKS):
-                    await submit(mesh, f"task-{number}", {"id": number, "seconds": 0.02, "journal": str(journal)})
+                    await submit(client, f"task-{number}", {"id": number, "seconds": 0.02, "journal": str(journal)})
                     await pause(0.03)
 
             submitting = asyncio.create_task(submit_all())

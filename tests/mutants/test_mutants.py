@@ -76,6 +76,19 @@ BLOCKS = REGISTRY + "test_a_handler_that_blocks_the_loop_keeps_its_lease"
 FOREIGN = REGISTRY + "test_nobody_takes_or_gives_up_the_lease_of_somebody_else"
 SAME_VIEW = REGISTRY + "test_every_replica_answers_the_same_and_knows_what_its_asker_knows"
 
+PERMISSIONS = "tests/integration/test_permissions.py::"
+PUBLISHES = PERMISSIONS
+PUBLISHES += "test_a_role_may_publish_nothing_that_is_granted_to_the_others_and_is_told_so_at_once_by_name"
+HEARS = PERMISSIONS + "test_a_role_hears_nothing_that_is_meant_for_the_others"
+TRICK = PERMISSIONS + "test_the_server_s_answer_is_no_way_around_the_grants_of_an_account_of_its_own"
+GUARDED = "tests/integration/test_guarded_mesh.py::"
+CANCELS = GUARDED + "test_a_cancel_reaches_the_children_and_nobody_cancels_what_is_another_s[shared]"
+REDRIVES = GUARDED + "test_a_dead_letter_is_redriven_and_dropped_by_its_client_and_by_no_other[shared]"
+REGISTERS = GUARDED + "test_an_agent_cannot_register_as_another[shared]"
+SAME_KEY = GUARDED + "test_the_same_key_is_one_task_also_when_somebody_looks_late[shared]"
+READABLE = "tests/integration/test_keys.py::"
+READABLE += "test_credentials_that_everybody_may_read_or_that_are_none_are_refused_without_their_text"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -83,6 +96,71 @@ _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "suc
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
+    Mutant(
+        "an agent may store results of any capability",
+        "bus/roles.py",
+        'result, attempt = f"revo.result.*.{address}.*",',
+        'result, attempt = "revo.result.>",',
+        PUBLISHES + "[shared-echo]",
+        "revo.result.bob.other.x1",
+    ),
+    Mutant(
+        "a client hears the results of all",
+        "bus/roles.py",
+        "hears = (subjects.done(user),)",
+        'hears = ("revo.done.>",)',
+        HEARS + "[own-alice]",
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a user to be isolated shares the account of the streams",
+        "bus/accounts.py",
+        "if member.isolated and member.role not in TRUSTED else tenant",
+        "if member is None else tenant",
+        TRICK,
+        "StoredMessage(",
+        ("actors/keyring.py", "credentials.OWN if user.isolated", "credentials.OWN if user is None"),
+    ),
+    Mutant(
+        "the steward cancels for whoever asks",
+        "actors/steward/actor.py",
+        '        if caller not in ("", client):',
+        "        if caller is None:",
+        CANCELS,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "the steward redrives and drops for whoever asks",
+        "actors/steward/actor.py",
+        '    if caller not in ("", task.client) and task.client:',
+        "    if caller is None:",
+        REDRIVES,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "an agent registers under any name",
+        "actors/registry/actor.py",
+        '        if CALLER.get() not in ("", registration.agent):',
+        "        if CALLER.get() is None:",
+        REGISTERS,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "everybody can tell what an idempotency key stands for",
+        "bus/tasks.py",
+        "hashlib.blake2b(key.encode(), digest_size=16, key=secret)",
+        "hashlib.blake2b(key.encode(), digest_size=16)",
+        SAME_KEY,
+        "nobody can guess",
+    ),
+    Mutant(
+        "credentials that everybody may read are taken",
+        "bus/credentials.py",
+        "& stat.S_IROTH:",
+        "& 0:",
+        READABLE,
+        "DID NOT RAISE",
+    ),
     Mutant(
         "the task is acknowledged before its result is stored",
         "bus/settling.py",
