@@ -18,7 +18,7 @@ from bus.connection import Connection
 from bus.errors import BusError, ConfigError
 from bus.plan import Wanted
 from bus.roles import AGENT, Wish
-from bus.settings import Settings
+from bus.settings import MAIN, Settings
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,22 @@ def load_all(mesh: MeshFile, folder: Path, *, strict: bool) -> dict[str, type[Ac
 
 
 def let_in(keyring: Keyring, actors: Mapping[str, type[Actor] | None], *, isolated: bool) -> bool:
-    """Have credentials for the actors and for those that every mesh has; whether the server must learn of anything."""
+    """Have credentials for the actors and for those that every mesh has; whether the server must learn of anything.
+
+    Who stands keeps an account of its own, and what it was granted if its class cannot be used at the moment: replicas
+    of it may run well.
+
+    Raises:
+        ConfigError: an actor is called as a user of another role is.
+    """
     changed = keyring.init()
+    standing = keyring.read().tenants[MAIN]
     for name, actor in actors.items():
-        if name not in SYSTEM:
-            wish = wish_of(actor) if actor is not None else Wish()
-            changed = keyring.ensure(name, AGENT, wish, isolated=isolated) or changed
+        if name in SYSTEM or (actor is None and name in standing):
+            continue
+        wish = wish_of(actor) if actor is not None else Wish()
+        alone = isolated or (name in standing and standing[name].isolated)
+        changed = keyring.ensure(name, AGENT, wish, isolated=alone) or changed
     return changed
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from actors.actor import Actor, check_class
 from bus import accounts, credentials, nkeys, roles, subjects
@@ -42,6 +42,13 @@ class User(BaseModel):
     broadcasts: list[str] = []
     isolated: bool = Field(True, description="whether it has an account of its own (ADR 11)")
     made_at: float = 0.0
+
+    @field_validator("keys")
+    @classmethod
+    def _keys(cls, value: list[str]) -> list[str]:
+        if not all(nkeys.is_public_key(key) for key in value):
+            raise ValueError("holds what is no public key of a NATS user")
+        return value
 
     @property
     def wish(self) -> Wish:
@@ -120,21 +127,23 @@ class Keyring:
             ConfigError, InvalidSubjectError: it cannot be.
         """
         roles.check(role, name, wish)
-        if name in SYSTEM and role != SYSTEM[name]:
-            raise ConfigError(f"user {name}", f"is a system actor, of role {SYSTEM[name]}")
+        reserved = {**SYSTEM, OPERATOR: OPERATOR}
+        if name in reserved and role != reserved[name]:
+            raise ConfigError(f"user {name}", f"is of role {reserved[name]} in every tenant; take another name")
         isolated = isolated and role not in credentials.TRUSTED
         given: dict[str, Any] = {key: list(value) for key, value in dataclasses.asdict(wish).items()}
         with self._changing() as ring:
             users = ring.tenants.setdefault(tenant, {})
             standing = users.get(name)
-            made = User(role=role, keys=["none yet"], isolated=isolated, made_at=time.time(), **given)
-            same = standing is not None and (standing.role, standing.isolated) == (role, isolated)
-            if standing is not None and same and self.path(name, tenant).exists():
+            if standing is not None and standing.role != role:
+                raise ConfigError(f"user {name}", f"is of role {standing.role}; `revo keys remove {name}` first")
+            if standing is not None and standing.isolated == isolated and self._holds(name, tenant, standing):
                 if standing.wish == wish:
                     return False
                 users[name] = standing.model_copy(update=given)
-            else:
-                users[name] = made.model_copy(update={"keys": [self._new_key(name, made, tenant)]})
+                return True
+            key = self._new_key(name, role, tenant, isolated=isolated)
+            users[name] = User(role=role, keys=[key], isolated=isolated, made_at=time.time(), **given)
             return True
 
     def rotate(self, name: str, tenant: str = MAIN) -> None:
@@ -145,7 +154,7 @@ class Keyring:
         """
         with self._changing() as ring:
             user = _user(ring, name, tenant)
-            user.keys = [self._new_key(name, user, tenant), user.keys[0]]
+            user.keys = [self._new_key(name, user.role, tenant, isolated=user.isolated), user.keys[0]]
 
     def finish(self, name: str, tenant: str = MAIN) -> bool:
         """Let the older key of a user be good no more; False when it has only one."""
@@ -167,33 +176,40 @@ class Keyring:
         user = _user(self.read(), name, tenant)
         return roles.grants(user.role, name, user.wish)
 
-    def _new_key(self, name: str, user: User, tenant: str) -> str:
-        seed, account = nkeys.new_seed(), credentials.OWN if user.isolated else credentials.SHARED
+    def _holds(self, name: str, tenant: str, user: User) -> bool:
+        """Whether the file of a user is of use: it is there, and a key of it is one that the server will know."""
+        try:
+            key, _ = Credentials.load(self.path(name, tenant)).answer("")
+        except ConfigError:
+            return False
+        return key in user.keys
+
+    def _new_key(self, name: str, role: str, tenant: str, *, isolated: bool) -> str:
+        seed, account = nkeys.new_seed(), credentials.OWN if isolated else credentials.SHARED
         path = self.path(name, tenant)
         try:
             secret = Credentials.load(path).secret
         except ConfigError:
             secret = secrets.token_hex(16)
-        credentials.write(path, seed, user=name, role=user.role, tenant=tenant, account=account, secret=secret)
+        credentials.write(path, seed, user=name, role=role, tenant=tenant, account=account, secret=secret)
         return nkeys.public_key(seed)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Ring]:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = (self.folder / "lock").open("a")
+            with (self.folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                ring = self.read()
+                before = ring.model_dump_json()
+                yield ring
+                text = accounts.configuration(_members(ring))
+                if not self.accounts.exists() or self.accounts.read_text(encoding="utf-8") != text:
+                    credentials.write_text(self.accounts, text)  # also when another version grants otherwise
+                if ring.model_dump_json() != before:
+                    credentials.write_text(self._file, json.dumps(ring.model_dump(), indent=1) + "\n")
         except OSError as error:
             raise ConfigError(str(self.folder), (error.strerror or str(error)).lower()) from error
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            ring = self.read()
-            before = ring.model_dump_json()
-            yield ring
-            text = accounts.configuration(_members(ring))
-            if not self.accounts.exists() or self.accounts.read_text(encoding="utf-8") != text:
-                credentials.write_text(self.accounts, text)  # also when it is another version that grants otherwise
-            if ring.model_dump_json() != before:
-                credentials.write_text(self._file, json.dumps(ring.model_dump(), indent=1) + "\n")
 
 
 def wish_of(actor: type[Actor]) -> Wish:

@@ -58,8 +58,10 @@ class Child:
         cwd: Path | None = None,
         pass_fds: Sequence[int] = (),
         lifeline: Lifeline | None = None,
+        scratch: Path | None = None,
     ) -> Child:
-        """Start a child. With `group` its whole process group dies with it.
+        """Start a child. With `group` its whole process group dies with it. The folder `scratch` is removed should we
+        die before it.
 
         With a `lifeline` the child watches that by itself; without, a guard does it for it.
 
@@ -70,7 +72,7 @@ class Child:
         lifeline = lifeline or Lifeline()
         try:
             process = subprocess.Popen(  # noqa: ASYNC220  (takes 1 ms: the fork shares memory)
-                guarded(argv, lifeline.fd, group=group) if guard else argv,
+                guarded(argv, lifeline.fd, group=group, scratch=scratch) if guard else argv,
                 stdin=stdin,
                 stdout=stdout,
                 stderr=stderr,

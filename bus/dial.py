@@ -57,7 +57,7 @@ class _Dialer:
         self._on_error = on_error
         self._events = events
         self._standing = False
-        self.client = WireClient(credentials)
+        self.client = WireClient(credentials, secure=self._tls is not None)
         self.last_error: BaseException | None = None
 
     async def dial(self) -> None:
@@ -67,7 +67,7 @@ class _Dialer:
             except OSError as error:
                 # A server that refuses us resets the connection; nats-py then stumbles over its own clean-up.
                 self.last_error = error
-                self.client = WireClient(self._credentials)
+                self.client = WireClient(self._credentials, secure=self._tls is not None)
                 await asyncio.sleep(RECONNECT_FIRST)
             else:
                 self._standing = True

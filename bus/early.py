@@ -59,6 +59,9 @@ MAX_FAMILY: Final = 100_000
 """Descendants that one cancel reaches; a family that is larger is a runaway, and cancelled by its rest's deadlines."""
 
 
+_NOWHERE: Final = "it neither waits nor runs, and it has no result"
+
+
 @dataclass(frozen=True, slots=True)
 class Ender:
     """Ends tasks in the name of one process."""
@@ -142,7 +145,7 @@ class Ender:
         await backlog.refresh()
         standing = await self._ended(task_id, client, capability)
         if standing.status != "cancelled":
-            raise NotFoundError(f"task {task_id}", "it has not been cancelled")
+            raise NotFoundError(f"task {task_id}", _NOWHERE)  # who asks for another's task learns nothing of it
         children = await self._cancel_children(backlog, standing)
         return Cancelled(
             task_id=task_id,
@@ -178,7 +181,7 @@ class Ender:
             self.connection, subjects.result(client or "*", capability or "*", task_id)
         )
         if result is None:
-            raise NotFoundError(f"task {task_id}", "it neither waits nor runs, and it has no result")
+            raise NotFoundError(f"task {task_id}", _NOWHERE)
         return result
 
     async def _cancel_children(self, backlog: Backlog, parent: Result) -> int:

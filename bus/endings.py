@@ -128,10 +128,13 @@ def read_result(headers: Mapping[str, str], body: bytes, subject: str) -> Result
 
     Whoever put it there, the task has ended with it, for the first result stands.
     """
+    client, capability, task_id = subjects.parse_name(subject)
     try:
-        return codec.read(Result, headers, body, subject=subject)
+        result = codec.read(Result, headers, body, subject=subject)
+        if (result.client, result.capability, result.task_id) != (client, capability, task_id):
+            raise DecodeError(subject, f"it is the result of {result.client}.{result.capability}.{result.task_id}")
+        return result
     except DecodeError as error:
-        client, capability, task_id = subjects.parse_name(subject)
         info = ErrorInfo(code="unreadable_result", message=f"{error}"[:MAX_MESSAGE])
         return Result(
             task_id=task_id,

@@ -108,7 +108,9 @@ class Watch:
         except DecodeError as error:
             log.warning("%s", error)
             return
-        if beat.leaving:
+        if subjects.beat(beat.agent, beat.instance) != message.subject:
+            log.warning("a heartbeat on %s speaks for %s of %s", message.subject, beat.instance, beat.agent)
+        elif beat.leaving:
             self._known.pop(beat.instance, None)
         else:
             self._known[beat.instance] = _Known(beat, time.monotonic())

@@ -7,12 +7,14 @@ child that reads the other end sees that. No `preexec_fn` (unsafe with threads) 
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
-_GUARD: Final = '(read -r _ </dev/fd/{fd} || kill -9 {target}) </dev/null >/dev/null 2>&1 & exec "$@"'
+_GUARD: Final = '(read -r _ </dev/fd/{fd} || {{ {wipe}kill -9 {target}; }}) </dev/null >/dev/null 2>&1 & exec "$@"'
 """The watcher ends quietly when it reads a line and kills when it reads the end of the pipe. It holds none of the
 command's own streams, and `exec` makes the command's pid the shell's."""
 
@@ -33,13 +35,15 @@ class Lifeline:
             os.close(self.fd)
 
 
-def guarded(argv: Sequence[str], fd: int, *, group: bool) -> list[str]:
+def guarded(argv: Sequence[str], fd: int, *, group: bool, scratch: Path | None = None) -> list[str]:
     """The command that runs `argv` under the same pid, and kills it when the lifeline `fd` is lost.
 
-    With `group` its whole process group is killed; start it in a session of its own then.
+    With `group` its whole process group is killed; start it in a session of its own then. The folder `scratch` goes
+    with it.
     """
     target = "-$$" if group else "$$"
-    return ["/bin/sh", "-c", _GUARD.format(fd=fd, target=target), "sh", *argv]
+    wipe = f"rm -rf {shlex.quote(str(scratch))}; " if scratch is not None else ""
+    return ["/bin/sh", "-c", _GUARD.format(fd=fd, target=target, wipe=wipe), "sh", *argv]
 
 
 def watch(fd: int, on_loss: Callable[[], None], *, grace: float) -> None:

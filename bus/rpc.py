@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
@@ -35,9 +35,6 @@ from bus.telemetry import Attributes, Telemetry
 from bus.wire import Message, OnMessage
 
 log = logging.getLogger(__name__)
-
-QUEUE_GROUP: Final = "q"
-"""The queue group of the control subjects' protocol default; endpoints use the service's name."""
 
 
 CALLER: ContextVar[str] = ContextVar("revo_caller", default="")

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from bus.child import PIPE, Child
+from bus.credentials import write_text
 from bus.errors import BusError, ConfigError
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ _LISTENING: Final = "Listening for client connections on "
 _READY: Final = "Server is ready"
 _RELOADED: Final = "Reloaded server configuration"
 _NOT_RELOADED: Final = "Failed to reload server configuration"
+_AT_REST: Final = "REVO_AT_REST"
+_KEY_FILE: Final = "at-rest.conf"
 RELOAD_TIMEOUT: Final = 5.0
 MAX_PENDING: Final = 64 * 1024 * 1024
 """Bytes that may wait for one connection that reads too slowly, before it is cut off."""
@@ -83,7 +86,7 @@ class Server:
         encrypted: bool = False,
     ) -> None:
         """`accounts` is a file that says who may connect, and do what; without one everybody on this machine may do
-        everything. `tls` is a certificate and its key. Streams that are `encrypted` need the file `at-rest.key`.
+        everything. `tls` is a certificate and its key. Streams that are `encrypted` need the file `at-rest.conf`.
         """
         self._home = home
         self._accounts = accounts
@@ -138,11 +141,14 @@ class Server:
         config = self._home / "nats.conf"
         store = {"store_dir": str((self._home / "jetstream").resolve())}
         if self._encrypted:
-            store |= {"cipher": "chachapoly", "key": self._key_at_rest()}
+            store["cipher"] = "chachapoly"
+            self._make_key_at_rest()
+        key = f", key: ${_AT_REST}" if self._encrypted else ""
         lines = [
             'server_name: "revo"',
             f'listen: "{self._host}:{self._port or -1}"',
-            f"jetstream {json.dumps(store)}",
+            *([f'include "./{_KEY_FILE}"'] if self._encrypted else []),
+            f"jetstream {json.dumps(store)[:-1]}{key}}}",
             # A hung client is found within seconds, not minutes: its queue group would go on feeding it.
             'ping_interval: "5s"',
             "ping_max: 2",
@@ -154,17 +160,14 @@ class Server:
         if self._accounts is not None:
             # Seen from the file that names it, or the server would not find it.
             lines.append(f"include {json.dumps(os.path.relpath(self._accounts, self._home))}")
-        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write("\n".join(lines) + "\n")
+        write_text(config, "\n".join(lines) + "\n")
         return config
 
-    def _key_at_rest(self) -> str:
-        """The key that streams are encrypted with; made at the first start, and lost with its file."""
-        path = self._home / "at-rest.key"
+    def _make_key_at_rest(self) -> None:
+        """The key that streams are encrypted with: made at the first start, it is in one file, and lost with it."""
+        path = self._home / _KEY_FILE
         if not path.exists():
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(secrets.token_hex(32))
-        return path.read_text(encoding="utf-8")
+            write_text(path, f'{_AT_REST}: "{secrets.token_hex(32)}"\n')
 
     async def reload(self) -> None:
         """Have the server read again who may do what; returns when it has. Who is still somebody stays connected.

@@ -17,7 +17,6 @@ from bus.topology import MARKER_TTL
 
 _OPERATION: Final = "KV-Operation"
 _MARKER: Final = "Nats-Marker-Reason"
-_ROLLUP: Final = "Nats-Rollup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,5 +113,5 @@ class Bucket:
         Raises:
             WrongSequenceError: something else stands there than was expected.
         """
-        mark = {_OPERATION: "PURGE", _ROLLUP: "sub"}
+        mark = {_OPERATION: "PURGE"}  # each key holds one message, so nothing is left to roll up
         return await self.put(key, b"", mark, expect=expect, ttl=MARKER_TTL, patience=patience)

@@ -86,7 +86,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "max_bytes": settings.attempts_max_bytes,
             "max_msgs_per_subject": 1,
             "discard": "new",
-            "allow_rollup_hdrs": True,
+            "allow_rollup_hdrs": False,  # with one such header who may write one key could wipe all
             "allow_direct": True,
             "deny_delete": True,
             **kept,
@@ -109,7 +109,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "max_msgs_per_subject": 1,
             "discard": "new",
             "subject_delete_marker_ttl": int(MARKER_TTL * NS),
-            "allow_rollup_hdrs": True,
+            "allow_rollup_hdrs": True,  # the server wants it for its markers
             "allow_direct": True,  # who renews a lease may read that one alone
             "deny_delete": True,
             **kept,

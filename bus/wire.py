@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
@@ -180,21 +181,34 @@ class WireParser(Parser):
 class WireClient(Client):
     """nats-py's client with our way of a message in and out."""
 
-    def __init__(self, credentials: Credentials | None = None) -> None:
+    def __init__(self, credentials: Credentials | None = None, *, secure: bool = False) -> None:
+        """`secure`: say nothing before the connection is encrypted."""
         super().__init__()
         self.credentials = credentials
+        self.secure = secure
         self._ps = WireParser(self)
         self._handlers: dict[bytes, OnMessage] = {}
         self._writing = False
         self._later: asyncio.TimerHandle | None = None
         self._congested = False
 
+    def new_inbox(self) -> str:
+        """A subject to be answered on. As nats-py's, but nobody can guess it who knows an earlier one."""
+        return f"{self._inbox_prefix.decode()}.{secrets.token_hex(16)}"
+
+    def _writer(self) -> asyncio.StreamWriter:
+        writer: asyncio.StreamWriter = self._transport._io_writer  # type: ignore[union-attr]  # noqa: SLF001
+        return writer
+
     def _connect_command(self) -> bytes:
         """As nats-py's, with our credentials as they stand in their file now.
 
         Raises:
-            nats.errors.Error: their file cannot be read; nats-py tries again, and then it may.
+            nats.errors.Error: their file cannot be read, or nothing is encrypted that should be; nats-py tries again.
         """
+        if self.secure and self._writer().get_extra_info("ssl_object") is None:
+            # Whoever stands between us and the server can make it seem to speak no TLS.
+            raise nats.errors.Error("the server does not speak TLS")
         if self.credentials is not None:
             try:
                 key, signature = self.credentials.answer(self._server_info.get("nonce", ""))

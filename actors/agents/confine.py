@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +31,7 @@ OPEN: Final = 256
 """Files that are open at once."""
 _LIMIT: Final = (
     # What a system does not know it does not limit. The tool's own status is the shell's, for it takes its place.
+    'mkdir -m 700 "$TMPDIR" || exit 126; '
     "ulimit -c 0; ulimit -t {cpu} 2>/dev/null; ulimit -f {file} 2>/dev/null; ulimit -n {open} 2>/dev/null; "
     'ulimit -v {memory} 2>/dev/null; exec "$@"'
 )
@@ -38,7 +40,7 @@ _probes: dict[str, asyncio.Future[tuple[str, ...]]] = {}
 
 
 def limited(argv: Sequence[str], seconds: float) -> list[str]:
-    """The command that runs `argv` within the limits; of CPU it has `seconds`, and one more."""
+    """The command that makes `$TMPDIR` and runs `argv` within the limits; of CPU it has `seconds`, and one more."""
     script = _LIMIT.format(cpu=math.ceil(seconds) + 1, file=FILE, open=OPEN, memory=MEMORY)
     return ["/bin/sh", "-c", script, "sh", *argv]
 
@@ -62,13 +64,15 @@ async def _probe(unshare: str) -> tuple[str, ...]:
         return ()
     status = await child.wait()
     await finish_group(child)
+    if status != 0:
+        log.info("this system lets us make no namespace: tools have the network of their user")
     return (unshare, *_ALONE) if status == 0 else ()
 
 
 @asynccontextmanager
 async def own_folder() -> AsyncIterator[Path]:
-    """A folder of a tool's own, gone after the block with all that it left there."""
-    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="revo-tool-"))
+    """A folder for a tool, which `limited` makes; gone after the block with all that it left there."""
+    folder = Path(tempfile.gettempdir()) / f"revo-tool-{secrets.token_hex(8)}"
     try:
         yield folder
     finally:

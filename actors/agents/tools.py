@@ -147,6 +147,7 @@ async def _start(name: str, argv: Sequence[str], folder: Path) -> Child:
             stdout=PIPE,
             stderr=PIPE,
             cwd=Path("/"),
+            scratch=folder,
             env={**_ENVIRONMENT, "HOME": str(folder), "TMPDIR": str(folder)},
         )
     except OSError as error:

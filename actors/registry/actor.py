@@ -34,6 +34,7 @@ from actors.registry.model import (
     definition_key,
     lease_key,
     owner_of,
+    owns,
 )
 from bus import codec, events, subjects
 from bus.dial import RECONNECT_MAX
@@ -87,6 +88,9 @@ class Registry(Actor):
         if CALLER.get() not in ("", registration.agent):
             raise NotYoursError(registration.agent, CALLER.get())
         key = lease_key(registration.agent, registration.instance)
+        if not owns(registration.agent, registration.instance):
+            reason = f"an instance of {registration.agent} is called {registration.agent}-, and what has no hyphen"
+            raise ConfigError(f"instance {registration.instance}", reason)
         declared = self._check(registration)
         owner = owner_of(registration.secret)
         standing = self._catalog.get(registration.instance)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance
+from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, owns
 from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, TransportError
@@ -171,6 +171,9 @@ class Catalog:
                 waiter.set_result(None)
 
     def _on_lease(self, entry: Entry, name: str) -> None:
+        agent = entry.key.split(".")[1]
+        if not owns(agent, name):
+            raise DecodeError(entry.key, f"the name of an instance of {agent} is {agent}-, and what has no hyphen")
         known = self._known.get(name)
         seen = entry.stored_at - self._clock
         if not entry.live:
@@ -183,8 +186,6 @@ class Catalog:
             instance = codec.read(Instance, entry.headers, entry.body, subject=entry.key)
             if entry.key != instance.key:
                 raise DecodeError(entry.key, f"it is the lease of {instance.instance}")
-            if known is not None and known.instance.agent != instance.agent:
-                raise DecodeError(entry.key, f"{name} is an instance of {known.instance.agent}")
             plain = instance.model_dump(exclude={"owner"})
             fresh = Known(instance, plain, entry.body, entry.revision, seen)
             if known is not None and known.instance.capabilities == instance.capabilities:

@@ -196,6 +196,11 @@ def lease_key(agent: str, instance: str) -> str:
     return f"{LEASES}.{subjects.token(agent, 'agent name')}.{subjects.token(instance, 'instance name')}"
 
 
+def owns(agent: str, instance: str) -> bool:
+    """Whether an instance is called as those of the agent are, and so as those of no other agent."""
+    return instance.rpartition("-")[0] == agent
+
+
 def definition_key(capability: str) -> str:
     """The key of a capability's definition.
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from actors.actor import Actor, rpc
 from bus import subjects, topology
@@ -38,12 +38,24 @@ ANCHOR_EVERY: Final = 60.0
 """Seconds between two notes of how many tasks there were: from them an audit knows which results must still stand."""
 
 
+def _token(value: str) -> str:
+    return subjects.token(value)
+
+
+def _token_or_none(value: str) -> str:
+    return value and subjects.token(value)
+
+
+def _address_or_none(value: str) -> str:
+    return value and subjects.address(value)
+
+
 class Name(BaseModel):
     """One task. Client and capability are needed only where several have the same id."""
 
-    task_id: str
-    client: str = ""
-    capability: str = ""
+    task_id: Annotated[str, AfterValidator(_token)]
+    client: Annotated[str, AfterValidator(_token_or_none)] = ""
+    capability: Annotated[str, AfterValidator(_address_or_none)] = ""
     sequence: int = Field(0, description="where it stands in TASKS, if that is known: spares looking for it")
     by: str = Field("somebody", max_length=200, description="who asks; stands in the result")
 

@@ -151,7 +151,7 @@ def _registration(number: int) -> Registration:
     name = f"work-{number // REPLICAS}"
     return Registration(
         agent=f"worker-{number // REPLICAS}",
-        instance=f"worker-{number:05}",
+        instance=f"worker-{number // REPLICAS}-{number:05}",
         secret=f"secret of number {number}",
         host="bench",
         capabilities=[CapabilityInfo(name=name, message=_SCHEMA, result={"type": "string"})],

@@ -7,15 +7,17 @@ import json
 import os
 import signal
 import time
+import zlib
 from pathlib import Path
 from typing import Any, Final
 
 from actors.keyring import Keyring, User, wish_of
 from actors.loading import load
 from actors.meshhome import MeshHome
+from bus.credentials import OPERATOR, write_text
 from bus.errors import ConfigError
 from bus.roles import AGENT, SUBMITTER, Wish
-from bus.settings import KEYS, Settings
+from bus.settings import KEYS, MAIN, Settings
 from revo.cli.common import DONE, Output, console, print_json, say_line, table, waiting
 
 _PATIENCE: Final = 10.0
@@ -62,6 +64,9 @@ def rotate(name: str, tenant: str, *, finish: bool, output: Output) -> int:
 def remove(name: str, tenant: str, *, output: Output) -> int:
     """Let a user be none any more; returns the exit status."""
     keyring, home = _keyring()
+    state = home.read() if home.holder() else None
+    if tenant == MAIN and state and name in {OPERATOR, *(actor["name"] for actor in state["actors"])}:
+        raise ConfigError(name, "is of the mesh that runs here; end it, or take the actor out of its mesh file, first")
     keyring.remove(name, tenant)
     _tell(home, output)
     return _done(keyring, {"user": name, "tenant": tenant, "removed": True}, f"{name} is no user any more", output)
@@ -132,7 +137,7 @@ def _export(keyring: Keyring, tenant: str, folder: Path, output: Output) -> int:
     for name in users:
         seed = base64.b64encode(keyring.path(name, tenant).read_bytes()).decode()
         body = {"type": "Opaque", "data": {"credentials.nk": seed}}
-        written.append(_manifest(folder / f"key-{name}.yaml", "Secret", f"revo-key-{name.lower()}", body))
+        written.append(_manifest(folder / f"key-{name}.yaml", "Secret", f"revo-key-{_dns_name(name)}", body))
     if output is Output.JSON:
         print_json([str(path) for path in written])
     else:
@@ -141,10 +146,15 @@ def _export(keyring: Keyring, tenant: str, folder: Path, output: Output) -> int:
 
 
 def _manifest(path: Path, kind: str, name: str, body: dict[str, Any]) -> Path:
-    made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name.replace("_", "-")}, **body}
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(json.dumps(made, indent=1) + "\n")  # JSON is YAML
+    made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **body}
+    write_text(path, json.dumps(made, indent=1) + "\n")  # JSON is YAML
     return path
+
+
+def _dns_name(user: str) -> str:
+    """A user's name as Kubernetes takes it, and of no two users the same."""
+    plain = user.lower().replace("_", "-").strip("-")
+    return plain if plain == user else f"{plain}-{zlib.crc32(user.encode()):08x}"
 
 
 # --- what all of them do --------------------------------------------------------------------------------------

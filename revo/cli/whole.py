@@ -214,7 +214,7 @@ class Whole:
         await self._prepare(mesh)
 
     async def _admit(self, mesh: MeshFile) -> None:
-        isolated = mesh.server.isolated
+        isolated = self._mesh.server.isolated  # what was said when it started, as of all of [server]
         await asyncio.to_thread(lambda: let_in(self._keyring, self._actors_of(mesh), isolated=isolated))
 
     async def _prepare(self, mesh: MeshFile) -> None:

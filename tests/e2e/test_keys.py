@@ -68,7 +68,7 @@ def test_agents_with_accounts_of_their_own_work_from_a_mesh_file(shell: Shell) -
         (("add", "e.ve", "--role", "observer"), "a user name is"),
         (("add", "eve", "--role", "agent", "--target", "nowhere:None"), "nowhere"),
         (("add", "eve", "--role", "submitter", "--target", "x:Y"), "is for agents"),
-        (("add", "revo-steward", "--role", "submitter", "--submits", "x"), "is a system actor"),
+        (("add", "revo-steward", "--role", "submitter", "--submits", "x"), "is of role steward in every tenant"),
         (("rotate", "eve"), "has no user eve"),
         (("remove", "eve"), "has no user eve"),
         (("show", "eve"), "there are no keys yet"),

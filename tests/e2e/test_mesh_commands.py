@@ -95,7 +95,7 @@ async def test_ps_shows_what_is_left_for_dead(shell: Shell) -> None:
     (shell.folder / "dying.py").write_text(
         "import os, threading\nfrom pathlib import Path\nfrom revo import Actor, rpc\nclass Dying(Actor):\n"
         "    @rpc('x')\n    async def x(self) -> int:\n        return 1\n"
-        "    async def on_start(self):\n        threading.Timer(0.5, os._exit, (9,)).start()\n"
+        "    async def on_start(self):\n        threading.Timer(3.0, os._exit, (9,)).start()\n"
     )
     more = f'[actors.dying]\ntarget = "{shell.folder / "dying.py"}:Dying"\n[supervision]\nmax_restarts = 0\n'
     shell.json("up", echo_mesh(shell, more=more), "--detach")

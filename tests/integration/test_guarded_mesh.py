@@ -12,13 +12,16 @@ import pytest
 
 from actors.admission import prepare
 from actors.keyring import Keyring, wish_of
-from bus import attempts, subjects
+from actors.registry.client import RegistryClient
+from bus import attempts, codec, jetstream, subjects
 from bus.errors import NotFoundError, PermissionDeniedError, RemoteError
 from bus.inspection import queued
 from bus.mesh import Handle, Mesh
+from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.roles import Wish
 from bus.server import Server
 from bus.stewards import ask
+from bus.store import Bucket
 from tests.eventually import eventually
 from tests.guarded import Guarded
 from tests.integration import agents
@@ -178,6 +181,62 @@ async def test_an_agent_cannot_register_as_another(here: Household) -> None:
         registration = {"agent": "toiler", "instance": "toiler-1", "secret": "x" * 32, "capabilities": []}
         with pytest.raises(RemoteError, match="may not speak for toiler"):
             await mesh.ask(subjects.REGISTRY, "register", registration)
+
+
+async def test_an_agent_cannot_take_the_name_of_another_s_instance(here: Household) -> None:
+    toiler = await here.agent("toiler")
+    async with here.mesh("relay") as hostile, here.mesh("operator") as mesh:
+        client = RegistryClient(mesh)
+        assert [one.instance for one in await client.find("toil")] == [toiler.instance]
+        key = f"$KV.REGISTRY.lease.relay.{toiler.instance}"
+        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE"}, {}):
+            await jetstream.store(hostile.connection, key, b"{}", headers)
+        registration = {"agent": "relay", "instance": toiler.instance, "secret": "x" * 32, "capabilities": []}
+        with pytest.raises(RemoteError, match="an instance of relay is called relay-"):
+            await hostile.ask(subjects.REGISTRY, "register", registration)
+        assert [one.instance for one in await client.find("toil")] == [toiler.instance]
+
+
+async def test_a_registry_that_an_agent_has_wiped_is_whole_again_within_seconds(here: Household) -> None:
+    """The server's markers want rollups, so whoever may renew a lease can wipe the bucket; that must not matter."""
+    toiler = await here.agent("toiler")
+    async with here.mesh("relay") as hostile, here.mesh("operator") as mesh:
+        client = RegistryClient(mesh)
+        await jetstream.store(hostile.connection, "$KV.REGISTRY.lease.relay.relay-1", b"{}", {"Nats-Rollup": "all"})
+        bucket = Bucket(mesh.connection, subjects.REGISTRY_BUCKET)
+
+        async def whole() -> bool:
+            entry = await bucket.get(f"lease.toiler.{toiler.instance}")
+            return entry is not None and entry.live
+
+        await eventually(whole, timeout=8)
+        assert [one.instance for one in await client.find("toil")] == [toiler.instance]
+        assert await (await mesh.submit("toil", {"id": 5})).result(timeout=10) == 5
+
+
+async def test_an_agent_cannot_cancel_another_s_children_by_a_result_that_speaks_of_them(
+    here: Household, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    await here.agent("toiler")
+    await here.agent("parent")
+    async with here.mesh("alice") as mesh, here.mesh("relay") as hostile:
+        handle = await mesh.submit("raise_family", {"children": 2, "journal": str(journal)})
+        await eventually(lambda: len(begun(journal)) == 3)
+        lie = {"task_id": handle.task_id, "capability": "raise_family", "client": "alice", "status": "cancelled"}
+        times = {"submitted_at": 1.0, "started_at": 1.0, "finished_at": 1.0, "agent": "x", "instance": "x-1"}
+        body = codec.encode({**lie, **times, "attempts": 1, "deliveries": 1, "sequence": 1})
+        await jetstream.store(hostile.connection, "revo.result.alice.relay.lie", body, {CONTENT_TYPE: MSGPACK})
+        for message in (
+            {"task_id": "lie", "client": "alice", "capability": "relay"},
+            {"task_id": handle.task_id, "client": "alice", "capability": "raise_family"},
+        ):
+            with pytest.raises(NotFoundError, match="neither waits nor runs"):
+                await ask(hostile.connection, hostile.telemetry, "cancel", message)
+        with pytest.raises(RemoteError):
+            await hostile.ask(subjects.STEWARD, "cancel", {"task_id": "*", "client": "alice", "capability": "relay"})
+        assert not handle._arrival.done
+        assert (await handle.cancel()).children >= 2
 
 
 async def test_a_client_of_another_name_is_refused_before_anything_is_sent(here: Household) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from actors.actor import Agent, task
+from actors.admission import let_in
 from actors.keyring import Keyring, NoUserError, wish_of
 from bus import credentials, jetstream, nkeys, subjects, topology
 from bus.connection import Connection
@@ -97,6 +98,36 @@ def test_a_wish_that_cannot_be_granted_is_refused_and_changes_nothing(
         keyring.rotate("eve")
     with pytest.raises(BusError):
         keyring.ensure("e>ve", "submitter", Wish(submits=("echo",)))
+
+
+def test_a_user_keeps_its_role_and_a_half_written_keyring_mends_itself(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path / "keys")
+    keyring.init()
+    for name in ("operator", "revo-steward"):
+        with pytest.raises(ConfigError, match="take another name"):
+            keyring.ensure(name, "agent", Wish(does=("echo",)))
+    keyring.ensure("shop", "submitter", Wish(submits=("echo",)))
+    with pytest.raises(ConfigError, match="is of role submitter"):
+        keyring.ensure("shop", "agent", Wish(does=("echo",)))
+    secret = Credentials.load(keyring.path("shop")).secret
+    keyring.rotate("shop")
+    assert Credentials.load(keyring.path("shop")).secret == secret, "what it stands for outlives its keys"
+    path = keyring.path("operator")
+    text = path.read_text().splitlines()
+    path.write_text("\n".join([*text[:-1], nkeys.new_seed()]) + "\n")  # as after a crash between two files
+    assert keyring.init()
+    assert Credentials.load(path).answer("")[0] in keyring.read().tenants["main"]["operator"].keys
+    (tmp_path / "keys" / "keys.json").write_text('{"tenants": {"main": {"x": {"role": "agent", "keys": ["SUAB"]}}}}')
+    with pytest.raises(ConfigError, match="no public key"):
+        keyring.read()
+
+
+def test_an_actor_that_cannot_be_loaded_for_the_moment_keeps_what_it_was_granted(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path / "keys")
+    keyring.ensure("clerk", "agent", Wish(does=("file",)))
+    let_in(keyring, {"clerk": None}, isolated=False)
+    user = keyring.read().tenants["main"]["clerk"]
+    assert (user.does, user.isolated) == (["file"], True)
 
 
 def test_an_agent_is_granted_what_its_class_declares(tmp_path: Path) -> None:
@@ -224,6 +255,12 @@ async def test_tls_is_spoken_with_a_server_whose_certificate_somebody_vouches_fo
             os.kill(server.pid, signal.SIGKILL)
             await server.start()
             assert (await mesh.submit("echo", {"n": 2})).sequence == 2
+    async with Server(tmp_path / "plain", accounts=keyring.accounts) as stripped:
+        # Whoever stands between us and the server can make it seem to speak no TLS.
+        url = stripped.url.replace("nats://", "tls://")
+        with pytest.raises(ServerUnreachableError, match="does not speak tls"):
+            await Connection.open(url, settings=settings.model_copy(update={"nats_url": url}))
+    async with Server(tmp_path / "nats", accounts=keyring.accounts, tls=(certificate, key)) as server:
         unknown = settings.model_copy(update={"tls_ca": ""})
         with pytest.raises(ServerUnreachableError, match=r"(?i)certificate"):
             await Connection.open(server.url, settings=unknown)
@@ -270,7 +307,7 @@ def test_keys_are_written_as_nats_writes_them() -> None:
     assert nkeys.is_public_key(nkeys.public_key(made))
     assert not nkeys.is_public_key(made)
     with pytest.raises(ValueError, match="checksum"):
-        nkeys.public_key(made[:-1] + ("A" if made[-1] != "A" else "B"))
+        nkeys.public_key(made[:20] + ("A" if made[20] != "A" else "B") + made[21:])
 
 
 async def test_no_seed_is_in_what_processes_say_or_are_called_with(tmp_path: Path) -> None:

@@ -350,3 +350,19 @@ async def test_a_result_that_a_copy_behind_its_leader_did_not_show_is_found_with
         handle = await mesh.submit("echo", {}, task_id="t1")
         assert await handle.result(timeout=5) == 42
     assert len(looks) == 3
+
+
+async def test_no_header_of_an_agent_s_own_record_takes_away_another_s(here: Guarded) -> None:
+    victim = "$KV.ATTEMPTS.alice.echo.x1"
+    async with await here.connection("operator") as operator, await here.connection("other") as hostile:
+        await jetstream.store(operator, victim, b"{}")
+        for rollup in ("all", "sub"):
+            answer = await hostile.request("$KV.ATTEMPTS.alice.other.x1", b"{}", {"Nats-Rollup": rollup})
+            assert "error" in json.loads(answer.data)
+        assert await jetstream.last(operator, subjects.ATTEMPTS, victim) is not None
+
+
+async def test_an_inbox_tells_nothing_of_the_next_one(here: Guarded) -> None:
+    async with await here.connection("alice") as alice:
+        tokens = [alice.client.new_inbox().rpartition(".")[2] for _ in range(3)]
+        assert len({token[:8] for token in tokens}) == 3

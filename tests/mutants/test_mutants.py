@@ -119,7 +119,7 @@ MUTANTS = [
         "if member is None else tenant",
         TRICK,
         "StoredMessage(",
-        ("actors/keyring.py", "credentials.OWN if user.isolated", "credentials.OWN if user is None"),
+        ("actors/keyring.py", "credentials.OWN if isolated", "credentials.OWN if role is None"),
     ),
     Mutant(
         "the steward cancels for whoever asks",
