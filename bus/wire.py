@@ -208,11 +208,13 @@ class WireClient(Client):
         """
         if self.secure and self._writer().get_extra_info("ssl_object") is None:
             # Whoever stands between us and the server can make it seem to speak no TLS.
+            self._writer().close()  # nats-py leaves it open
             raise nats.errors.Error("the server does not speak TLS")
         if self.credentials is not None:
             try:
                 key, signature = self.credentials.answer(self._server_info.get("nonce", ""))
             except ConfigError as error:
+                self._writer().close()  # as above
                 raise nats.errors.Error(str(error)) from error
             self._auth_configured = True
             self._public_nkey = key

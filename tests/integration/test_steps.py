@@ -188,11 +188,13 @@ async def test_hostile_heartbeats_and_orders_kill_no_steward_and_no_worker(
     ]
     async with actor("actors.steward:Steward", server.url, tmp_path / "log", REVO_LEASE="1.0") as steward:
         for body in bodies:
-            await mesh.connection.publish("revo.beat.a.gone", codec.encode(body), {"Content-Type": MSGPACK})
-            await mesh.connection.publish("revo.ctl.all.end", codec.encode(body), {"Content-Type": MSGPACK})
-            await mesh.connection.publish("revo.ctl.all.tasks", codec.encode(body), {"Content-Type": MSGPACK})
+            instance = body["instance"] if isinstance(body, dict) else "gone"
+            subject = f"revo.beat.a.{instance if subjects.is_token(instance) else 'gone'}"
+            for one in (subject, "revo.beat.a.other", "revo.ctl.all.all.end", "revo.ctl.all.all.tasks"):
+                await mesh.connection.publish(one, codec.encode(body), {"Content-Type": MSGPACK})
         await mesh.connection.publish("revo.beat.a.gone", b"\xc1", {"Content-Type": "text/html"})
         await eventually(lambda: steward.log.count("its process died") >= 1, timeout=10)
+        assert "speaks for" in steward.log
         handle = await mesh.submit("nobody", {}, deadline=2.0)
         assert (await handle.outcome(timeout=10)).status == "expired"
         assert steward.log.count("Traceback") == 0, steward.log

@@ -467,7 +467,7 @@ def test_a_changed_line_turns_the_proof_of_its_guarantee_red(mutant: Mutant, tmp
     assert mutant.says in report, f"it failed of something else:\n{report}"
 
 
-def test_without_a_change_every_proof_is_green_and_all_its_processes_run_the_copy(tmp_path: Path) -> None:
+def test_without_a_change_the_proofs_are_green_and_all_their_processes_run_the_copy(tmp_path: Path) -> None:
     copy(tmp_path)
     witness = tmp_path / "witness"
     with (tmp_path / "bus" / "__init__.py").open("a", encoding="utf-8") as file:
@@ -476,7 +476,8 @@ def test_without_a_change_every_proof_is_green_and_all_its_processes_run_the_cop
             "with open(os.environ['WITNESS'], 'a') as file:\n"
             "    file.write(' '.join([__file__, *sys.orig_argv[1:4]]) + '\\n')\n"
         )
-    nodes = sorted({mutant.test for mutant in MUTANTS})
+    # That all are green is the rest of the suite's to say; here it is that they are of the copy, one of each file.
+    nodes = sorted({mutant.test.partition("::")[0]: mutant.test for mutant in MUTANTS}.values())
     done = run_tests(tmp_path, *nodes, WITNESS=str(witness))
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{len(nodes)} passed" in done.stdout
