@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 GC_THRESHOLDS: Final = (25_000, 10, 10)
 """A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
+LAST_WORDS: Final = 1.5
+"""Seconds for what an actor says of its end."""
 READY_FD: Final = "REVO_READY_FD"
 LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
@@ -135,7 +137,7 @@ class Host:
             self.actor.spawn(self._registrar.keep())
             self._say_ready()
             status = await self._live(connection)
-            await self._registrar.enter("draining")
+            await _briefly(self._registrar.enter("draining"))
             await self._drain()
         except asyncio.CancelledError:
             log.warning("%s stops at once", self.instance)
@@ -143,7 +145,7 @@ class Host:
         finally:
             if started:
                 await self._stop_actor()
-                await self._registrar.leave()
+                await _briefly(self._registrar.leave())
             self.threads.close()
             await self.actor.mesh.close()
         return status
@@ -274,6 +276,15 @@ class Host:
             line = {"actor": self.actor.name, "instance": self.instance, "pid": os.getpid()}
             with contextlib.suppress(BrokenPipeError), os.fdopen(int(fd), "w") as pipe:
                 pipe.write(json.dumps(line) + "\n")
+
+
+async def _briefly(word: Coroutine[Any, Any, None]) -> None:
+    """Say something that need not be heard: a server that has just died must not keep us from ending."""
+    try:
+        async with asyncio.timeout(LAST_WORDS):
+            await word
+    except TimeoutError:
+        log.debug("the last words took too long")
 
 
 def _check_user(connection: Connection, actor: str) -> None:

@@ -375,6 +375,8 @@ class Connection:
             PermissionDeniedError: when the server refused something that was sent since the last flush.
             ConnectionLostError, RequestTimeoutError: when there was no answer.
         """
+        if not self.client.is_connected:
+            raise ConnectionLostError("flush")  # what was sent is sent again, or was lost, with the reconnect
         timeout = self.settings.request_timeout if timeout is None else timeout
         token = self._calls.new_token()
         lost = self._calls.add(token, "flush", None)  # fails, as every call in flight does, when the connection is lost
@@ -431,6 +433,8 @@ class Connection:
                 await self.flush(timeout=2.0)
         self._closing = True
         self.alarms.close()
+        if not self.client.is_connected:
+            self.client.forget_unsent()
         with contextlib.suppress(nats.errors.Error, OSError):
             await self.client.close()
         if not self.closed.done():

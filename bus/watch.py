@@ -174,6 +174,8 @@ class Watch:
         if subscription is None:
             return
         await subscription.drain()
+        if not self._connection.is_connected:
+            return  # it goes by itself
         try:
             await jetstream.call(self._connection, "CONSUMER.DELETE", self._stream, name)
         except BusError as error:

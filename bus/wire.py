@@ -200,6 +200,14 @@ class WireClient(Client):
         writer: asyncio.StreamWriter = self._transport._io_writer  # type: ignore[union-attr]  # noqa: SLF001
         return writer
 
+    async def _process_connect_init(self) -> None:
+        """As nats-py's, which leaves a connection open that the server, or we, did not want."""
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            self._writer().close()
+            raise
+
     def _connect_command(self) -> bytes:
         """As nats-py's, with our credentials as they stand in their file now.
 
@@ -208,13 +216,11 @@ class WireClient(Client):
         """
         if self.secure and self._writer().get_extra_info("ssl_object") is None:
             # Whoever stands between us and the server can make it seem to speak no TLS.
-            self._writer().close()  # nats-py leaves it open
             raise nats.errors.Error("the server does not speak TLS")
         if self.credentials is not None:
             try:
                 key, signature = self.credentials.answer(self._server_info.get("nonce", ""))
             except ConfigError as error:
-                self._writer().close()  # as above
                 raise nats.errors.Error(str(error)) from error
             self._auth_configured = True
             self._public_nkey = key
@@ -310,6 +316,10 @@ class WireClient(Client):
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         writer.write(b"".join(pending))
         self._congested = writer.transport.get_write_buffer_size() > _HIGH_WATER
+
+    def forget_unsent(self) -> None:
+        """Let what was to be sent after a reconnect go: nats-py would write it to the lost connection as it closes."""
+        self._pending, self._pending_data_size = [], 0
 
     @property
     def congested(self) -> bool:

@@ -269,3 +269,17 @@ async def test_work_beside_the_handlers_that_fails_ends_the_process(server: Serv
 
 
 __all__ = ["ActorProcess"]
+
+
+@pytest.mark.parametrize("target", [TOILER, "actors.registry:Registry", "actors.steward:Steward"])
+async def test_an_actor_that_is_told_to_end_while_its_server_is_away_does_so_at_once_and_in_order(
+    server: Server, mesh: Mesh, tmp_path: Path, target: str
+) -> None:
+    async with actor(target, server.url, tmp_path / "log") as process:
+        server.kill()
+        await server.wait()
+        process.signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert await process.wait() == 0, process.log
+        assert time.monotonic() - began < 3.0
+        assert "Traceback" not in process.log

@@ -251,7 +251,7 @@ STORIES = int(os.environ.get("REVO_FUZZ", "0"))
 
 TestStories = Story.TestCase
 TestStories.settings = settings(
-    max_examples=STORIES or 6,
+    max_examples=STORIES or 4,
     derandomize=not STORIES,
     stateful_step_count=20,
     deadline=None,
