@@ -118,17 +118,17 @@ async def test_a_task_whose_worker_is_killed_runs_elsewhere_and_poison_ends(here
     journal = tmp_path / "journal"
     first = await here.agent("toiler", 1)
     async with here.mesh("alice") as mesh:
-        handle = await mesh.submit("toil", {"id": 1, "seconds": 0.5, "journal": str(journal)})
+        handle = await mesh.submit("toil", {"id": 1, "seconds": 2.0, "journal": str(journal)})
         await eventually(lambda: begun(journal))
-        second = await here.agent("toiler", 2)
         first.signal(signal.SIGKILL)
+        second = await here.agent("toiler", 2)
         outcome = await handle.outcome(timeout=20)
         assert (outcome.value, outcome.instance, outcome.deliveries) == (1, second.instance, 2)
 
         tried = await mesh.submit("toil", {"id": 2, "what": "retry", "journal": str(journal)})
         assert (await tried.outcome(timeout=20)).attempts == 3
         async with here.mesh("operator") as operator:
-            bad = await mesh.submit("toil", {"id": 3, "seconds": 0.5, "journal": str(journal)})
+            bad = await mesh.submit("toil", {"id": 3, "seconds": 10.0, "journal": str(journal)})
             await eventually(lambda: len([line for line in lines(journal) if line[1] == "3"]) == 1)
             (envelope,) = [one async for one in queued(operator.connection) if one.task_id == bad.task_id]
             await attempts.change(
