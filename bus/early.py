@@ -124,17 +124,7 @@ class Ender:
             standing = results[0]
         else:
             standing = await self._ended(task_id, client, capability)
-        children = 0
-        if standing.status == "cancelled":
-            children = await self._cancel_children(backlog, standing)
-        return Cancelled(
-            task_id=task_id,
-            capability=standing.capability,
-            client=standing.client,
-            status=standing.status,
-            cancelled=standing.status == "cancelled",
-            children=children,
-        )
+        return await self._pass_on(backlog, standing)
 
     async def cancel_children(self, backlog: Backlog, task_id: str, *, client: str, capability: str) -> Cancelled:
         """Cancel what descends from a task that has been cancelled already.
@@ -146,14 +136,18 @@ class Ender:
         standing = await self._ended(task_id, client, capability)
         if standing.status != "cancelled":
             raise NotFoundError(f"task {task_id}", _NOWHERE)  # who asks for another's task learns nothing of it
-        children = await self._cancel_children(backlog, standing)
+        return await self._pass_on(backlog, standing)
+
+    async def _pass_on(self, backlog: Backlog, standing: Result) -> Cancelled:
+        """Cancel what descends from a task that ended so, if it was cancelled; say what became of all of it."""
+        cancelled = standing.status == "cancelled"
         return Cancelled(
-            task_id=task_id,
+            task_id=standing.task_id,
             capability=standing.capability,
             client=standing.client,
             status=standing.status,
-            cancelled=True,
-            children=children,
+            cancelled=cancelled,
+            children=await self._cancel_children(backlog, standing) if cancelled else 0,
         )
 
     async def _find(

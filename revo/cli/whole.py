@@ -46,6 +46,8 @@ class Whole:
         self._mesh = mesh
         self._path = path
         self._home = home
+        self._isolated = mesh.server.isolated
+        """As it was said at the start: all of `[server]` counts from the next one on."""
         self._keyring = Keyring(home.folder / KEYS)
         self._settings = settings
         self._output = output
@@ -214,8 +216,7 @@ class Whole:
         await self._prepare(mesh)
 
     async def _admit(self, mesh: MeshFile) -> None:
-        isolated = self._mesh.server.isolated  # what was said when it started, as of all of [server]
-        await asyncio.to_thread(lambda: let_in(self._keyring, self._actors_of(mesh), isolated=isolated))
+        await asyncio.to_thread(lambda: let_in(self._keyring, self._actors_of(mesh), isolated=self._isolated))
 
     async def _prepare(self, mesh: MeshFile) -> None:
         settings = self._settings.model_copy(update={"nats_url": self._url})
