@@ -124,7 +124,17 @@ class Ender:
             standing = results[0]
         else:
             standing = await self._ended(task_id, client, capability)
-        return await self._pass_on(backlog, standing)
+        children = 0
+        if standing.status == "cancelled":
+            children = await self._cancel_children(backlog, standing)
+        return Cancelled(
+            task_id=task_id,
+            capability=standing.capability,
+            client=standing.client,
+            status=standing.status,
+            cancelled=standing.status == "cancelled",
+            children=children,
+        )
 
     async def cancel_children(self, backlog: Backlog, task_id: str, *, client: str, capability: str) -> Cancelled:
         """Cancel what descends from a task that has been cancelled already.
@@ -136,18 +146,14 @@ class Ender:
         standing = await self._ended(task_id, client, capability)
         if standing.status != "cancelled":
             raise NotFoundError(f"task {task_id}", _NOWHERE)  # who asks for another's task learns nothing of it
-        return await self._pass_on(backlog, standing)
-
-    async def _pass_on(self, backlog: Backlog, standing: Result) -> Cancelled:
-        """Cancel what descends from a task that ended so, if it was cancelled; say what became of all of it."""
-        cancelled = standing.status == "cancelled"
+        children = await self._cancel_children(backlog, standing)
         return Cancelled(
-            task_id=standing.task_id,
+            task_id=task_id,
             capability=standing.capability,
             client=standing.client,
             status=standing.status,
-            cancelled=cancelled,
-            children=await self._cancel_children(backlog, standing) if cancelled else 0,
+            cancelled=True,
+            children=children,
         )
 
     async def _find(
