@@ -216,7 +216,7 @@ class Ender:
             QueueFullError, TransportError: it could not be submitted; doing it again is safe.
         """
         connection = self.connection
-        stored = await find_letter(connection, task_id, client, capability)
+        stored = await self._letter(task_id, client, capability)
         client, capability, task_id = subjects.parse_name(stored.subject)
         letter = read_letter(stored)
         new_id = redriven_id(stored)
@@ -247,10 +247,24 @@ class Ender:
         Raises:
             NotFoundError: there is no such dead letter.
         """
-        stored = await find_letter(self.connection, task_id, client, capability)
+        stored = await self._letter(task_id, client, capability)
         await self._note("dropped", *subjects.parse_name(stored.subject), body={"at": time.time()})
         await jetstream.delete(self.connection, subjects.DEAD, stored.sequence)
         return read_letter(stored)
+
+    async def _letter(self, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:
+        """The dead letter of a task, also of one that has failed this instant: its client hears of that first."""
+        try:
+            return await find_letter(self.connection, task_id, client, capability)
+        except NotFoundError:
+            subject = subjects.result(client or "*", capability or "*", task_id)
+            result = await endings.stored_result(self.connection, subject)
+            if result is None or result.status != "failed":
+                raise
+            stored = await jetstream.at(self.connection, subjects.TASKS, result.sequence)
+            if stored is not None:  # else it is buried by now, or was long ago
+                await endings.bury(self.connection, envelope_of(stored, self.connection.settings.deadline), result)
+            return await find_letter(self.connection, task_id, client, capability)
 
     async def anchor(self, backlog: Backlog) -> None:
         """Note how many tasks there were at this time: all later ones must have a result for as long as one is kept."""

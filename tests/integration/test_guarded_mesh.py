@@ -123,7 +123,8 @@ async def test_a_task_whose_worker_is_killed_runs_elsewhere_and_poison_ends(here
         first.signal(signal.SIGKILL)
         second = await here.agent("toiler", 2)
         outcome = await handle.outcome(timeout=20)
-        assert (outcome.value, outcome.instance, outcome.deliveries) == (1, second.instance, 2)
+        assert (outcome.value, outcome.instance) == (1, second.instance)
+        assert outcome.deliveries >= 2, "more on a machine so busy that a second passes without an extension"
 
         tried = await mesh.submit("toil", {"id": 2, "what": "retry", "journal": str(journal)})
         assert (await tried.outcome(timeout=20)).attempts == 3

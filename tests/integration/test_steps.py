@@ -13,7 +13,7 @@ from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.early import Ender
-from bus.errors import ConnectionLostError
+from bus.errors import ConnectionLostError, NotFoundError
 from bus.mesh import Mesh
 from bus.messages import MSGPACK
 from bus.server import Server
@@ -100,6 +100,29 @@ async def test_a_redrive_that_was_interrupted_makes_one_new_task(
     assert (await mesh.handle("echo", again.task_id).outcome(timeout=5)).status == "failed"
     info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
     assert info["state"]["last_seq"] == 2, "one submit, one redrive"
+
+
+@pytest.mark.parametrize("how", ["redrive", "drop"])
+async def test_a_task_whose_client_hears_of_the_failure_before_the_dead_letter_stands_can_be_asked_for(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    handle = await mesh.submit("echo", {"n": 1})
+    ender = Ender(mesh.connection, "tester", "tester-1")
+
+    async def dies(*_: Any) -> None:
+        raise ConnectionLostError("bury")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(endings, "bury", dies)
+        with pytest.raises(ConnectionLostError):
+            await ender.give_up(handle.sequence, 7)
+    assert (await handle.outcome(timeout=5)).status == "failed"
+    assert await inspection.letters(mesh.connection) == []
+    ask = ender.redrive if how == "redrive" else ender.drop
+    with pytest.raises(NotFoundError):
+        await ask(handle.task_id, client="another")
+    await ask(handle.task_id)
+    assert len(await inspection.letters(mesh.connection)) == (1 if how == "redrive" else 0)
 
 
 HOSTILE: list[Mapping[str, str]] = [
