@@ -25,6 +25,7 @@ from actors.loading import actor_settings, default_policy, load
 from actors.mailbox import Mailbox
 from actors.registry.registrar import Registrar
 from actors.runtime import Threads, broadcast_handler, rpc_handler, task_handler
+from actors.vitals import DRAINING, READY, Vitals
 from bus import lifeline, stewards, subjects, topology
 from bus.connection import Connection
 from bus.credentials import OPERATOR
@@ -82,6 +83,7 @@ def run(
     if name is not None:
         actor = type(actor.__name__, (actor,), {"name": name, "__module__": actor.__module__})
     host = Host(actor, settings or Settings.from_env())
+    logs.identify(actor=actor.name, instance=host.instance)
     # What the imports made stays. Without this the collector looks through it again and again, 19 ms each time.
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -109,15 +111,24 @@ class Host:
         self._worker: Worker | None = None
         self._service: Service | None = None
         self._registrar: Registrar
+        self._vitals = Vitals(actor.name, self.instance, settings)
 
     async def serve(self) -> int:
         """Live until told to stop; returns the exit status."""
         task = asyncio.current_task()
         assert task is not None
         self._listen(task)
+        name, version, sample = self.actor.name, self.actor.version, self._settings.trace_sample
+        telemetry = Telemetry(service=name, instance=self.instance, version=version, sample=sample)
+        try:
+            await self._vitals.open(telemetry)
+            return await self._serve(telemetry)
+        finally:
+            await self._vitals.close()
+
+    async def _serve(self, telemetry: Telemetry) -> int:
         name = self.actor.name
         connection = await Connection.open(self._settings.find_url(), name=self.instance, settings=self._settings)
-        telemetry = Telemetry(service=name, instance=self.instance, sample=self._settings.trace_sample)
         telemetry.start(connection.publish, connection.user)
         self.actor.mesh = Mesh(connection, telemetry, client=name)
         self.actor.failed = asyncio.get_running_loop().create_future()
@@ -129,6 +140,7 @@ class Host:
                     log.warning("%s; it is left as it is", line)
             registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
             self._registrar = Registrar(connection, registration, self._load)
+            self._vitals.know(connection, self._registrar, self._mailbox)
             await self._start_actor()
             started = True
             await self._registrar.start()
@@ -136,7 +148,9 @@ class Host:
             await self._registrar.enter("ready")
             self.actor.spawn(self._registrar.keep())
             self._say_ready()
+            self._vitals.phase = READY
             status = await self._live(connection)
+            self._vitals.phase = DRAINING
             await _briefly(self._registrar.enter("draining"))
             await self._drain()
         except asyncio.CancelledError:
@@ -198,6 +212,7 @@ class Host:
                 named=await self._policy(connection, subjects.agent_address(actor.name), None),
                 pulse=self._registrar.pulse,
             )
+            self._vitals.know_worker(self._worker)
             self._worker.start()
 
     async def _policy(self, connection: Connection, address: str, handler: Handler | None) -> Policy:

@@ -92,6 +92,8 @@ class Connection:
         self._inbox = ""
         self._closing = False
         self._lost_at = 0.0
+        self.reconnects = 0
+        """How often it was lost and came back."""
         self._connected = asyncio.Event()
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self._on_disconnect: list[Callable[[], None]] = []
@@ -165,6 +167,7 @@ class Connection:
             callback()
 
     async def _on_back(self) -> None:
+        self.reconnects += 1
         self._connected.set()
         log.warning("connection %s is back after %.1f s", self.name, time.monotonic() - self._lost_at)
         for callback in self._on_reconnect:

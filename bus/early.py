@@ -50,6 +50,7 @@ from bus.messages import (
     Status,
 )
 from bus.tasks import envelope_of
+from bus.telemetry import NOT_COUNTED, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Ender:
     connection: Connection
     agent: str
     instance: str
+    metrics: Metrics = NOT_COUNTED
 
     async def end(self, envelope: Envelope, status: Status, error: BusError) -> Result:
         """End a queued or running task as `status` unless it has a result, and return the one that stands.
@@ -83,6 +85,8 @@ class Ender:
         envelope.attempt = record.errors
         ours = endings.make_result(envelope, status, error, agent=self.agent, instance=self.instance)
         standing = await endings.store_result(connection, envelope, ours)
+        if standing is ours:
+            self._count(envelope, ours)
         if standing.sequence != envelope.sequence:
             await endings.note_double(connection, envelope, standing)
         elif standing.status == "failed":
@@ -92,6 +96,11 @@ class Ender:
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
         return standing
+
+    def _count(self, envelope: Envelope, result: Result) -> None:
+        self.metrics.ended(envelope.capability, envelope.priority, result.status)
+        if result.status == "failed":
+            self.metrics.died(envelope.capability, result.error.code if result.error else "")
 
     async def expire(self, envelope: Envelope) -> Result:
         """End a task whose deadline has passed."""

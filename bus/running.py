@@ -73,8 +73,32 @@ class Runner:
         run.began_at = time.time()
         with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
             run.span = span
-            await self._settler.conclude(run, span, *await self._happen(run, span))
+            happening, payload = await self._happen(run, span)
+            await self._settler.conclude(run, span, happening, payload)
+            if self._telemetry.metrics.counting:
+                self._count(run, happening)
             await self._cancel_children(run)
+
+    def _count(self, run: Run, happening: Happening) -> None:
+        envelope, standing, metrics = run.envelope, run.standing, self._telemetry.metrics
+        if standing is None:
+            # What ended before is of another delivery; what was not ended here comes again.
+            again = {Happening.ENDED_BEFORE: "ended_before", Happening.RAISED: "retried"}
+            outcome = again.get(happening, "handed_back")
+        elif standing.instance == self._settler.instance:
+            outcome = standing.status
+            if outcome == "failed":
+                metrics.died(envelope.capability, standing.error.code if standing.error else "")
+        else:
+            outcome = "ended_elsewhere"
+        metrics.ran(
+            envelope.capability,
+            envelope.priority,
+            outcome,
+            waited=max(0.0, run.began_at - envelope.stored_at) if envelope.deliveries == 1 else None,
+            took=time.time() - run.started_at,
+            trace_id=run.span.trace_id,
+        )
 
     async def _cancel_children(self, run: Run) -> None:
         """The steward cancelled those that it knew of; the handler may have submitted more before it heard."""

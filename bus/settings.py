@@ -69,6 +69,9 @@ class Settings(BaseModel):
         2.0, description="between two renewals of an instance's lease in the registry; it runs out after two"
     )
     steward_interval: Seconds = Field(0.5, description="between two looks of a steward at the queue")
+    http: str = Field(
+        "", description="where an actor serves /healthz, /readyz and /metrics, as 0.0.0.0:9464; empty: nowhere"
+    )
     labels: dict[str, str] = Field({}, description="what to find this process's instance by, as zone=a,team=search")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
@@ -95,6 +98,20 @@ class Settings(BaseModel):
     def _url(cls, value: str) -> str:
         if value and not _is_url(value):
             raise ValueError("must look like nats://host:4222")
+        return value
+
+    @field_validator("http")
+    @classmethod
+    def _http(cls, value: str) -> str:
+        try:
+            parts = urlsplit(f"//{value}")
+            good = not value or (
+                parts.netloc == value and parts.username is None and bool(parts.hostname) and parts.port is not None
+            )
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError("must look like 127.0.0.1:9464 or [::]:9464; port 0 is any that is free")
         return value
 
     @field_validator("labels", mode="before")
@@ -134,6 +151,14 @@ class Settings(BaseModel):
             name = f"REVO_{str(first['loc'][0]).upper()}"
             shown = name if name.endswith("URL") else f"{name}={first['input']}"  # a URL may hold a password
             raise ConfigError(shown, first["msg"]) from None
+
+    @property
+    def http_address(self) -> tuple[str, int] | None:
+        """Host and port of the setting `http`; None when it is empty."""
+        if not self.http:
+            return None
+        parts = urlsplit(f"//{self.http}")
+        return parts.hostname or "", parts.port or 0
 
     @property
     def lease_ttl(self) -> float:

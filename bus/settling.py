@@ -57,7 +57,7 @@ class Settler:
         self._connection = connection
         self._extender = extender
         self._agent = agent
-        self._instance = instance
+        self.instance = instance
         self._changed = changed
         self.waiting = 0
         self._hurried = asyncio.Event()
@@ -179,7 +179,7 @@ class Settler:
             error,
             value,
             agent=self._agent,
-            instance=self._instance,
+            instance=self.instance,
             started_at=run.started_at,
             trace_id=trace_id,
         )

@@ -41,7 +41,7 @@ class Cluster:
     """The nodes by name, and who leads what."""
 
     def __init__(self, folder: Path, accounts: Path | None) -> None:
-        ports = _free_ports(2 * SIZE)
+        ports = free_ports(2 * SIZE)
         clients, routes = ports[:SIZE], ports[SIZE:]
         self.nodes = {
             f"n{number}": Node(folder, f"n{number}", clients[number], routes[number], routes, accounts=accounts)
@@ -101,7 +101,7 @@ async def cluster(folder: Path, keyring: Keyring | None = None) -> AsyncIterator
         yield trio
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on: all held at once, so that they differ."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]

@@ -11,7 +11,7 @@ from typing import Any
 _INTERVAL = 0.02
 
 
-async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0) -> Any:
+async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 30.0) -> Any:
     """Return the first true value of `check()`, which may be async; fail when there is none in `timeout` seconds."""
     until = time.monotonic() + timeout
     while True:

@@ -36,11 +36,11 @@ class ActorProcess:
 
 @contextlib.asynccontextmanager
 async def actor(
-    target: str, url: str, log: Path, *, name: str | None = None, **env: str
+    target: str, url: str, log: Path, *, name: str | None = None, output: str = "text", **env: str
 ) -> AsyncIterator[ActorProcess]:
     """Start an actor and wait until it says that it is ready; it is killed at the end of the block."""
     read, write = os.pipe()
-    command = [sys.executable, "-m", "revo", "run", target, *(["--name", name] if name else [])]
+    command = [sys.executable, "-m", "revo", "run", target, *(["--name", name] if name else []), "--output", output]
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             *command,
@@ -55,7 +55,7 @@ async def actor(
     reader = asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb"))
     try:
-        line = await asyncio.wait_for(reader.readline(), 15)
+        line = await asyncio.wait_for(reader.readline(), 60)
         assert line, f"{target} ended before it was ready: {log.read_text()}"
         yield ActorProcess(process, json.loads(line), log)
     finally:

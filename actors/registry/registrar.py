@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -70,6 +71,15 @@ class Registrar:
     def registered(self) -> bool:
         """Whether a registry has let us in."""
         return self._revision > 0
+
+    @property
+    def holds_lease(self) -> bool:
+        """Whether others find us: a registry has let us in, and the lease has been renewed in time."""
+        return self.registered and self.lease_age() <= self._ttl
+
+    def lease_age(self) -> float:
+        """Seconds since the lease was renewed, NaN without one."""
+        return time.monotonic() - self._renewed if self.registered else math.nan
 
     async def start(self) -> None:
         """Register, if a registry is there; otherwise `keep` does it later.

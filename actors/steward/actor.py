@@ -89,7 +89,7 @@ class Steward(Actor):
     async def on_start(self) -> None:
         """Look at the queue, the advisories and the heartbeats from now on."""
         connection, telemetry = self.mesh.connection, self.mesh.telemetry
-        self._ender = Ender(connection, self.name, telemetry.instance)
+        self._ender = Ender(connection, self.name, telemetry.instance, telemetry.metrics)
         self._backlog = Backlog(connection)
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)

@@ -21,10 +21,22 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, StatusCode, Trace
 from bus.messages import SpanRecord
 from bus.telemetry import ids
 from bus.telemetry.export import Exporter, Publish, make_exporter
+from bus.telemetry.metrics import NOT_COUNTED, Counted, Metrics
 from bus.telemetry.propagation import is_dropped, read_parent, write_parent
 from bus.telemetry.recorded import MAX_STACK, MAX_VALUE, Recorded, message_of
 
-__all__ = ["MAX_STACK", "MAX_VALUE", "Attributes", "Publish", "Span", "Telemetry", "span"]
+__all__ = [
+    "MAX_STACK",
+    "MAX_VALUE",
+    "NOT_COUNTED",
+    "Attributes",
+    "Metrics",
+    "Publish",
+    "Span",
+    "Telemetry",
+    "current_ids",
+    "span",
+]
 
 Kind = Literal["internal", "producer", "consumer", "client", "server"]
 Attribute = str | int | float | bool
@@ -112,6 +124,12 @@ class Telemetry:
         self._version = version
         self._sample = sample
         self._exporter: Exporter | None = None
+        self.metrics: Metrics = NOT_COUNTED
+
+    def count(self) -> Metrics:
+        """Count from now on, and return what counts."""
+        self.metrics = Counted(self.service, self.instance, self._version)
+        return self.metrics
 
     def start(self, publish: Publish | None, user: str = "") -> None:
         """Record from now on: by OTLP when `OTEL_EXPORTER_OTLP_ENDPOINT` is set, else to the mesh through `publish`, in
@@ -294,3 +312,11 @@ def span(name: str, **attributes: Attribute) -> _Scope | _NoScope:
     if telemetry is None or not trace.get_current_span().is_recording():
         return _NO_SCOPE
     return telemetry.span(name, attributes=attributes)
+
+
+def current_ids() -> tuple[str, str]:
+    """The ids of the current trace and span, as hex digits; empty where no span is recorded."""
+    context = trace.get_current_span().get_span_context()
+    if not context.is_valid or not context.trace_flags.sampled:
+        return "", ""
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"

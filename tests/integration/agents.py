@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from revo import Agent, Retry, TaskContext, rpc, task
+
+log = logging.getLogger(__name__)
 
 
 class Work(BaseModel):
@@ -45,6 +48,8 @@ class Toiler(Agent):
         note(work, "begin")
         if work.what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        if work.what == "log":
+            log.warning("said in task %d", work.id)
         if work.what == "raise":
             raise ValueError("as told")
         if work.what == "retry" and context.attempt < 3:
