@@ -4,10 +4,14 @@ consumers that they may not make themselves.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
 
 from actors.actor import Actor, Agent, check_class
 from actors.keyring import SYSTEM, Keyring, wish_of
@@ -15,12 +19,14 @@ from actors.loading import default_policy, load
 from actors.meshfile import MeshFile
 from bus import subjects, topology
 from bus.connection import Connection
-from bus.errors import BusError, ConfigError
+from bus.errors import BusError, ConfigError, InvalidSubjectError
 from bus.plan import Wanted
 from bus.roles import AGENT, Wish
 from bus.settings import MAIN, Settings
 
 log = logging.getLogger(__name__)
+
+_WANTED: Final = TypeAdapter(list[Wanted])
 
 
 def load_all(mesh: MeshFile, folder: Path, *, strict: bool) -> dict[str, type[Actor] | None]:
@@ -88,6 +94,32 @@ def wanted(actors: Mapping[str, type[Actor] | None], settings: Settings) -> list
                     raise ConfigError(f"capability {handler.name}", reason)
         found[subjects.agent_address(name)] = Wanted(subjects.agent_address(name), default, name)
     return list(found.values())
+
+
+def write_wanted(wanted: list[Wanted]) -> str:
+    """Capabilities as JSON, for `read_wanted` where the classes of their agents are not installed."""
+    return json.dumps(_WANTED.dump_python(wanted, mode="json"), indent=2) + "\n"
+
+
+def read_wanted(path: Path) -> list[Wanted]:
+    """What `write_wanted` wrote.
+
+    Raises:
+        ConfigError: the file cannot be read, or is of something else.
+    """
+    try:
+        found = _WANTED.validate_json(path.read_text(encoding="utf-8"))
+        for one in found:
+            subjects.address(one.capability)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{path}: {where}" if where else str(path), first["msg"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), f"cannot be read: {error}") from error
+    except InvalidSubjectError as error:
+        raise ConfigError(str(path), str(error)) from error
+    return found
 
 
 async def prepare(connection: Connection, actors: Mapping[str, type[Actor] | None]) -> None:

@@ -26,6 +26,36 @@ SECURITY_GUARDIAN: Final = "actors.agents.security_guardian:SecurityGuardian"
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+class PodEntry(BaseModel):
+    """The table `[actors.NAME.pod]`: how the actor runs in Kubernetes. `revo up` does not look at it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: str = Field("", description="what it runs in; empty: the image of `revo k8s render --image`")
+    cpu: str = Field("250m", description="how much of a core it asks for, and may use eight times of")
+    memory: str = Field("256Mi", description="what it asks for, and may not exceed twice over")
+    max: int = Field(10, ge=1, le=1000, description="instances when there is much to do")
+    env: dict[str, str] = Field({}, description="variables of its environment; no secrets")
+    secrets: dict[str, str] = Field(
+        {}, description="VARIABLE = secret/key: a file of that secret, its path in VARIABLE"
+    )
+
+    @field_validator("cpu", "memory")
+    @classmethod
+    def _quantity(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?", value):
+            raise ValueError(f"{value!r} is no quantity of Kubernetes, as 250m, 1 or 256Mi are")
+        return value
+
+    @field_validator("secrets")
+    @classmethod
+    def _secrets(cls, value: dict[str, str]) -> dict[str, str]:
+        for text in value.values():
+            if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-._a-zA-Z0-9]+", text):
+                raise ValueError(f"{text!r} must look like secret-name/key")
+        return value
+
+
 class ActorEntry(BaseModel):
     """One table `[actors.NAME]`."""
 
@@ -35,6 +65,7 @@ class ActorEntry(BaseModel):
     count: int = Field(1, ge=1, le=1000)
     settings: dict[str, Any] = {}
     labels: dict[str, str] = Field({}, description="what its instances can be found by in the registry")
+    pod: PodEntry = PodEntry()
     after: list[str] = Field([], description="actors that are ready before this one starts, and end after it")
 
     @field_validator("labels")

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 MARK = "# pyproject: sha256:"
-FULL, RUNTIME = "requirements/lock.txt", "requirements/runtime.txt"
+FULL, RUNTIME, BUILD = "requirements/lock.txt", "requirements/runtime.txt", "requirements/build.txt"
 
 
 class Pin(NamedTuple):
@@ -48,6 +48,8 @@ def digest(pyproject: dict[str, Any]) -> str:
 
 def requirements(pyproject: dict[str, Any], lock: str) -> list[Requirement]:
     """Every requirement that the given lock must satisfy."""
+    if lock == BUILD:
+        return [Requirement(item) for item in pyproject["build-system"]["requires"]]
     wanted = list(pyproject["project"]["dependencies"])
     if lock == FULL:
         wanted += pyproject["build-system"]["requires"]
@@ -103,23 +105,28 @@ def _unmet(wanted: Requirement, locked: list[Pin], lock: str) -> Iterator[str]:
 
 
 def write(root: Path) -> None:
-    """Put the digest of `pyproject.toml` at the head of both locks."""
+    """Put the digest of `pyproject.toml` at the head of the locks."""
     head = MARK + digest(tomllib.loads((root / "pyproject.toml").read_text("utf-8")))
-    for lock in (FULL, RUNTIME):
+    for lock in (FULL, RUNTIME, BUILD):
         lines = (root / lock).read_text("utf-8").splitlines()
         body = [line for line in lines if not line.startswith(MARK)]
         (root / lock).write_text("\n".join([head, *body]) + "\n", "utf-8")
 
 
 def main() -> int:
-    """Exit code 0 when both locks are in step, 1 when something is reported."""
+    """Exit code 0 when all locks are in step, 1 when something is reported."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the digest at the head of the locks")
+    parser.add_argument("--build-requires", action="store_true", help="print what the build stands on, and no more")
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent)
     arguments = parser.parse_args()
+    if arguments.build_requires:
+        pyproject = tomllib.loads((arguments.root / "pyproject.toml").read_text("utf-8"))
+        print("\n".join(pyproject["build-system"]["requires"]))
+        return 0
     if arguments.write:
         write(arguments.root)
-    found = [fault for lock in (FULL, RUNTIME) for fault in faults(arguments.root, lock)]
+    found = [fault for lock in (FULL, RUNTIME, BUILD) for fault in faults(arguments.root, lock)]
     for fault in found:
         print(fault)
     return 1 if found else 0

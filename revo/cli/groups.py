@@ -1,4 +1,4 @@
-"""The commands that come in groups: `revo tasks ...`, `revo dead ...`, `revo topology ...` and `revo keys ...`."""
+"""The commands that come in groups: `revo tasks`, `revo dead`, `revo topology`, `revo k8s` and `revo keys`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ topology = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+k8s = typer.Typer(
+    help="Kubernetes: a mesh file as manifests for kustomize.", no_args_is_help=True, rich_markup_mode=None
+)
 keys = typer.Typer(
     help="See and make the users of a mesh: who may do what, and the files that prove it.",
     no_args_is_help=True,
@@ -31,7 +34,8 @@ UserName = Annotated[str, typer.Argument(help="the user's name; of an agent and 
 TenantOption = Annotated[str, typer.Option("--tenant", help="whose: tenants share a server and nothing else")]
 Grant = list[str] | None
 MeshFileArgument = Annotated[
-    Path | None, typer.Argument(help="whose agents' queues count; default: ./mesh.toml, else those that come with Revo")
+    Path | None,
+    typer.Argument(help="a mesh file, or an export of one; default: ./mesh.toml, else what comes with Revo"),
 ]
 TaskId = Annotated[str, typer.Argument(help="the task's id")]
 TaskIds = Annotated[list[str] | None, typer.Argument(help="ids of dead tasks")]
@@ -134,6 +138,14 @@ def topology_plan(
     return show(mesh_file, check=check, url=url, output=output)
 
 
+@topology.command("export", epilog="Example: revo topology export mesh.toml > topology.json")
+def topology_export(mesh_file: MeshFileArgument = None) -> int:
+    """Print what a mesh file wants, for `revo topology apply topology.json` where its agents are not installed."""
+    from revo.cli.topology import export
+
+    return export(mesh_file)
+
+
 @topology.command("apply", epilog="Examples: revo topology apply mesh.toml | REVO_REPLICAS=3 revo topology apply")
 def topology_apply(
     mesh_file: MeshFileArgument = None, url: UrlOption = None, output: OutputOption = Output.TEXT
@@ -144,12 +156,36 @@ def topology_apply(
     return apply(mesh_file, url=url, output=output)
 
 
-@keys.command("init", epilog="Examples: revo keys init | revo keys init --tenant acme")
-def keys_init(tenant: TenantOption = "main", output: OutputOption = Output.TEXT) -> int:
+@k8s.command(
+    "render",
+    epilog="Examples: revo k8s render --mesh mesh.toml --out k8s | revo k8s render --image registry.example/revo:0.1.0",
+)
+def k8s_render(
+    mesh_file: Annotated[Path | None, typer.Option("--mesh", help="default: ./mesh.toml")] = None,
+    folder: Annotated[Path, typer.Option("--out", help="the folder to write to")] = Path("k8s"),
+    image: Annotated[str, typer.Option("--image", help="of the actors whose entry names none")] = "",
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Write a folder for `kubectl apply -k`: base, components and overlays once, and what the mesh file says anew."""
+    from revo.cli.k8s import render
+
+    return render(mesh_file, folder, image, output=output)
+
+
+@keys.command(
+    "init", epilog="Examples: revo keys init | revo keys init --mesh mesh.toml | revo keys init --tenant acme"
+)
+def keys_init(
+    mesh_file: Annotated[
+        Path | None, typer.Option("--mesh", help="a mesh file whose agents get credentials, too, each an account")
+    ] = None,
+    tenant: TenantOption = "main",
+    output: OutputOption = Output.TEXT,
+) -> int:
     """Make a tenant: its operator, and the users of its system actors. `revo up` does it for the tenant main."""
     from revo.cli.keys import init
 
-    return init(tenant, output=output)
+    return init(tenant, mesh_file, output=output)
 
 
 @keys.command(

@@ -7,27 +7,35 @@ import json
 import os
 import signal
 import time
-import zlib
 from pathlib import Path
 from typing import Any, Final
 
+from actors.admission import let_in, load_all
 from actors.keyring import Keyring, User, wish_of
 from actors.loading import load
+from actors.meshfile import MeshFile
 from actors.meshhome import MeshHome
 from bus.credentials import OPERATOR, write_text
 from bus.errors import ConfigError
 from bus.roles import AGENT, SUBMITTER, Wish
 from bus.settings import KEYS, MAIN, Settings
 from revo.cli.common import DONE, Output, console, print_json, say_line, table, waiting
+from revo.kube.names import key_secret
 
 _PATIENCE: Final = 10.0
 """Seconds that a mesh that runs here may take to read its keys again."""
 
 
-def init(tenant: str, *, output: Output) -> int:
-    """Make a tenant with its operator and its system actors; returns the exit status."""
+def init(tenant: str, mesh_file: Path | None, *, output: Output) -> int:
+    """Make a tenant with its operator, its system actors and the agents of a mesh file; returns the exit status."""
     keyring, home = _keyring()
-    made = keyring.init(tenant)
+    if mesh_file is not None:
+        if tenant != MAIN:
+            raise ConfigError("--mesh", f"is for the tenant {MAIN}; add the agents of {tenant} by `revo keys add`")
+        actors = load_all(MeshFile.load(mesh_file), mesh_file.absolute().parent, strict=True)
+        made = let_in(keyring, actors, isolated=True)
+    else:
+        made = keyring.init(tenant)
     _tell(home, output)
     return _done(keyring, {"tenant": tenant, "made": made}, f"tenant {tenant} is {'made' if made else 'there'}", output)
 
@@ -137,7 +145,7 @@ def _export(keyring: Keyring, tenant: str, folder: Path, output: Output) -> int:
     for name in users:
         seed = base64.b64encode(keyring.path(name, tenant).read_bytes()).decode()
         body = {"type": "Opaque", "data": {"credentials.nk": seed}}
-        written.append(_manifest(folder / f"key-{name}.yaml", "Secret", f"revo-key-{_dns_name(name)}", body))
+        written.append(_manifest(folder / f"key-{name}.yaml", "Secret", key_secret(name), body))
     if output is Output.JSON:
         print_json([str(path) for path in written])
     else:
@@ -149,12 +157,6 @@ def _manifest(path: Path, kind: str, name: str, body: dict[str, Any]) -> Path:
     made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name}, **body}
     write_text(path, json.dumps(made, indent=1) + "\n")  # JSON is YAML
     return path
-
-
-def _dns_name(user: str) -> str:
-    """A user's name as Kubernetes takes it, and of no two users the same."""
-    plain = user.lower().replace("_", "-").strip("-")
-    return plain if plain == user else f"{plain}-{zlib.crc32(user.encode()):08x}"
 
 
 # --- what all of them do --------------------------------------------------------------------------------------

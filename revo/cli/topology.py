@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from actors.admission import load_all, wanted
+from actors.admission import load_all, read_wanted, wanted, write_wanted
 from actors.meshfile import DEFAULT_NAME, MeshFile
 from bus.connection import Connection
 from bus.plan import Change, Done, Wanted, carry_out, plan
@@ -62,14 +63,22 @@ async def _apply(wanted: list[Wanted], url: str | None, tell: Callable[[Done], N
         return await carry_out(connection, await plan(connection, wanted), tell)
 
 
+def export(mesh_file: Path | None) -> int:
+    """Print what a mesh file wants; returns the exit status."""
+    sys.stdout.write(write_wanted(wanted_by(mesh_file)))
+    return DONE
+
+
 def wanted_by(mesh_file: Path | None) -> list[Wanted]:
-    """The capabilities of the agents that a mesh file names, and how each is run.
+    """The capabilities of the agents that a mesh file names, or that `export` wrote of one, and how each is run.
 
     Raises:
         ConfigError: the file or one of its actors cannot be used.
     """
     if mesh_file is None and Path(DEFAULT_NAME).is_file():
         mesh_file = Path(DEFAULT_NAME)
+    if mesh_file is not None and mesh_file.suffix == ".json":
+        return read_wanted(mesh_file)
     mesh = MeshFile.load(mesh_file) if mesh_file is not None else MeshFile.default()
     folder = mesh_file.absolute().parent if mesh_file is not None else Path.cwd()
     return wanted(load_all(mesh, folder, strict=True), Settings.from_env())

@@ -1,0 +1,33 @@
+"""`revo k8s`: the mesh of a mesh file for a cluster."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from actors.admission import load_all
+from actors.meshfile import DEFAULT_NAME, MeshFile
+from bus.errors import ConfigError
+from revo.cli.common import DONE, Output, console, print_json
+from revo.kube.render import render as write
+
+
+def render(mesh_file: Path | None, folder: Path, image: str, *, output: Output) -> int:
+    """Write the manifests of a mesh file; returns the exit status."""
+    path = mesh_file if mesh_file is not None else Path(DEFAULT_NAME)
+    mesh = MeshFile.load(path)
+    for name, entry in mesh.actors.items():
+        if entry.target.partition(":")[0].endswith(".py") and "/" in entry.target:
+            reason = f"{entry.target} is a path of this machine; name a module of its image, as my_agents:Agent"
+            raise ConfigError(f"{path}: actors.{name}.target", reason)
+    actors = load_all(mesh, path.absolute().parent, strict=True)
+    written = write(mesh, actors, image or f"revo:{version('revo-mesh')}", folder)
+    if output is Output.JSON:
+        print_json([str(one) for one in written])
+        return DONE
+    terminal = console()
+    terminal.print(f"{len(written)} files written below {folder}", soft_wrap=True)
+    terminal.print(f"next: revo keys init --mesh {path} && revo keys show --kubernetes keys", soft_wrap=True)
+    terminal.print("      kubectl create namespace revo && kubectl -n revo apply -f keys", soft_wrap=True)
+    terminal.print(f"      kubectl apply -k {folder}/overlays/dev", soft_wrap=True)
+    return DONE

@@ -1,0 +1,1 @@
+"""A mesh as Kubernetes wants it: manifests made from the mesh file that ran on the laptop."""

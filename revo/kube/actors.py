@@ -1,0 +1,225 @@
+"""The manifests of one kind of actor: a Deployment with its probes and limits, and what protects and scales it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from actors.meshfile import ActorEntry
+from bus import subjects
+from bus.settings import Settings
+from revo.kube.names import ROLE, dns_name, key_secret, labels
+
+Manifest = dict[str, Any]
+
+HTTP: Final = 9464
+USER: Final = 10001
+"""Whom the image runs as."""
+GRACE: Final = 15
+"""Seconds beyond the drain: what a drain that was late may take, and saying good-bye."""
+LAG: Final = 10
+"""Tasks that wait or run, for each instance, before KEDA wants another."""
+RESTRICTED: Final = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+POD_SECURITY: Final = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One actor of a mesh file, and what its class says that it does."""
+
+    name: str
+    entry: ActorEntry
+    capabilities: tuple[str, ...]
+    is_agent: bool
+
+    @property
+    def dns(self) -> str:
+        """The name of everything that is made of it."""
+        return dns_name(self.name)
+
+
+def of_actor(kind: Kind, image: str) -> list[Manifest]:
+    """Its service account, its Deployment, and how many of it may be away at a time."""
+    account = _manifest("v1", "ServiceAccount", kind, {"automountServiceAccountToken": False})
+    budget = {"maxUnavailable": 1, "selector": {"matchLabels": labels(kind.name)}}
+    return [
+        account,
+        _manifest("apps/v1", "Deployment", kind, {"spec": _deployment(kind, image)}),
+        _manifest("policy/v1", "PodDisruptionBudget", kind, {"spec": budget}),
+    ]
+
+
+def scaled_object(kind: Kind) -> Manifest:
+    """KEDA's: as many instances as there is work for, from none to `max`, by the lag of its consumers.
+
+    One for each Deployment, for no two may scale the same one; of an agent with several capabilities, and for what is
+    sent to it by name, the longest queue decides.
+    """
+    addresses = [*kind.capabilities, subjects.agent_address(kind.name)]
+    triggers = [
+        {
+            "type": "nats-jetstream",
+            "metadata": {
+                "natsServerMonitoringEndpoint": "nats:8222",
+                "account": "main",
+                "stream": subjects.TASKS,
+                "consumer": subjects.consumer(address, priority),
+                "lagThreshold": str(LAG),
+                "activationLagThreshold": "0",
+            },
+        }
+        for address in addresses
+        for priority in subjects.PRIORITIES
+    ]
+    spec = {
+        "scaleTargetRef": {"name": kind.dns},
+        "pollingInterval": 5,
+        "cooldownPeriod": 120,
+        "minReplicaCount": 0,
+        "maxReplicaCount": max(kind.entry.pod.max, kind.entry.count),
+        "triggers": triggers,
+    }
+    return _manifest("keda.sh/v1alpha1", "ScaledObject", kind, {"spec": spec})
+
+
+def autoscaler(kind: Kind) -> Manifest:
+    """Kubernetes' own: as many instances as keep their CPU at 70 % of what they ask for."""
+    cpu = {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}}
+    spec = {
+        "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": kind.dns},
+        "minReplicas": kind.entry.count,
+        "maxReplicas": max(kind.entry.pod.max, kind.entry.count),
+        "metrics": [cpu],
+        "behavior": {"scaleDown": {"stabilizationWindowSeconds": 300}},
+    }
+    return _manifest("autoscaling/v2", "HorizontalPodAutoscaler", kind, {"spec": spec})
+
+
+def _manifest(version: str, what: str, kind: Kind, rest: Manifest) -> Manifest:
+    return {"apiVersion": version, "kind": what, "metadata": {"name": kind.dns, "labels": labels(kind.name)}, **rest}
+
+
+def _deployment(kind: Kind, image: str) -> Manifest:
+    own = labels(kind.name)
+    spread = [
+        {
+            "maxSkew": 1,
+            "topologyKey": key,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": {"matchLabels": own},
+        }
+        for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
+    ]
+    pod = {
+        "serviceAccountName": kind.dns,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": int(Settings.from_env({}).drain_timeout) + GRACE,
+        "securityContext": POD_SECURITY,
+        "topologySpreadConstraints": spread,
+        "containers": [_container(kind, image)],
+        "volumes": _volumes(kind),
+    }
+    return {
+        "replicas": kind.entry.count,
+        "revisionHistoryLimit": 5,
+        # A new one is ready, which is connected and registered, before an old one drains.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "selector": {"matchLabels": own},
+        "template": {"metadata": {"labels": {**own, ROLE: "actor"}}, "spec": pod},
+    }
+
+
+def _container(kind: Kind, image: str) -> Manifest:
+    pod = kind.entry.pod
+    return {
+        "name": "actor",
+        "image": pod.image or image,
+        "args": ["run", kind.entry.target, "--name", kind.name, "--output", "json"],
+        "env": _environment(kind),
+        "envFrom": [{"configMapRef": {"name": "revo-env"}}],
+        "ports": [{"name": "http", "containerPort": HTTP}],
+        "startupProbe": _probe("/healthz", period=1, failures=60),
+        "readinessProbe": _probe("/readyz", period=5, failures=2),
+        # A handler that blocks the loop for a minute has its pod restarted; its task runs elsewhere.
+        "livenessProbe": _probe("/healthz", period=10, failures=6),
+        "resources": {
+            "requests": {"cpu": pod.cpu, "memory": pod.memory},
+            "limits": {"cpu": times(pod.cpu, 8), "memory": times(pod.memory, 2)},
+        },
+        "securityContext": RESTRICTED,
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (the pod's own)
+            {"name": "key", "mountPath": "/var/run/revo", "readOnly": True},
+            *({"name": _volume(one), "mountPath": _folder(one), "readOnly": True} for one in pod.secrets.values()),
+        ],
+    }
+
+
+def _environment(kind: Kind) -> list[Manifest]:
+    fields = {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace", "NODE_NAME": "spec.nodeName"}
+    resource = {
+        "service.namespace": "revo",
+        "k8s.namespace.name": "$(POD_NAMESPACE)",
+        "k8s.deployment.name": kind.dns,
+        "k8s.pod.name": "$(POD_NAME)",
+        "k8s.node.name": "$(NODE_NAME)",
+    }
+    plain = {
+        "REVO_HTTP": f"0.0.0.0:{HTTP}",
+        "REVO_CREDENTIALS": "/var/run/revo/credentials.nk",
+        "OTEL_RESOURCE_ATTRIBUTES": ",".join(f"{key}={value}" for key, value in resource.items()),
+    }
+    if kind.entry.labels:
+        plain["REVO_LABELS"] = ",".join(f"{key}={value}" for key, value in kind.entry.labels.items())
+    if kind.entry.settings:
+        plain["REVO_ACTOR_SETTINGS"] = json.dumps(kind.entry.settings)
+    for variable, secret in kind.entry.pod.secrets.items():
+        plain[variable] = f"{_folder(secret)}/{secret.partition('/')[2]}"
+    plain |= kind.entry.pod.env
+    made = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
+    return [*made, *({"name": name, "value": value} for name, value in plain.items())]
+
+
+def _volumes(kind: Kind) -> list[Manifest]:
+    def secret(name: str, volume: str) -> Manifest:
+        return {"name": volume, "secret": {"secretName": name, "defaultMode": 0o440}}
+
+    others = [secret(one.partition("/")[0], _volume(one)) for one in kind.entry.pod.secrets.values()]
+    return [
+        {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
+        secret(key_secret(kind.name), "key"),
+        *({volume["name"]: volume for volume in others}.values()),
+    ]
+
+
+def _volume(secret: str) -> str:
+    return f"secret-{dns_name(secret.partition('/')[0].replace('.', '-'))}"
+
+
+def _folder(secret: str) -> str:
+    return f"/var/run/secrets/{secret.partition('/')[0]}"
+
+
+def _probe(path: str, *, period: int, failures: int) -> Manifest:
+    get = {"path": path, "port": "http"}
+    return {"httpGet": get, "periodSeconds": period, "timeoutSeconds": min(5, period + 2), "failureThreshold": failures}
+
+
+def times(quantity: str, factor: int) -> str:
+    """A quantity of Kubernetes so many times over."""
+    number = quantity.rstrip("KMGTim")
+    unit = quantity[len(number) :]
+    made = float(number) * factor
+    return f"{int(made) if made == int(made) else made}{unit}"
