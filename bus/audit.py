@@ -2,7 +2,8 @@
 
 Each task that TASKS stored has a sequence there, and each result names the sequence that it ends. So a sequence is in
 the queue, or has one result, or is noted as the double of another, or is lost: no table of states is needed to see it.
-Results are kept for a time; the stewards' anchors tell which sequences are young enough to have theirs still.
+Results are kept for a time; the stewards' anchors tell which sequences are young enough to have theirs still. What is
+of the time before a restore from a backup is told from what came after by a note (`bus.restore`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bus import codec, jetstream, reading, subjects
 from bus.connection import Connection
@@ -72,12 +73,13 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     The mesh may be at work meanwhile: the queue is looked at first, and a task leaves it only after its end is stored.
     `progress` is called with the number of messages read.
     """
+    restores = await _restores(connection)
     info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
     state, now = info["state"], jetstream.unix_ns(info["ts"]) / 1e9
     first, last = int(state["first_seq"]), int(state["last_seq"])
     # In this order: queue, results, dead letters, notes. What leaves one is by then in the next.
     waiting, overdue = await _waiting(connection, first, last, now)
-    results = _Results(last)
+    results = _Results(last, restores)
     async for message in stored_since(connection, subjects.RESULTS, 0.0):
         results.add(message)
         if progress is not None:
@@ -87,10 +89,12 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     buried |= {".".join(name) for name, _ in notes["dropped"]}
     # How long results are kept is the mesh's setting, and may not be ours: the stewards have said theirs.
     ttl = min([connection.settings.result_ttl, *(body["ttl"] for _, body in notes["anchor"])])
-    base, since = _base(notes["anchor"], now - ttl, info)
+    created = min([jetstream.unix_ns(info["created"]) / 1e9, *(restore.created for restore in restores)])
+    anchors = [_anchor(body, restores) for _, body in notes["anchor"]]
+    base, since = _base(anchors, now - ttl, created)
     if base is None:
         base = results.oldest(waiting)
-    doubles = {int(name[0]) for name, _ in notes["double"]}
+    doubles = {sequence for (name, *_), _ in notes["double"] if (sequence := int(name)) <= last}
     known = results.ended.keys() | waiting | doubles
     lost = [sequence for sequence in range(base + 1, last + 1) if sequence not in known]
     limbo = [name for sequence, name in overdue.items() if sequence not in results.ended]
@@ -113,11 +117,38 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     )
 
 
+class _Restore(NamedTuple):
+    """A restore from a backup, as it was noted."""
+
+    at: float
+    """Unix seconds, by the server's clock."""
+    last: int
+    """The queue's last sequence then: it counted on from there, whatever it had counted to before."""
+    created: float
+    """Unix seconds: since when there is a queue, which the server does not know after a restore."""
+
+    def is_before(self, message: Message, sequence: int) -> bool:
+        """Whether a message is of the time before it, and of a task that came after the backup."""
+        return sequence > self.last and subjects.parse_ack(message.reply).stored_at_ns < self.at * 1e9
+
+
+async def _restores(connection: Connection) -> list[_Restore]:
+    found = []
+    async for message in stored_since(connection, subjects.AUDIT, 0.0, subject=subjects.note("restored")):
+        try:
+            body = codec.read(dict, message.headers, message.data, subject=message.subject)
+            found.append(_Restore(float(body["at"]), int(body["last"]), float(body["created"])))
+        except (DecodeError, KeyError, TypeError, ValueError) as error:
+            log.warning("a note that cannot be read is left out: %s", error)
+    return found
+
+
 class _Results:
     """What RESULTS says."""
 
-    def __init__(self, last: int) -> None:
+    def __init__(self, last: int, restores: list[_Restore]) -> None:
         self._last = last
+        self._restores = restores
         self.ended: Counter[int] = Counter()
         self.failed: dict[int, str] = {}
         self.statuses: Counter[str] = Counter()
@@ -131,6 +162,8 @@ class _Results:
             return
         if result.sequence > self._last:
             return  # of a task that came after we began to look
+        if any(restore.is_before(message, result.sequence) for restore in self._restores):
+            return  # of a task that this queue never had, and another has its sequence now
         self.ended[result.sequence] += 1
         self.statuses[result.status] += 1
         self.redelivered += result.deliveries > 1
@@ -164,13 +197,17 @@ async def _read_notes(connection: Connection) -> Notes:
     return notes
 
 
-def _base(
-    anchors: list[tuple[tuple[str, ...], dict[str, Any]]], cutoff: float, info: dict[str, Any]
-) -> tuple[int | None, float]:
+def _anchor(body: dict[str, Any], restores: list[_Restore]) -> tuple[float, int]:
+    """When an anchor was noted, and the sequence after which tasks are younger: no more than what a restore kept."""
+    at, last = float(body["at"]), int(body["last"])
+    return at, min([last, *(restore.last for restore in restores if at < restore.at)])
+
+
+def _base(anchors: list[tuple[float, int]], cutoff: float, created: float) -> tuple[int | None, float]:
     """The sequence after which every task must have a result or wait, and since when that is; None: not known."""
-    if jetstream.unix_ns(info["created"]) / 1e9 >= cutoff:
+    if created >= cutoff:
         return 0, 0.0
-    young = [(float(body["at"]), int(body["last"])) for _, body in anchors if float(body["at"]) >= cutoff]
+    young = [(at, last) for at, last in anchors if at >= cutoff]
     if not young:
         return None, cutoff
     at, sequence = min(young)

@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -243,6 +243,20 @@ class Connection:
         finally:
             waiter.cancel()
         self._check_open()
+
+    @contextlib.contextmanager
+    def unbroken(self, what: str) -> Iterator[asyncio.Future[Message]]:
+        """A future that fails with `ConnectionLostError` as soon as the connection is lost within the block, and is
+        never done otherwise: for `what` cannot be gone on with after a reconnect.
+        """
+        token = self._calls.new_token()
+        lost = self._calls.add(token, what, None)
+        try:
+            yield lost
+        finally:
+            self._calls.drop(token)
+            if lost.done():
+                lost.exception()  # read once: nobody may have waited for it
 
     def _check_open(self) -> None:
         if self._closing or self.closed.done() or self.client.is_closed:

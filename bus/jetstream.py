@@ -68,9 +68,13 @@ class StoredMessage(NamedTuple):
 
 
 async def call(
-    connection: Connection, operation: str, *names: str, body: Mapping[str, Any] | None = None
+    connection: Connection,
+    operation: str,
+    *names: str,
+    body: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
 ) -> dict[str, Any]:
-    """Call the JetStream API and return its answer.
+    """Call the JetStream API and return its answer; `timeout` is as in `Connection.request`.
 
     Raises:
         NotFoundError: when the stream, consumer or message does not exist.
@@ -78,8 +82,8 @@ async def call(
         TransportError: when there was no answer.
     """
     subject = subjects.api(operation, *names)
-    message = await connection.request(subject, json.dumps(body).encode() if body is not None else b"")
-    return _checked(message, subject)
+    request = json.dumps(body).encode() if body is not None else b""
+    return checked(await connection.request(subject, request, timeout=timeout), subject)
 
 
 def store(
@@ -164,12 +168,12 @@ def _stored(message: Message, subject: str, body: bytes) -> Stored:
     quick = _ACK.match(message.data)
     if quick is not None:
         return Stored(quick[1].decode(), int(quick[2]), False)
-    answer = _checked(message, subject, size=len(body))
+    answer = checked(message, subject, size=len(body))
     return Stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
 
 
-def _checked(message: Message, subject: str, *, size: int = 0) -> dict[str, Any]:
-    """The answer's fields.
+def checked(message: Message, subject: str, *, size: int = 0) -> dict[str, Any]:
+    """The fields of an answer of the API.
 
     Raises:
         ServerError: what the answer's error code stands for.

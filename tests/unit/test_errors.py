@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bus import errors, jetstream, pull, topology, worker
+from bus import errors, jetstream, pull, restore, topology, worker
 from bus.errors import BusError
 
 EXAMPLES: list[BusError] = [
@@ -42,6 +42,8 @@ EXAMPLES: list[BusError] = [
     errors.ResultTimeoutError("t1", 2.0),
     jetstream.JetStreamBusyError("x", "no leader"),
     pull.ConsumerGoneError("echo-low", "deleted"),
+    restore.StreamsStandError(("TASKS", "DEAD")),
+    restore.AtWorkError(("echo-low",)),
     topology.PolicyConflictError("echo", "a", "b", ("ack_wait 5 and 6",)),
     topology.ForbiddenTopologyError("stream TASKS", "create"),
     worker.WorkerFaultError("a bug"),
