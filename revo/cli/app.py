@@ -24,6 +24,7 @@ app.add_typer(groups.dead, name="dead")
 app.add_typer(groups.topology, name="topology")
 app.add_typer(groups.keys, name="keys")
 app.add_typer(groups.k8s, name="k8s")
+app.add_typer(groups.backup, name="backup")
 app.add_typer(benches.bench, name="bench")
 
 

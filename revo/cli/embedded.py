@@ -7,13 +7,18 @@ import random
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
+from actors.keyring import Keyring
 from actors.meshfile import ServerEntry
+from actors.meshhome import MeshHome
+from bus.credentials import OPERATOR
 from bus.errors import BusError
 from bus.server import Server, ServerStartError
+from bus.settings import KEYS, Settings
 
 DEFAULT_PORT: Final = 4222
 RESTARTS: Final = 10
@@ -40,6 +45,25 @@ async def start_server(folder: Path, *, binary: str, entry: ServerEntry, account
             raise
         return server
     raise AssertionError("unreachable: the last port has raised")
+
+
+@asynccontextmanager
+async def server_alone(home: MeshHome, settings: Settings, entry: ServerEntry) -> AsyncIterator[Settings]:
+    """The embedded server of a mesh that does not run, without any actor, for the length of a block; yields how its
+    operator reaches it. It is on loopback, at a port where no actor looks for it.
+
+    Raises:
+        MeshRunningError: the mesh runs.
+        ServerStartError: the server does not start; says why.
+    """
+    with home.held():
+        keyring = Keyring(home.folder / KEYS)
+        await asyncio.to_thread(keyring.init)
+        folder, binary = home.folder / "nats", settings.nats_server
+        async with Server(folder, binary=binary, accounts=keyring.accounts, encrypted=entry.encrypted) as server:
+            yield settings.model_copy(
+                update={"nats_url": server.url, "credentials": str(keyring.path(OPERATOR).absolute())}
+            )
 
 
 async def keep_server(server: Server, *, say: Callable[[str], None], restarted: Callable[[], None]) -> None:

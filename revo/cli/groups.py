@@ -1,4 +1,4 @@
-"""The commands that come in groups: `revo tasks`, `revo dead`, `revo topology`, `revo k8s` and `revo keys`."""
+"""The commands that come in groups: `revo tasks ...`, `dead`, `topology`, `k8s`, `keys` and `backup`."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ keys = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+backup = typer.Typer(
+    help="Copy all streams of a mesh to a folder, while it works; put them back.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 UserName = Annotated[str, typer.Argument(help="the user's name; of an agent and of a client their own")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="whose: tenants share a server and nothing else")]
 Grant = list[str] | None
@@ -39,6 +44,7 @@ MeshFileArgument = Annotated[
 ]
 TaskId = Annotated[str, typer.Argument(help="the task's id")]
 TaskIds = Annotated[list[str] | None, typer.Argument(help="ids of dead tasks")]
+BackupFolder = Annotated[Path, typer.Argument(help="the folder of one backup")]
 AllOption = Annotated[bool, typer.Option("--all", help="all of them, or all of --capability")]
 
 
@@ -251,3 +257,41 @@ def keys_show(
     from revo.cli.keys import show
 
     return show(name, tenant, config=config, kubernetes=kubernetes, output=output)
+
+
+@backup.command("create", epilog='Examples: revo backup create monday | revo backup create "backups/$(date +%F-%H%M)"')
+def backup_create(
+    folder: Annotated[Path, typer.Argument(help="a folder that is new or empty")],
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Copy all streams to a folder, unencrypted. What was accepted before is in it; the mesh may be at work."""
+    from revo.cli.backup import create
+
+    return create(folder, url=url, output=output)
+
+
+@backup.command("show", epilog="Examples: revo backup show monday | revo backup show monday --output json")
+def backup_show(folder: BackupFolder, output: OutputOption = Output.TEXT) -> int:
+    """Check every byte of a backup and show what is in it. Needs no server."""
+    from revo.cli.backup import show
+
+    return show(folder, output=output)
+
+
+@backup.command("restore", epilog="Examples: revo backup restore monday | revo backup restore monday --replace")
+def backup_restore(
+    folder: BackupFolder,
+    mesh_file: Annotated[
+        Path | None,
+        typer.Argument(help="where no mesh runs: whose [server] is started for it; default: ./mesh.toml"),
+    ] = None,
+    *,
+    replace: Annotated[bool, typer.Option("--replace", help="delete the streams that stand there")] = False,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Put a backup back, before the actors are started. Changes nothing where one of its streams stands."""
+    from revo.cli.backup import restore
+
+    return restore(folder, mesh_file, replace=replace, url=url, output=output)

@@ -67,6 +67,11 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("topology", "plan", "--url", "nats://127.0.0.1:1"), 3, "no nats server at nats://127.0.0.1:1"),
         (("topology", "apply", "/no/such/mesh.toml"), 2, "no such file"),
         (("bench", "registry", "--instances", "0"), 2, "invalid value"),
+        (("backup",), 2, ""),
+        (("backup", "create"), 2, "missing argument 'folder'"),
+        (("backup", "create", "copy"), 3, "no mesh runs here"),
+        (("backup", "show", "/no/such/folder"), 2, "/no/such/folder: is no backup"),
+        (("backup", "restore", "/no/such/folder"), 2, "/no/such/folder: is no backup"),
     ],
 )
 def test_wrong_input_is_one_line_and_an_exit_status(
