@@ -24,6 +24,8 @@ from revo.kube.actors import POD_SECURITY, RESTRICTED, Kind, Manifest, autoscale
 from revo.kube.names import ROLE, key_secret, labels
 
 HEAD: Final = "# Written by `revo k8s render`; do not edit, write it anew.\n"
+MANIFESTS: Final = Path(__file__).parent / "manifests"
+"""In a checkout a link to `deploy/k8s`; installed, a copy of it."""
 KEPT: Final = ("base", "components", "overlays")
 """What is copied where it is missing."""
 
@@ -129,15 +131,9 @@ class _Plain(yaml.SafeDumper):
         return True
 
 
-def manifests_folder() -> Path:
-    """Where the kept parts come from: they are installed beside this module; a checkout has them in `deploy/k8s`."""
-    installed = Path(__file__).parent / "manifests"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "deploy" / "k8s"
-
-
 def _copy_kept(folder: Path) -> list[Path]:
     """Copy what is missing of the kept parts; what stands is yours."""
-    source, written = manifests_folder(), []
+    source, written = MANIFESTS.resolve(), []
     for path in sorted(path for path in source.rglob("*") if path.is_file()):
         name = path.relative_to(source)
         target = folder / name
