@@ -117,7 +117,9 @@ class Actor:
     concurrency: ClassVar[int] = 1
     """How many messages are handled at once."""
     version: ClassVar[str] = "0.1.0"
-    """Of what it does; stands in the registry and in what NATS tools list (semantic versioning)."""
+    """Of what it does; stands in the registry and in what NATS tools list (semantic versioning). Raise it when a
+    message or a result changes: two versions may live side by side, two schemas in one version may not.
+    """
     labels: ClassVar[dict[str, str]] = {}
     """What its instances can be found by, besides those of the setting `REVO_LABELS`."""
     submits: ClassVar[Sequence[str]] = ()

@@ -31,6 +31,7 @@ from actors.registry.model import (
     Registered,
     Registration,
     Removed,
+    Word,
     definition_key,
     lease_key,
     owner_of,
@@ -81,7 +82,8 @@ class Registry(Actor):
 
         Raises:
             InvalidSubjectError, SchemaError, ConfigError: what it says of itself cannot be used.
-            DefinitionConflictError: somebody who lives means something else by one of its capabilities.
+            DefinitionConflictError: somebody who lives means something else by one of its capabilities, and is not
+                another version of the same agent.
             LeaseTakenError: somebody else lives under its name.
             NotYoursError: its credentials are of another agent.
         """
@@ -96,7 +98,7 @@ class Registry(Actor):
         standing = self._catalog.get(registration.instance)
         if standing is not None:
             return self._held(standing.instance, owner, standing.revision)
-        replaced = [await self._define(capability, registration.agent) for capability in declared.values()]
+        replaced = [await self._define(capability, registration) for capability in declared.values()]
         instance = Instance(
             **registration.model_dump(exclude={"secret", "capabilities"}),
             capabilities={name: schemas.digest(capability) for name, capability in declared.items()},
@@ -116,9 +118,8 @@ class Registry(Actor):
         known = self._catalog.get(registration.instance)
         if known is not None and known.conflict:
             await self._take_back(known, replaced)
-            raise DefinitionConflictError(
-                ", ".join(declared), registration.agent, known.conflict, "both came at the same moment"
-            )
+            names, moment = ", ".join(declared), "both came at the same moment"
+            raise DefinitionConflictError(names, registration.agent, known.conflict, moment, registration.version)
         self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
         return self._registered(instance, revision)
 
@@ -129,37 +130,42 @@ class Registry(Actor):
             if capability.name in declared:
                 raise ConfigError(f"capability {capability.name}", "is declared twice")
             schemas.check(capability, self._checked)
-            self._agree(capability, registration.agent)
+            self._agree(capability, registration)
             declared[capability.name] = capability
         return declared
 
-    def _agree(self, capability: CapabilityInfo, agent: str) -> bool:
+    def _agree(self, capability: CapabilityInfo, registration: Registration) -> bool:
         """Whether what stands says the same.
 
         Raises:
-            DefinitionConflictError: it does not, and somebody lives who has it.
+            DefinitionConflictError: somebody lives whose word contradicts it.
         """
-        standing, _ = self._catalog.definitions.get(capability.name, (None, 0))
-        if standing is None:
-            return False
-        difference = schemas.difference(capability, agent, standing)
-        if difference and next(self._catalog.having(capability.name), None) is not None:
-            raise DefinitionConflictError(capability.name, agent, standing.agent, difference)
-        if difference and self._catalog.is_held(capability.name):
+        name, ours = capability.name, registration.agent
+        standing, _ = self._catalog.definitions.get(name, (None, 0))
+        stands = schemas.digest(standing) if standing is not None else ""
+        word = Word(schemas.digest(capability), ours, registration.version)
+        against = self._catalog.against(name, word)
+        if against is None:
+            return stands == word.meaning
+        if self._catalog.get(against.instance) is None:
             raise BehindError(0, self._catalog.revision)  # the last one is gone, and the server about to say so
-        return not difference
+        difference = "their schemas are not the same"
+        if standing is not None and stands == against.capabilities[name]:
+            difference = schemas.difference(capability, ours, standing, against.agent)
+        raise DefinitionConflictError(name, ours, against.agent, difference, registration.version)
 
-    async def _define(self, capability: CapabilityInfo, agent: str) -> tuple[Definition, int] | None:
-        """Write what a capability is, where it is new or nobody lives who means something else; return what it was."""
+    async def _define(self, capability: CapabilityInfo, registration: Registration) -> tuple[Definition, int] | None:
+        """Write what a capability is, where it is new or nobody contradicts what comes; return what it was."""
         for _ in range(_TRIES):
-            if self._agree(capability, agent):
+            if self._agree(capability, registration):
                 return None
             before = self._catalog.definitions.get(capability.name)
             definition = Definition(
                 capability=capability.name,
                 message=capability.message,
                 result=capability.result,
-                agent=agent,
+                agent=registration.agent,
+                version=registration.version,
                 defined_at=time.time(),
             )
             body = codec.encode(definition.model_dump())

@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, owns
+from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Word, owns
 from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, TransportError
@@ -52,7 +52,7 @@ class Known:
     seen: float
     """When its lease was last renewed, by our monotonic clock."""
     conflict: str = ""
-    """Another agent that meant something else by one of its capabilities when this one came."""
+    """The agent of an instance whose word contradicted this one's when it came."""
 
 
 class Catalog:
@@ -72,7 +72,7 @@ class Catalog:
         self._known: dict[str, Known] = {}
         self._names: list[str] = []
         self._having: dict[str, list[str]] = {}
-        self._meanings: dict[str, Counter[str]] = {}
+        self._words: dict[str, Counter[Word]] = {}
         self.definitions: dict[str, tuple[Definition, int]] = {}
         """By capability: what it is, and the revision of that."""
         self._clock = 0.0
@@ -128,9 +128,13 @@ class Catalog:
         """Those that have a capability, by name."""
         return self._living(self._having.get(capability, []), after)
 
-    def is_held(self, capability: str) -> bool:
-        """Whether a lease stands of somebody who has the capability, alive or not."""
-        return bool(self._having.get(capability))
+    def against(self, capability: str, word: Word) -> Instance | None:
+        """An instance that contradicts this word: one that lives, or else one whose lease still stands."""
+        if not any(other.contradicts(word) for other in self._words.get(capability, ())):
+            return None
+        having = (self._known[name].instance for name in self._having[capability])
+        against = [instance for instance in having if instance.word(capability).contradicts(word)]
+        return next((instance for instance in against if self.get(instance.instance)), against[0])
 
     def all(self, after: str = "") -> Iterator[Known]:
         """All that live, by name."""
@@ -197,28 +201,25 @@ class Catalog:
                 self._add(name, fresh)
 
     def _add(self, name: str, known: Known) -> None:
-        for capability, meaning in known.instance.capabilities.items():
-            meanings = self._meanings.setdefault(capability, Counter())
-            if any(count and other != meaning for other, count in meanings.items()):
-                known.conflict = known.conflict or self._who_means_another(capability, meaning)
-            meanings[meaning] += 1
+        for capability in known.instance.capabilities:
+            word = known.instance.word(capability)
+            against = self.against(capability, word)
+            if against is not None:
+                known.conflict = known.conflict or against.agent
+            self._words.setdefault(capability, Counter())[word] += 1
             bisect.insort(self._having.setdefault(capability, []), name)
         self._known[name] = known
         bisect.insort(self._names, name)
 
-    def _who_means_another(self, capability: str, meaning: str) -> str:
-        others = (self._known[name].instance for name in self._having.get(capability, []))
-        return next(other.agent for other in others if other.capabilities[capability] != meaning)
-
     def _remove(self, name: str, known: Known) -> None:
         del self._known[name]
         _discard(self._names, name)
-        for capability, meaning in known.instance.capabilities.items():
-            self._meanings[capability][meaning] -= 1
+        for capability in known.instance.capabilities:
+            self._words[capability] -= Counter([known.instance.word(capability)])  # which forgets what nobody says
             _discard(self._having[capability], name)
 
     def _forget(self) -> None:
-        for table in (self._known, self._names, self._having, self._meanings, self.definitions):
+        for table in (self._known, self._names, self._having, self._words, self.definitions):
             table.clear()
 
 

@@ -34,18 +34,26 @@ class SchemaError(ConfigError):
 
 
 class DefinitionConflictError(ConfigError):
-    """Two agents define one capability in two ways. What stands, stands as long as an instance with it lives."""
+    """Two agents define one capability in two ways, or one agent does within one `version`. What stands, stands as long
+    as an instance with it lives.
+    """
 
-    def __init__(self, capability: str, ours: str, theirs: str, difference: str) -> None:
-        BusError.__init__(self, capability, ours, theirs, difference)
+    def __init__(self, capability: str, ours: str, theirs: str, difference: str, version: str = "") -> None:
+        BusError.__init__(self, capability, ours, theirs, difference, version)
         self.what = capability
         self.reason = difference
         self.capability = capability
         self.ours = ours
         self.theirs = theirs
         self.difference = difference
+        self.version = version
 
     def __str__(self) -> str:
+        if self.ours == self.theirs:
+            return (
+                f"{self.theirs} {self.version} lives with another schema of the capability {self.capability}: "
+                f"{self.difference}; give the newer one another version"
+            )
         return (
             f"agents {self.theirs} and {self.ours} disagree on the capability {self.capability}: {self.difference}; "
             f"give one of them another name"

@@ -7,7 +7,7 @@ capabilities; those stand once, at `def.<capability>`.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -23,6 +23,18 @@ State = Literal["starting", "ready", "draining"]
 Text = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Labels = Annotated[dict[Annotated[str, Field(max_length=64)], Text], Field(max_length=32)]
+
+
+class Word(NamedTuple):
+    """What a capability is (a digest of its schemas), and which version of which agent says so."""
+
+    meaning: str
+    agent: str
+    version: str
+
+    def contradicts(self, other: Word) -> bool:
+        """Whether the two cannot hold at once. Of two versions of one agent both may: one replaces the other."""
+        return self.meaning != other.meaning and (self.agent != other.agent or self.version == other.version)
 
 
 class CapabilityInfo(BaseModel):
@@ -83,9 +95,13 @@ class Instance(BaseModel):
         """Where its lease stands in the bucket."""
         return lease_key(self.agent, self.instance)
 
+    def word(self, capability: str) -> Word:
+        """What one of its capabilities is to it."""
+        return Word(self.capabilities[capability], self.agent, self.version)
+
 
 class Definition(BaseModel):
-    """What a capability is, and whose word that is."""
+    """What a capability is, and whose word that is: of several versions of an agent, that of the last one to come."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -93,6 +109,7 @@ class Definition(BaseModel):
     message: dict[str, Any] = {}
     result: dict[str, Any] = {}
     agent: Token
+    version: Text = ""
     defined_at: UnixSeconds = 0.0
 
 

@@ -47,15 +47,15 @@ def _check(schema: dict[str, Any], where: str) -> None:
         raise SchemaError(where, "is nested too deeply") from error
 
 
-def digest(capability: CapabilityInfo) -> str:
+def digest(capability: CapabilityInfo | Definition) -> str:
     """Equal where two definitions say the same."""
     essence = codec.canonical([_essence(capability.message), _essence(capability.result)])
     return hashlib.blake2b(essence, digest_size=8).hexdigest()
 
 
-def difference(ours: CapabilityInfo, agent: str, theirs: Definition) -> str:
-    """In which way the definition of an agent disagrees with what stands, in words; empty when it does not."""
-    names = (agent, theirs.agent)
+def difference(ours: CapabilityInfo, agent: str, theirs: Definition, whose: str) -> str:
+    """In which way what an agent comes with disagrees with what another means, in words; empty when it does not."""
+    names = (agent, whose) if agent != whose else ("the one that comes", "the one that lives")
     for what, one, other in (("message", ours.message, theirs.message), ("result", ours.result, theirs.result)):
         found = _differs(_essence(one), _essence(other), what, names)
         if found:
@@ -70,7 +70,11 @@ def _essence(schema: Any, *, names: bool = False) -> Any:
             for key, value in schema.items()
             if names or key not in _WORDS
         }
-    return [_essence(item) for item in schema] if isinstance(schema, list) else schema
+    if isinstance(schema, list):
+        # Names that are required, values that are allowed: their order is that of somebody's lines, and says nothing.
+        items = [_essence(item) for item in schema]
+        return sorted(items) if all(isinstance(item, str) for item in items) else items
+    return schema
 
 
 def _differs(ours: Any, theirs: Any, where: str, names: tuple[str, str]) -> str:
@@ -85,8 +89,5 @@ def _differs(ours: Any, theirs: Any, where: str, names: tuple[str, str]) -> str:
                 return found
         return ""
     if ours == theirs and type(ours) is type(theirs):
-        return ""
-    lists = isinstance(ours, list) and isinstance(theirs, list)
-    if lists and all(isinstance(one, str) for one in ours + theirs) and sorted(ours) == sorted(theirs):
         return ""
     return f"{where} is {theirs!r:.80} for {names[1]} and {ours!r:.80} for {names[0]}"

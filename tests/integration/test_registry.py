@@ -367,10 +367,14 @@ async def test_a_lease_that_somebody_else_took_ends_the_process(
 async def test_a_refused_agent_says_why_and_ends(
     server: Server, mesh: Mesh, registry: ActorProcess, client: RegistryClient, tmp_path: Path
 ) -> None:
-    await client.register(registration("painter", capabilities=[CapabilityInfo(name="toil", message={"type": "null"})]))
+    painter = registration("painter", capabilities=[CapabilityInfo(name="toil", message={"type": "null"})])
+    registrar = Registrar(mesh.connection, painter, lambda: (0, 0))
+    await registrar.start()
+    keeping = asyncio.create_task(registrar.keep())  # however long the other takes to come
     with pytest.raises(AssertionError, match="agents painter and toiler disagree on the capability toil"):
         async with toiler(server, tmp_path):
             pass
+    keeping.cancel()
 
 
 async def test_the_lease_is_renewed_from_another_thread_only_while_it_must(

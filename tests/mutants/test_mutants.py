@@ -74,6 +74,9 @@ AT_ONCE = REGISTRY + "test_two_that_contradict_each_other_at_the_same_moment_are
 HANGS = REGISTRY + "test_who_is_killed_or_hangs_is_gone_within_so_many_heartbeats[hangs]"
 BLOCKS = REGISTRY + "test_a_handler_that_blocks_the_loop_keeps_its_lease"
 FOREIGN = REGISTRY + "test_nobody_takes_or_gives_up_the_lease_of_somebody_else"
+VERSIONS = "tests/integration/test_registry_versions.py::"
+SIDE_BY_SIDE = VERSIONS + "test_two_versions_of_one_agent_live_side_by_side_whichever_comes_first"
+ONE_VERSION = VERSIONS + "test_within_one_version_two_schemas_are_refused_and_the_error_says_what_to_do"
 SAME_VIEW = REGISTRY + "test_every_replica_answers_the_same_and_knows_what_its_asker_knows"
 
 PERMISSIONS = "tests/integration/test_permissions.py::"
@@ -373,8 +376,8 @@ MUTANTS = [
     Mutant(
         "whoever contradicts a definition is let in",
         "actors/registry/actor.py",
-        "if difference and next(self._catalog.having(capability.name), None) is not None:",
-        "if False:",
+        "raise DefinitionConflictError(name, ours, against.agent, difference, registration.version)",
+        "return False",
         CONTRADICTS,
         "disagree on the capability",
     ),
@@ -385,6 +388,22 @@ MUTANTS = [
         "if False:",
         AT_ONCE,
         "len(refused) == 2",
+    ),
+    Mutant(
+        "no two versions of one agent live side by side",
+        "actors/registry/model.py",
+        "(self.agent != other.agent or self.version == other.version)",
+        "True",
+        SIDE_BY_SIDE,
+        "painter 2.0.0 lives with another schema",
+    ),
+    Mutant(
+        "one agent has two schemas in one version",
+        "actors/registry/model.py",
+        "(self.agent != other.agent or self.version == other.version)",
+        "(self.agent != other.agent)",
+        ONE_VERSION,
+        "DID NOT RAISE",
     ),
     Mutant(
         "a lease that ran out is not taken again",
