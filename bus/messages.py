@@ -141,7 +141,7 @@ class DeadLetter(BaseModel):
 class Attempts(BaseModel):
     """What is known of a task's earlier tries; kept in the bucket ATTEMPTS from the first trouble on."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="allow")  # what a newer version notes outlives our changes
 
     errors: int = 0
     """Handler errors so far: the only thing that counts as an attempt."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from bus.messages import Status
 
@@ -58,6 +59,11 @@ class Policy:
     backoff: float = 1.0
     backoff_max: float = 60.0
     max_deaths: int = 3
+
+    @classmethod
+    def of(cls, given: Mapping[str, float]) -> Policy:
+        """The policy that a consumer or a steward tells of: what another version knows besides is left out."""
+        return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})  # type: ignore[arg-type]
 
     def pause(self, errors: int) -> float:
         """Seconds before the attempt that follows `errors` errors: exponential, with half of it jitter."""

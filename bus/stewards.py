@@ -30,7 +30,7 @@ async def policy_of(
         said = await ask(connection, telemetry, "policy", {"name": capability})
     except NotFoundError as error:
         raise ForbiddenTopologyError(f"the consumers of {capability}", "create") from error
-    held = Policy(**said["policy"]) if said["policy"] else None
+    held = Policy.of(said["policy"]) if said["policy"] else None
     return settle(capability, wanted, agent, held, str(said["agent"]))
 
 

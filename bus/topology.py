@@ -318,7 +318,7 @@ async def standing_policy(connection: Connection, capability: str) -> tuple[Poli
 def _held(capability: str, standing: Mapping[str, Any]) -> tuple[Policy | None, str]:
     metadata = standing["config"].get("metadata", {})
     try:
-        return Policy(**json.loads(metadata[_POLICY])), str(metadata.get(_AGENT, "?"))
+        return Policy.of(json.loads(metadata[_POLICY])), str(metadata.get(_AGENT, "?"))
     except (KeyError, ValueError, TypeError):
         log.warning("consumer %s carries no policy that this version reads", capability)
         return None, ""
