@@ -36,15 +36,25 @@ class ActorProcess:
 
 @contextlib.asynccontextmanager
 async def actor(
-    target: str, url: str, log: Path, *, name: str | None = None, output: str = "text", **env: str
+    target: str,
+    url: str,
+    log: Path,
+    *,
+    name: str | None = None,
+    output: str = "text",
+    tree: str | Path = ROOT,
+    **env: str,
 ) -> AsyncIterator[ActorProcess]:
-    """Start an actor and wait until it says that it is ready; it is killed at the end of the block."""
+    """Start an actor and wait until it says that it is ready; it is killed at the end of the block.
+
+    `tree` is the folder whose Revo it runs: `-m` puts the working directory before everything that is installed.
+    """
     read, write = os.pipe()
     command = [sys.executable, "-m", "revo", "run", target, *(["--name", name] if name else []), "--output", output]
     with log.open("wb") as out:
         process = await asyncio.create_subprocess_exec(
             *command,
-            cwd=ROOT,
+            cwd=tree,
             env={**os.environ, "REVO_NATS_URL": url, "REVO_READY_FD": str(write), **env},
             pass_fds=(write,),
             stdout=out,

@@ -14,29 +14,14 @@ from pathlib import Path
 import pytest
 import uv
 
+from tests.wheels import PACKAGES, build, run
+
 ROOT = Path(__file__).resolve().parents[2]
 UV = uv.find_uv_bin()
-PACKAGES = ("bus", "actors", "revo")
 SUPPORTED = tuple((3, minor) for minor in range(11, 15))  # for a newer one the lock may hold no wheels yet
 OTHER = "newest other CPython"
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.xdist_group("wheel")]
-
-
-def run(*command: str | Path, cwd: Path) -> str:
-    """The output of a command that must succeed, run far from the repository and without its environment."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    done = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env=inherited,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
-    return done.stdout
 
 
 def install(python: Path, *arguments: str | Path, cwd: Path) -> None:
@@ -80,16 +65,7 @@ def newest_other() -> Path | None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built by the locked hatchling from a copy of what belongs into it."""
-    source = tmp_path_factory.mktemp("source")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    out = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", out, cwd=source)
-    (built,) = out.glob("*.whl")
-    return built
+    return build(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module", params=["the running Python", OTHER])
