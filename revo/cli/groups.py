@@ -145,11 +145,11 @@ def topology_plan(
 
 
 @topology.command("export", epilog="Example: revo topology export mesh.toml > topology.json")
-def topology_export(mesh_file: MeshFileArgument = None) -> int:
+def topology_export(mesh_file: MeshFileArgument = None, output: OutputOption = Output.JSON) -> int:
     """Print what a mesh file wants, for `revo topology apply topology.json` where its agents are not installed."""
     from revo.cli.topology import export
 
-    return export(mesh_file)
+    return export(mesh_file, output=output)
 
 
 @topology.command("apply", epilog="Examples: revo topology apply mesh.toml | REVO_REPLICAS=3 revo topology apply")

@@ -12,7 +12,7 @@ from actors.meshfile import DEFAULT_NAME, MeshFile
 from bus.connection import Connection
 from bus.plan import Change, Done, Wanted, carry_out, plan
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, say_line
+from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, say_line, table
 
 _SIGN: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "impossible": ("!", "red")}
 
@@ -63,9 +63,19 @@ async def _apply(wanted: list[Wanted], url: str | None, tell: Callable[[Done], N
         return await carry_out(connection, await plan(connection, wanted), tell)
 
 
-def export(mesh_file: Path | None) -> int:
-    """Print what a mesh file wants; returns the exit status."""
-    sys.stdout.write(write_wanted(wanted_by(mesh_file)))
+def export(mesh_file: Path | None, *, output: Output) -> int:
+    """Print what a mesh file wants, as JSON or as a table; returns the exit status."""
+    found = wanted_by(mesh_file)
+    if output is Output.JSON:
+        sys.stdout.write(write_wanted(found))
+        return DONE
+    made = table("", "capability", "agent", ">attempts", ">time limit", ">ack wait")
+    for one in found:
+        policy = one.policy
+        made.add_row(
+            one.capability, one.agent, str(policy.max_attempts), f"{policy.time_limit:g} s", f"{policy.ack_wait:g} s"
+        )
+    console().print(made)
     return DONE
 
 

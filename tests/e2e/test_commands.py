@@ -138,7 +138,7 @@ def test_run_logs_json_for_what_collects_logs(running: Shell) -> None:
         process.send_signal(signal.SIGTERM)
         rest = [json.loads(line) for line in process.stderr]
     assert process.returncode == 0
-    assert set(line) == {"at", "level", "logger", "message"}
+    assert set(line) == {"actor", "at", "instance", "level", "logger", "message"}
     assert (line["level"], line["message"].partition("-")[0]) == ("info", "echo")
     assert line["message"].endswith(" is ready")
     assert rest[0]["message"].endswith(" drains")

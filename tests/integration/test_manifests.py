@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ import pytest
 import yaml
 
 from actors.admission import load_all
-from actors.keyring import Keyring
 from actors.meshfile import MeshFile
 from bus import subjects
 from bus.errors import ConfigError
@@ -277,20 +275,3 @@ def test_quantities_and_names() -> None:
     assert [times("250m", 8), times("0.5", 2), times("1.5", 1), times("256Mi", 2)] == ["2000m", "1", "1.5", "512Mi"]
     assert dns_name("code-analyst") == "code-analyst"
     assert dns_name("Code_Analyst") != dns_name("code_analyst") != "code-analyst"
-
-
-def test_secrets_are_named_as_pods_want_them(tmp_path: Path) -> None:
-    keyring = Keyring(tmp_path / "keys")
-    keyring.init()
-    done = subprocess.run(
-        [sys.executable, "-m", "revo", "keys", "show", "--kubernetes", str(tmp_path / "out")],
-        env={**os.environ, "REVO_HOME": str(tmp_path)},
-        check=True,
-        capture_output=True,
-    )
-    assert done.returncode == 0
-    written = [json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()]
-    found = {(one["kind"], one["metadata"]["name"]) for one in written}
-    assert {("ConfigMap", "revo-nats-accounts"), ("Secret", "revo-key-revo-steward")} <= found
-    for one in written:
-        kubernetes_validate.validate(one, KUBERNETES, strict=True)
