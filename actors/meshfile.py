@@ -35,16 +35,24 @@ class PodEntry(BaseModel):
     cpu: str = Field("250m", description="how much of a core it asks for, and may use eight times of")
     memory: str = Field("256Mi", description="what it asks for, and may not exceed twice over")
     max: int = Field(10, ge=1, le=1000, description="instances when there is much to do")
+    startup: int = Field(60, ge=1, le=3600, description="seconds that its import may take")
     env: dict[str, str] = Field({}, description="variables of its environment; no secrets")
     secrets: dict[str, str] = Field(
         {}, description="VARIABLE = secret/key: a file of that secret, its path in VARIABLE"
     )
 
-    @field_validator("cpu", "memory")
+    @field_validator("cpu")
     @classmethod
-    def _quantity(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|[KMGT]i?)?", value):
-            raise ValueError(f"{value!r} is no quantity of Kubernetes, as 250m, 1 or 256Mi are")
+    def _cores(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*m|[0-9]+(\.[0-9]+)?", value):
+            raise ValueError(f"{value!r} is no number of cores as Kubernetes writes it: 250m, 0.5 or 2")
+        return value
+
+    @field_validator("memory")
+    @classmethod
+    def _bytes(cls, value: str) -> str:
+        if not re.fullmatch(r"[1-9][0-9]*(k|Ki|[MGT]i?)?", value):
+            raise ValueError(f"{value!r} is no amount of memory as Kubernetes writes it: 256Mi or 2G")
         return value
 
     @field_validator("secrets")

@@ -6,7 +6,6 @@ It serves what it is told to, reads no bodies and changes nothing. HTTP/1.1 is p
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from bus.settings import Settings
 log = logging.getLogger(__name__)
 
 PATIENCE: Final = 10.0
-"""Seconds that a connection may stay silent."""
+"""Seconds that a request may take to come, and its answer to be read."""
 MAX_CONNECTIONS: Final = 32
 MAX_HEAD: Final = 8 * 1024
 """Bytes of a request's line and headers."""
@@ -55,7 +54,7 @@ class Probes:
         self._address = settings.http_address
         self._pages = pages
         self._server: asyncio.Server | None = None
-        self._open: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], None] = {}
 
     @property
     def port(self) -> int:
@@ -82,34 +81,37 @@ class Probes:
         if self._server is None:
             return
         self._server.close()
-        for task in list(self._open):
+        tasks = list(self._open)
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._open, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
+        if len(self._open) >= MAX_CONNECTIONS:
+            next(iter(self._open)).cancel()  # who has been here longest: a probe that comes must be answered
+        self._open[task] = None
         try:
-            if len(self._open) <= MAX_CONNECTIONS:
-                await self._converse(reader, writer)
+            await self._converse(reader, writer)
+            writer.close()
+            async with asyncio.timeout(PATIENCE):
+                await writer.wait_closed()
         except (OSError, TimeoutError, h11.ProtocolError) as error:
             log.debug("http: %s", error)
         finally:
-            self._open.discard(task)
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            writer.transport.abort()  # what nobody has read by now nobody gets
+            del self._open[task]
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
         while True:
             try:
-                request = await _next_request(connection, reader)
+                async with asyncio.timeout(PATIENCE):
+                    request = await _next_request(connection, reader)
             except h11.RemoteProtocolError as error:
                 writer.write(_response(connection, Answer.of(error.error_status_hint, error=str(error)), "GET"))
-                await writer.drain()
                 return
             if request is None:
                 return
@@ -141,8 +143,7 @@ async def _next_request(connection: h11.Connection, reader: asyncio.StreamReader
             connection.next_event()  # its end, if it has no body
             return request
         if event is h11.NEED_DATA:
-            async with asyncio.timeout(PATIENCE):
-                connection.receive_data(await reader.read(MAX_HEAD))
+            connection.receive_data(await reader.read(MAX_HEAD))
         else:
             return None
 

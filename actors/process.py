@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections import deque
@@ -90,6 +91,8 @@ class ActorProcess:
             ACTOR_SETTINGS: json.dumps(settings or {}),
             RESTARTS: str(restarts),
             "PYTHONUNBUFFERED": "1",
+            # One port cannot be that of all of them: each says in its log which it has.
+            "REVO_HTTP": re.sub(r":\d+$", ":0", os.environ.get("REVO_HTTP", "")),
         }
         if labels:
             env["REVO_LABELS"] = ",".join(f"{key}={value}" for key, value in labels.items())

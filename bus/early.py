@@ -85,7 +85,7 @@ class Ender:
         envelope.attempt = record.errors
         ours = endings.make_result(envelope, status, error, agent=self.agent, instance=self.instance)
         standing = await endings.store_result(connection, envelope, ours)
-        if standing is ours:
+        if (standing.instance, standing.finished_at) == (ours.instance, ours.finished_at):
             self._count(envelope, ours)
         if standing.sequence != envelope.sequence:
             await endings.note_double(connection, envelope, standing)

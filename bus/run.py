@@ -53,6 +53,8 @@ class Run:
     began_at: float = 0.0
     """When it was started, in unix seconds; `started_at` is when its handler was."""
     started_at: float = 0.0
+    took: float | None = None
+    """Seconds that its handler ran; None: it did not."""
     in_handler: bool = False
     concluding: bool = False
     """Whether what became of it is being carried out: from then on it is not stopped any more."""

@@ -96,7 +96,7 @@ class Runner:
             envelope.priority,
             outcome,
             waited=max(0.0, run.began_at - envelope.stored_at) if envelope.deliveries == 1 else None,
-            took=time.time() - run.started_at,
+            took=run.took,
             trace_id=run.span.trace_id,
         )
 
@@ -191,6 +191,7 @@ class Runner:
             return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
         finally:
             run.in_handler = False
+            run.took = max(0.0, time.time() - now)
             run.alarm.clear()
 
     def _limit(self, run: Run, *, expires: bool) -> None:

@@ -23,9 +23,11 @@ class Metrics:
     counting: bool = False
 
     def ran(
-        self, capability: str, priority: str, outcome: str, *, waited: float | None, took: float, trace_id: str
+        self, capability: str, priority: str, outcome: str, *, waited: float | None, took: float | None, trace_id: str
     ) -> None:
-        """A delivery came to its end here: it waited and took so many seconds. A redelivery has not `waited`."""
+        """A delivery came to its end here. It waited so many seconds, unless it was delivered before, and its handler
+        took so many, if it ran.
+        """
 
     def ended(self, capability: str, priority: str, outcome: str) -> None:
         """A task was ended without being run."""
@@ -57,7 +59,7 @@ class Counted(Metrics):
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # CPU, memory and open files, where there is a /proc
         about = Info("revo_actor", "The actor that this process is.", registry=registry)
-        about.info({"actor": service, "instance": instance, "version": version})
+        about.info({"actor": service, "actor_instance": instance, "version": version})  # `instance` is Prometheus's own
         which = ("capability", "priority")
         self._tasks = Counter(
             "revo_tasks", "Deliveries that ended here, by what became of them.", (*which, "outcome"), registry=registry
@@ -70,7 +72,7 @@ class Counted(Metrics):
             registry=registry,
         )
         self._took = Histogram(
-            "revo_task_run_seconds", "From start to end of one delivery.", which, buckets=_SECONDS, registry=registry
+            "revo_task_run_seconds", "From start to end of a handler.", which, buckets=_SECONDS, registry=registry
         )
         self._again = Counter(
             "revo_task_redeliveries", "Deliveries that were not the task's first.", ("capability",), registry=registry
@@ -83,13 +85,16 @@ class Counted(Metrics):
         self._reasons = _Names()
 
     def ran(
-        self, capability: str, priority: str, outcome: str, *, waited: float | None, took: float, trace_id: str
+        self, capability: str, priority: str, outcome: str, *, waited: float | None, took: float | None, trace_id: str
     ) -> None:
-        """A delivery came to its end here: it waited and took so many seconds. A redelivery has not `waited`."""
+        """A delivery came to its end here. It waited so many seconds, unless it was delivered before, and its handler
+        took so many, if it ran.
+        """
         capability = self._capabilities.known(capability)
         exemplar = {"trace_id": trace_id} if trace_id else None
         self._tasks.labels(capability, priority, outcome).inc(exemplar=exemplar)
-        self._took.labels(capability, priority).observe(took, exemplar)
+        if took is not None:
+            self._took.labels(capability, priority).observe(took, exemplar)
         if waited is None:
             self._again.labels(capability).inc()
         else:

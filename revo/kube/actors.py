@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,6 +19,8 @@ USER: Final = 10001
 """Whom the image runs as."""
 GRACE: Final = 15
 """Seconds beyond the drain: what a drain that was late may take, and saying good-bye."""
+MONITOR: Final = "nats.revo.svc.cluster.local:8222"
+"""Whole, for it is KEDA's operator that asks, from a namespace of its own."""
 LAG: Final = 10
 """Tasks that wait or run, for each instance, before KEDA wants another."""
 RESTRICTED: Final = {
@@ -71,7 +74,7 @@ def scaled_object(kind: Kind) -> Manifest:
         {
             "type": "nats-jetstream",
             "metadata": {
-                "natsServerMonitoringEndpoint": "nats:8222",
+                "natsServerMonitoringEndpoint": MONITOR,
                 "account": "main",
                 "stream": subjects.TASKS,
                 "consumer": subjects.consumer(address, priority),
@@ -125,7 +128,7 @@ def _deployment(kind: Kind, image: str) -> Manifest:
         "serviceAccountName": kind.dns,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": int(Settings.from_env({}).drain_timeout) + GRACE,
+        "terminationGracePeriodSeconds": math.ceil(_drain(kind)) + GRACE,
         "securityContext": POD_SECURITY,
         "topologySpreadConstraints": spread,
         "containers": [_container(kind, image)],
@@ -150,7 +153,7 @@ def _container(kind: Kind, image: str) -> Manifest:
         "env": _environment(kind),
         "envFrom": [{"configMapRef": {"name": "revo-env"}}],
         "ports": [{"name": "http", "containerPort": HTTP}],
-        "startupProbe": _probe("/healthz", period=1, failures=60),
+        "startupProbe": _probe("/healthz", period=1, failures=pod.startup),
         "readinessProbe": _probe("/readyz", period=5, failures=2),
         # A handler that blocks the loop for a minute has its pod restarted; its task runs elsewhere.
         "livenessProbe": _probe("/healthz", period=10, failures=6),
@@ -162,9 +165,15 @@ def _container(kind: Kind, image: str) -> Manifest:
         "volumeMounts": [
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108  (the pod's own)
             {"name": "key", "mountPath": "/var/run/revo", "readOnly": True},
-            *({"name": _volume(one), "mountPath": _folder(one), "readOnly": True} for one in pod.secrets.values()),
+            *({"name": _volume(one), "mountPath": _folder(one), "readOnly": True} for one in _secrets(kind)),
         ],
     }
+
+
+def _drain(kind: Kind) -> float:
+    """Seconds that a drain of this actor may take."""
+    given = {name: value for name, value in kind.entry.pod.env.items() if name == "REVO_DRAIN_TIMEOUT"}
+    return Settings.from_env(given).drain_timeout
 
 
 def _environment(kind: Kind) -> list[Manifest]:
@@ -184,9 +193,10 @@ def _environment(kind: Kind) -> list[Manifest]:
     if kind.entry.labels:
         plain["REVO_LABELS"] = ",".join(f"{key}={value}" for key, value in kind.entry.labels.items())
     if kind.entry.settings:
-        plain["REVO_ACTOR_SETTINGS"] = json.dumps(kind.entry.settings)
-    for variable, secret in kind.entry.pod.secrets.items():
-        plain[variable] = f"{_folder(secret)}/{secret.partition('/')[2]}"
+        plain["REVO_ACTOR_SETTINGS"] = json.dumps(kind.entry.settings).replace("$", "$$")  # else $(X) is a variable
+    for variable, path in kind.entry.pod.secrets.items():
+        secret, _, key = path.partition("/")
+        plain[variable] = f"{_folder(secret)}/{key}"
     plain |= kind.entry.pod.env
     made = [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()]
     return [*made, *({"name": name, "value": value} for name, value in plain.items())]
@@ -196,20 +206,24 @@ def _volumes(kind: Kind) -> list[Manifest]:
     def secret(name: str, volume: str) -> Manifest:
         return {"name": volume, "secret": {"secretName": name, "defaultMode": 0o440}}
 
-    others = [secret(one.partition("/")[0], _volume(one)) for one in kind.entry.pod.secrets.values()]
     return [
         {"name": "tmp", "emptyDir": {"sizeLimit": "256Mi"}},
         secret(key_secret(kind.name), "key"),
-        *({volume["name"]: volume for volume in others}.values()),
+        *(secret(one, _volume(one)) for one in _secrets(kind)),
     ]
 
 
+def _secrets(kind: Kind) -> list[str]:
+    """The secrets that it wants keys of, each once."""
+    return sorted({path.partition("/")[0] for path in kind.entry.pod.secrets.values()})
+
+
 def _volume(secret: str) -> str:
-    return f"secret-{dns_name(secret.partition('/')[0].replace('.', '-'))}"
+    return f"secret-{dns_name(secret)}"
 
 
 def _folder(secret: str) -> str:
-    return f"/var/run/secrets/{secret.partition('/')[0]}"
+    return f"/var/run/secrets/{secret}"
 
 
 def _probe(path: str, *, period: int, failures: int) -> Manifest:
@@ -219,7 +233,7 @@ def _probe(path: str, *, period: int, failures: int) -> Manifest:
 
 def times(quantity: str, factor: int) -> str:
     """A quantity of Kubernetes so many times over."""
-    number = quantity.rstrip("KMGTim")
+    number = quantity.rstrip("kKMGTim")
     unit = quantity[len(number) :]
     made = float(number) * factor
     return f"{int(made) if made == int(made) else made}{unit}"

@@ -12,7 +12,7 @@ ROLE: Final = "revo/role"
 
 def dns_name(name: str) -> str:
     """A name as Kubernetes takes it, and of no two names the same."""
-    plain = name.lower().replace("_", "-").strip("-")
+    plain = name.lower().replace("_", "-").replace(".", "-").strip("-")
     return plain if plain == name else f"{plain}-{zlib.crc32(name.encode()):08x}"
 
 

@@ -39,7 +39,7 @@ def render(mesh: MeshFile, actors: Mapping[str, type[Actor] | None], image: str,
     kinds = [_kind(name, mesh, actors.get(name)) for name in mesh.all_actors()]
     agents = [kind for kind in kinds if kind.is_agent]
     topology = write_wanted(wanted(actors, Settings.from_env({})))
-    job = _topology_job(image, hashlib.sha256(topology.encode()).hexdigest()[:8])
+    job = _topology_job(image, hashlib.sha256(f"{image}\n{topology}".encode()).hexdigest()[:8])
     manifests = [manifest for kind in kinds for manifest in of_actor(kind, image)]
     scaled = [scaled_object(kind) for kind in agents]
     own = [{"op": "remove", "path": "/spec/replicas"}]  # whoever scales a Deployment says how many
@@ -86,7 +86,10 @@ def _kind(name: str, mesh: MeshFile, actor: type[Actor] | None) -> Kind:
 
 
 def _topology_job(image: str, digest: str) -> Manifest:
-    """Makes streams and consumers as the operator. A Job cannot be changed, so each topology has one of its own."""
+    """Makes streams and consumers as the operator. A Job cannot be changed, so each image and topology has its own.
+
+    What it does may be done again: it is taken away when it is done, and the next `kubectl apply` makes it anew.
+    """
     name = f"revo-topology-{digest}"
     container = {
         "name": "topology",
@@ -116,7 +119,7 @@ def _topology_job(image: str, digest: str) -> Manifest:
     }
     own = labels("revo-topology")
     template = {"metadata": {"labels": {**own, ROLE: "actor"}}, "spec": pod}
-    spec = {"backoffLimit": 30, "template": template}
+    spec = {"backoffLimit": 30, "ttlSecondsAfterFinished": 600, "template": template}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "labels": own}, "spec": spec}
 
 
