@@ -10,8 +10,6 @@ from bus.settings import Settings
 
 Manifest = dict[str, Any]
 
-TOKEN_HOLDERS = {"prometheus"}
-"""Whoever asks the API server anything."""
 CRDS = {"ScaledObject"}
 
 
@@ -38,8 +36,8 @@ def faults(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{name_of(manifest)}: a secret stands in no repository"
         if manifest["kind"] == "Service" and manifest["spec"].get("type", "ClusterIP") != "ClusterIP":
             yield f"{name_of(manifest)}: reaches out of the cluster"
-        if manifest["kind"] in ("ClusterRole", "ClusterRoleBinding"):
-            yield f"{name_of(manifest)}: a right in the whole cluster"
+        if manifest["kind"] in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"):
+            yield f"{name_of(manifest)}: a right in the cluster, which nobody needs"
         if manifest["metadata"].get("namespace", "revo") != "revo":
             yield f"{name_of(manifest)}: in another namespace"
     yield from _namespace(manifests)
@@ -52,7 +50,7 @@ def _pod(manifest: Manifest, pod: Manifest) -> Iterator[str]:
         yield "may run as root"
     if security.get("seccompProfile", {}).get("type") != "RuntimeDefault":
         yield "no seccomp profile"
-    if pod.get("automountServiceAccountToken") is not False and manifest["metadata"]["name"] not in TOKEN_HOLDERS:
+    if pod.get("automountServiceAccountToken") is not False:
         yield "is given a token of the API server"
     if any(pod.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")):
         yield "shares the host's namespaces"
@@ -91,7 +89,8 @@ def _template(manifest: Manifest, template: Manifest, manifests: list[Manifest])
         yield "no network policy knows it"
     if labels.get("revo/role") == "actor" and manifest["kind"] == "Deployment":
         grace = pod.get("terminationGracePeriodSeconds", 30)
-        if grace < Settings.from_env({}).drain_timeout + 10:
+        env = {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one}
+        if grace < Settings.from_env(env).drain_timeout + 10:
             yield f"has {grace} s to end, less than a drain may take"
         (container,) = pod["containers"]
         if container.get("readinessProbe", {}).get("httpGet", {}).get("path") != "/readyz":
@@ -124,6 +123,8 @@ def _namespace(manifests: list[Manifest]) -> Iterator[str]:
             for rule in spec.get(way, ()):
                 if not rule.get("ports"):
                     yield f"a network policy opens every port: {spec['podSelector']}"
+                if not rule.get("to" if way == "egress" else "from"):
+                    yield f"a network policy opens to everybody: {spec['podSelector']}"
 
 
 def _accounts(manifests: list[Manifest]) -> Iterator[str]:

@@ -37,14 +37,15 @@ stewards = 3
 target = "actors.agents.code_analyst:CodeAnalyst"
 labels = {zone = "a"}
 [actors.code-analyst.settings]
-root = "/code"
+root = "/code/$(HOME)"
 [actors.code-analyst.pod]
 image = "mine/analyst:2.1"
 cpu = "1"
 memory = "1Gi"
 max = 3
-env = {COLOUR = "blue"}
-secrets = {TOKEN_FILE = "vault/token"}
+env = {COLOUR = "blue", REVO_DRAIN_TIMEOUT = "120"}
+secrets = {TOKEN_FILE = "vault/token", KEY_FILE = "vault/key", OTHER_FILE = "my.vault/key"}
+startup = 300
 """
 
 
@@ -83,7 +84,7 @@ def rendered(text: str, folder: Path) -> Path:
     return folder / "k8s"
 
 
-@pytest.fixture(scope="module", params=["dev", "prod", "hpa", "rich"])
+@pytest.fixture(scope="module", params=["dev", "prod", "hpa", "rich", "example"])
 def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
     if request.param in ("dev", "prod"):
         return build(DEPLOY / "overlays" / request.param)
@@ -91,6 +92,10 @@ def manifests(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     if request.param == "hpa":
         shutil.copytree(DEPLOY, folder / "k8s")
         return overlay(folder / "k8s", components=["../../components/hpa", "../../components/monitoring"])
+    if request.param == "example":
+        mesh = MeshFile.load(ROOT / "examples/pod/mesh.toml")
+        render(mesh, load_all(mesh, ROOT / "examples/pod", strict=True), "revo:9.9.9", folder)
+        return build(folder / "overlays/dev")
     return build(rendered(RICH, folder) / "overlays/prod")
 
 
@@ -107,9 +112,9 @@ def test_every_document_keeps_to_the_policies(manifests: list[Manifest]) -> None
 
 def test_what_pods_want_is_there_or_written_by_revo_keys(manifests: list[Manifest], tmp_path: Path) -> None:
     names = {(one["kind"], one["metadata"]["name"]) for one in manifests if one["kind"] == "ConfigMap"}
-    users = ["operator", "revo-registry", "revo-steward", "code-analyst", "security-guardian"]
+    users = ["operator", "revo-registry", "revo-steward", "code-analyst", "security-guardian", "greeter"]
     made = {("ConfigMap", "revo-nats-accounts"), *(("Secret", f"revo-key-{user}") for user in users)}
-    missing = set(references(manifests)) - names - made - {("Secret", "vault")}
+    missing = set(references(manifests)) - names - made - {("Secret", "vault"), ("Secret", "my.vault")}
     assert not missing
 
 
@@ -164,11 +169,14 @@ BREAKS: dict[str, Break] = {
     "opens every port": lambda all_: next(one for one in all_ if name_of(one) == "NetworkPolicy to-nats")["spec"][
         "egress"
     ][0].pop("ports"),
+    "opens to everybody": lambda all_: next(one for one in all_ if name_of(one) == "NetworkPolicy to-nats")["spec"][
+        "egress"
+    ][0].pop("to"),
     "stands in no repository": lambda all_: all_.append({"kind": "Secret", "metadata": {"name": "x"}}),
     "out of the cluster": lambda all_: all_.append(
         {"kind": "Service", "metadata": {"name": "x"}, "spec": {"type": "NodePort"}}
     ),
-    "whole cluster": lambda all_: all_.append({"kind": "ClusterRole", "metadata": {"name": "x"}}),
+    "which nobody needs": lambda all_: all_.append({"kind": "ClusterRole", "metadata": {"name": "x"}}),
 }
 
 
@@ -207,11 +215,26 @@ def test_keda_looks_at_the_consumers_that_the_topology_makes() -> None:
     triggers = [trigger["metadata"] for one in scaled for trigger in one["spec"]["triggers"]]
     assert {trigger["consumer"] for trigger in triggers} == made
     assert {(trigger["account"], trigger["stream"]) for trigger in triggers} == {("main", "TASKS")}
+    endpoints = {trigger["natsServerMonitoringEndpoint"] for trigger in triggers}
+    assert endpoints == {"nats.revo.svc.cluster.local:8222"}, "it is asked from another namespace"
     for one in scaled:
         assert one["spec"]["minReplicaCount"] == 0
         target = f"Deployment {one['spec']['scaleTargetRef']['name']}"
         deployment = next(made for made in manifests if name_of(made) == target)
         assert "replicas" not in deployment["spec"], "two would scale it"
+
+
+def test_another_image_or_topology_is_another_job(tmp_path: Path) -> None:
+    mesh = MeshFile.load(ROOT / "examples/pod/mesh.toml")
+    actors = load_all(mesh, ROOT / "examples/pod", strict=True)
+    names = []
+    for image, some in (("revo:1", actors), ("revo:2", actors), ("revo:1", {}), ("revo:1", actors)):
+        render(mesh, some, image, tmp_path)
+        job = yaml.safe_load((tmp_path / "mesh/topology.yaml").read_text())
+        assert job["spec"]["ttlSecondsAfterFinished"]
+        names.append(job["metadata"]["name"])
+    assert len(set(names)) == 3, "a Job cannot be changed"
+    assert names[0] == names[3]
 
 
 def test_what_is_rendered_is_what_stands_in_the_repository(tmp_path: Path) -> None:
@@ -237,8 +260,13 @@ def test_an_entry_says_how_its_pod_is(tmp_path: Path) -> None:
         "limits": {"cpu": "8", "memory": "2Gi"},
     }
     assert (env["COLOUR"], env["REVO_LABELS"]) == ("blue", "zone=a")
-    assert json.loads(env["REVO_ACTOR_SETTINGS"] or "") == {"root": "/code"}
+    assert env["REVO_ACTOR_SETTINGS"] == '{"root": "/code/$$(HOME)"}', "which Kubernetes reads as it was written"
     assert env["TOKEN_FILE"] == "/var/run/secrets/vault/token"
+    assert env["KEY_FILE"] == "/var/run/secrets/vault/key"
+    paths = [mount["mountPath"] for mount in container["volumeMounts"]]
+    assert len(paths) == len(set(paths)) == 4
+    assert container["startupProbe"]["failureThreshold"] == 300
+    assert pod["spec"]["terminationGracePeriodSeconds"] >= 130
     assert {"name": "secret-vault", "secret": {"secretName": "vault", "defaultMode": 0o440}} in pod["spec"]["volumes"]
     assert found["Deployment revo-steward"]["spec"]["replicas"] == 3
     assert found["Deployment revo-registry"]["spec"]["template"]["spec"]["containers"][0]["image"] == "revo:9.9.9"
@@ -258,7 +286,11 @@ def test_what_stands_is_yours_and_the_mesh_is_written_anew(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ('cpu = "much"', "no quantity of Kubernetes"),
+        ('cpu = "much"', "no number of cores"),
+        ('cpu = "256Mi"', "no number of cores"),
+        ('memory = "250m"', "no amount of memory"),
+        ('memory = "256K"', "no amount of memory"),
+        ("startup = 0", "greater than or equal to 1"),
         ('secrets = {X = "no-key"}', "secret-name/key"),
         ("replicas = 3", "unknown key"),
         ("max = 0", "greater than or equal to 1"),
