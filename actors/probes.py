@@ -98,6 +98,8 @@ class Probes:
             writer.close()
             async with asyncio.timeout(PATIENCE):
                 await writer.wait_closed()
+        except asyncio.CancelledError:
+            log.debug("http: cut off")  # by us; before Python 3.12 asyncio calls that an error of its own
         except (OSError, TimeoutError, h11.ProtocolError) as error:
             log.debug("http: %s", error)
         finally:

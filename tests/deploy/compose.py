@@ -71,6 +71,7 @@ class Compose:
 
     def up(self) -> None:
         """Build, start, and wait until every container that says how it is says that it is well."""
+        self.run("build", "topology")  # before what is made from it: compose does not see that it is
         self.run("build")
         self.run("up", "-d")
         until("containers that are well", self._well)
@@ -160,7 +161,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave it running after the test")
     given = parser.parse_args()
     testing = given.what == "test"
-    home = ROOT / (".revo/compose-test" if testing else ".revo")
+    home = ROOT / (".revo/compose-test" if testing else ".revo/compose")
     home.mkdir(parents=True, exist_ok=True)
     mesh = ROOT / ("deploy/compose/test.toml" if testing else "deploy/compose/mesh.toml")
     compose = Compose(home, mesh, ["docker-compose.yml", *(["deploy/compose/test.yml"] if testing else [])])

@@ -45,6 +45,8 @@ class Load:
     done: Counter[str] = field(default_factory=Counter)
     """How often each result was announced."""
     client: Client = field(default_factory=Client)
+    retries: int = 0
+    """How often a submit was not answered and was sent again."""
 
     async def open(self) -> None:
         """Connect as the user of that name, and hear what is done."""
@@ -78,6 +80,7 @@ class Load:
                 stored = json.loads(reply.data)
                 assert stored.get("stream") == "TASKS", stored
             except (OSError, TimeoutError):
+                self.retries += 1
                 await asyncio.sleep(pause)  # noqa: TID251  (the server may be away)
             else:
                 return

@@ -36,6 +36,8 @@ def test_a_service_is_hardened_and_limited(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
     assert service["mem_limit"]
+    assert service["cpus"]
+    assert service["pids_limit"]
     assert not service.get("privileged")
     assert not {"network_mode", "pid", "ipc", "cap_add", "devices"} & set(service)
     for port in service.get("ports", ()):
@@ -60,6 +62,11 @@ def test_a_service_of_ours_is_one_that_comes_back_and_says_how_it_is(name: str) 
         assert service["depends_on"]["topology"] == {"condition": "service_completed_successfully"}
 
 
+def test_whoever_has_a_way_to_say_how_it_is_says_so() -> None:
+    silent = {name for name, service in services(*FILES).items() if "healthcheck" not in service}
+    assert silent == {"jaeger", "nats-exporter", "topology"}, "two images of one binary, and what ends by itself"
+
+
 def test_every_actor_of_the_mesh_file_is_a_service_with_its_target_and_count() -> None:
     mesh = MeshFile.load(ROOT / "deploy/compose/mesh.toml")
     there = services("docker-compose.yml")
@@ -72,7 +79,7 @@ def test_secrets_are_files() -> None:
     for name in FILES:
         for secret in read(name)["secrets"].values():
             assert set(secret) == {"file"}
-            assert secret["file"].startswith("${REVO_KEYS:-.revo/keys}/main/")
+            assert secret["file"].startswith("${REVO_KEYS:-.revo/compose/keys}/main/")
 
 
 def test_no_key_is_known_to_newer_versions_only() -> None:
