@@ -19,8 +19,9 @@ def name_of(manifest: Manifest) -> str:
 
 def pod_of(manifest: Manifest) -> Manifest | None:
     """The pod template of a workload."""
-    if manifest["kind"] in ("Deployment", "StatefulSet", "Job", "DaemonSet"):
-        template: Manifest = manifest["spec"]["template"]
+    spec = manifest["spec"]["jobTemplate"]["spec"] if manifest["kind"] == "CronJob" else manifest.get("spec", {})
+    if manifest["kind"] in ("Deployment", "StatefulSet", "Job", "DaemonSet", "CronJob"):
+        template: Manifest = spec["template"]
         return template
     return None
 
@@ -79,7 +80,7 @@ def _container(manifest: Manifest, container: Manifest) -> Iterator[str]:
     values = " ".join(str(one.get("value", "")) for one in container.get("env", ()))
     if re.search(r"SU[A-Z2-7]{50}|password", values, re.IGNORECASE):
         yield "a secret in the environment"
-    probes = ("startupProbe", "readinessProbe", "livenessProbe") if manifest["kind"] != "Job" else ()
+    probes = ("startupProbe", "readinessProbe", "livenessProbe") if manifest["kind"] not in ("Job", "CronJob") else ()
     yield from (f"has no {probe}" for probe in probes if probe not in container)
 
 

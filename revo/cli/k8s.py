@@ -27,7 +27,10 @@ def render(mesh_file: Path | None, folder: Path, image: str, *, output: Output) 
         return DONE
     terminal = console()
     terminal.print(f"{len(written)} files written below {folder}", soft_wrap=True)
-    terminal.print(f"next: revo keys init --mesh {path} && revo keys show --kubernetes keys", soft_wrap=True)
-    terminal.print("      kubectl create namespace revo && kubectl -n revo apply -f keys", soft_wrap=True)
-    terminal.print(f"      kubectl apply -k {folder}/overlays/dev", soft_wrap=True)
+    for line in (
+        f"next: revo keys init --mesh {path} && revo keys show --kubernetes .revo/manifests",
+        f"      kubectl apply -f {folder}/base/namespace.yaml && kubectl apply -n revo -f .revo/manifests",
+        f"      kubectl apply -k {folder}/overlays/dev",
+    ):
+        terminal.print(line, soft_wrap=True, markup=False)
     return DONE

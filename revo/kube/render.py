@@ -63,6 +63,9 @@ def render(mesh: MeshFile, actors: Mapping[str, type[Actor] | None], image: str,
         ),
         "components/keda/scaledobjects.yaml": _documents(scaled),
         "components/keda/kustomization.yaml": _documents([scaling]),
+        "components/backup/kustomization.yaml": _documents(
+            [{**component, "patches": [], "resources": ["backup.yaml"], "images": [_replacing("revo", image)]}]
+        ),
         "components/hpa/autoscalers.yaml": _documents([autoscaler(kind) for kind in agents]),
         "components/hpa/kustomization.yaml": _documents([{**component, "resources": ["autoscalers.yaml"]}]),
     }
@@ -121,6 +124,16 @@ def _topology_job(image: str, digest: str) -> Manifest:
     template = {"metadata": {"labels": {**own, ROLE: "actor"}}, "spec": pod}
     spec = {"backoffLimit": 30, "ttlSecondsAfterFinished": 600, "template": template}
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": name, "labels": own}, "spec": spec}
+
+
+def _replacing(name: str, image: str) -> Manifest:
+    """What has kustomize write one image where another stands."""
+    path, at, digest = image.partition("@")
+    where, colon, tag = path.rpartition(":")
+    if not colon or "/" in tag:
+        where, tag = path, ""
+    given = {"name": name, "newName": where, "newTag": tag, "digest": digest if at else ""}
+    return {key: value for key, value in given.items() if value}
 
 
 def _documents(manifests: list[Manifest]) -> str:

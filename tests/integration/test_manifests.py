@@ -22,7 +22,7 @@ from bus import subjects
 from bus.errors import ConfigError
 from revo.kube.actors import times
 from revo.kube.names import dns_name
-from revo.kube.render import render
+from revo.kube.render import _replacing, render
 from tests.policies import CRDS, Manifest, faults, name_of, pod_of, references
 from tests.processes import ROOT
 
@@ -270,6 +270,9 @@ def test_an_entry_says_how_its_pod_is(tmp_path: Path) -> None:
     assert {"name": "secret-vault", "secret": {"secretName": "vault", "defaultMode": 0o440}} in pod["spec"]["volumes"]
     assert found["Deployment revo-steward"]["spec"]["replicas"] == 3
     assert found["Deployment revo-registry"]["spec"]["template"]["spec"]["containers"][0]["image"] == "revo:9.9.9"
+    for manifest in build(folder / "overlays/prod"):
+        if manifest["kind"] == "CronJob":
+            assert '"image": "revo:9.9.9"' in json.dumps(manifest)
     scaled = yaml.safe_load((folder / "components/keda/scaledobjects.yaml").read_text())
     assert scaled["spec"]["maxReplicaCount"] == 3
 
@@ -301,6 +304,17 @@ def test_a_pod_that_makes_no_sense_is_refused(tmp_path: Path, line: str, says: s
     path.write_text(f'[actors.a]\ntarget = "x:Y"\n[actors.a.pod]\n{line}\n')
     with pytest.raises(ConfigError, match=says):
         MeshFile.load(path)
+
+
+def test_images_are_named_in_every_way() -> None:
+    assert _replacing("revo", "host:5000/a/revo:1.0") == {
+        "name": "revo",
+        "newName": "host:5000/a/revo",
+        "newTag": "1.0",
+    }
+    assert _replacing("revo", "host:5000/a/revo") == {"name": "revo", "newName": "host:5000/a/revo"}
+    by_digest = _replacing("revo", "a/revo@sha256:abc")
+    assert by_digest == {"name": "revo", "newName": "a/revo", "digest": "sha256:abc"}
 
 
 def test_quantities_and_names() -> None:

@@ -71,7 +71,7 @@ async def test_an_actor_counts_what_became_of_its_tasks(mesh: Mesh, toiler: Watc
     assert shown['revo_task_redeliveries_total{capability="toil"}'] == 4
     assert shown['revo_task_queue_seconds_count{capability="toil",priority="normal"}'] == 2, "first deliveries"
     assert shown['revo_task_run_seconds_count{capability="toil",priority="high"}'] == 3
-    assert 0.06 <= shown['revo_task_run_seconds_sum{capability="toil",priority="high"}'] < 1
+    assert 0.05 <= shown['revo_task_run_seconds_sum{capability="toil",priority="high"}'] < 1
     assert 0 <= shown["revo_lease_age_seconds"] < 2
     assert (shown["revo_nats_connected"], shown["revo_tasks_in_hand"], shown["revo_mailbox_waiting"]) == (1, 0, 0)
     if sys.platform == "linux":
