@@ -17,6 +17,7 @@ from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.errors import NoRespondersError
 
 from bus.audit import audit
 from bus.credentials import Credentials
@@ -79,7 +80,7 @@ class Load:
                 reply = await self.client.request(f"revo.task.greet.normal.{CLIENT}", body, timeout=5, headers=headers)
                 stored = json.loads(reply.data)
                 assert stored.get("stream") == "TASKS", stored
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError, NoRespondersError):  # the last: the stream has no leader at the moment
                 self.retries += 1
                 await asyncio.sleep(pause)  # noqa: TID251  (the server may be away)
             else:

@@ -13,6 +13,9 @@ import kubernetes_validate
 
 from actors.keyring import Keyring
 from bus.server import Server
+from revo.kube.actors import times
+from revo.kube.names import dns_name
+from revo.kube.render import _replacing
 from tests.integration.test_manifests import KUBERNETES
 from tests.processes import ROOT
 
@@ -80,3 +83,20 @@ def test_secrets_are_named_as_pods_want_them(tmp_path: Path) -> None:
     assert {("ConfigMap", "revo-nats-accounts"), ("Secret", "revo-key-revo-steward")} <= found
     for one in written:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
+
+
+def test_images_are_named_in_every_way() -> None:
+    assert _replacing("revo", "host:5000/a/revo:1.0") == {
+        "name": "revo",
+        "newName": "host:5000/a/revo",
+        "newTag": "1.0",
+    }
+    assert _replacing("revo", "host:5000/a/revo") == {"name": "revo", "newName": "host:5000/a/revo"}
+    by_digest = _replacing("revo", "a/revo@sha256:abc")
+    assert by_digest == {"name": "revo", "newName": "a/revo", "digest": "sha256:abc"}
+
+
+def test_quantities_and_names() -> None:
+    assert [times("250m", 8), times("0.5", 2), times("1.5", 1), times("256Mi", 2)] == ["2000m", "1", "1.5", "512Mi"]
+    assert dns_name("code-analyst") == "code-analyst"
+    assert dns_name("Code_Analyst") != dns_name("code_analyst") != "code-analyst"

@@ -20,9 +20,7 @@ from actors.admission import load_all
 from actors.meshfile import MeshFile
 from bus import subjects
 from bus.errors import ConfigError
-from revo.kube.actors import times
-from revo.kube.names import dns_name
-from revo.kube.render import _replacing, render
+from revo.kube.render import render
 from tests.policies import CRDS, Manifest, faults, name_of, pod_of, references
 from tests.processes import ROOT
 
@@ -304,20 +302,3 @@ def test_a_pod_that_makes_no_sense_is_refused(tmp_path: Path, line: str, says: s
     path.write_text(f'[actors.a]\ntarget = "x:Y"\n[actors.a.pod]\n{line}\n')
     with pytest.raises(ConfigError, match=says):
         MeshFile.load(path)
-
-
-def test_images_are_named_in_every_way() -> None:
-    assert _replacing("revo", "host:5000/a/revo:1.0") == {
-        "name": "revo",
-        "newName": "host:5000/a/revo",
-        "newTag": "1.0",
-    }
-    assert _replacing("revo", "host:5000/a/revo") == {"name": "revo", "newName": "host:5000/a/revo"}
-    by_digest = _replacing("revo", "a/revo@sha256:abc")
-    assert by_digest == {"name": "revo", "newName": "a/revo", "digest": "sha256:abc"}
-
-
-def test_quantities_and_names() -> None:
-    assert [times("250m", 8), times("0.5", 2), times("1.5", 1), times("256Mi", 2)] == ["2000m", "1", "1.5", "512Mi"]
-    assert dns_name("code-analyst") == "code-analyst"
-    assert dns_name("Code_Analyst") != dns_name("code_analyst") != "code-analyst"
