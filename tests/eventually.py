@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 _INTERVAL = 0.02
+PATIENCE = float(os.environ.get("REVO_TEST_PATIENCE", "30"))
+"""Seconds, on a busy machine; a mutant is given less, for it must use them up."""
 
 
-async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = 30.0) -> Any:
+async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float = PATIENCE) -> Any:
     """Return the first true value of `check()`, which may be async; fail when there is none in `timeout` seconds."""
     until = time.monotonic() + timeout
     while True:

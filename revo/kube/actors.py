@@ -21,8 +21,6 @@ GRACE: Final = 15
 """Seconds beyond the drain: what a drain that was late may take, and saying good-bye."""
 MONITOR: Final = "nats.revo.svc.cluster.local:8222"
 """Whole, for it is KEDA's operator that asks, from a namespace of its own."""
-LAG: Final = 10
-"""Tasks that wait or run, for each instance, before KEDA wants another."""
 RESTRICTED: Final = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -45,6 +43,8 @@ class Kind:
     entry: ActorEntry
     capabilities: tuple[str, ...]
     is_agent: bool
+    concurrency: int = 1
+    """Tasks that one instance does at a time."""
 
     @property
     def dns(self) -> str:
@@ -78,19 +78,24 @@ def scaled_object(kind: Kind) -> Manifest:
                 "account": "main",
                 "stream": subjects.TASKS,
                 "consumer": subjects.consumer(address, priority),
-                "lagThreshold": str(LAG),
+                "lagThreshold": str(kind.concurrency),  # waiting and running, for each instance
                 "activationLagThreshold": "0",
             },
         }
         for address in addresses
         for priority in subjects.PRIORITIES
     ]
+    most = max(kind.entry.pod.max, kind.entry.count)
+    policy = {"type": "Pods", "value": most, "periodSeconds": 15}
+    scale_up = {"stabilizationWindowSeconds": 0, "policies": [policy]}
     spec = {
         "scaleTargetRef": {"name": kind.dns},
         "pollingInterval": 5,
         "cooldownPeriod": 120,
         "minReplicaCount": 0,
-        "maxReplicaCount": max(kind.entry.pod.max, kind.entry.count),
+        "maxReplicaCount": most,
+        # Up at once; down by Kubernetes' own rule, to what was needed at most within five minutes.
+        "advanced": {"horizontalPodAutoscalerConfig": {"behavior": {"scaleUp": scale_up}}},
         "triggers": triggers,
     }
     return _manifest("keda.sh/v1alpha1", "ScaledObject", kind, {"spec": spec})

@@ -85,7 +85,7 @@ def _kind(name: str, mesh: MeshFile, actor: type[Actor] | None) -> Kind:
     handlers = check_class(actor) if actor is not None else []
     capabilities = tuple(handler.name for handler in handlers if handler.kind == "task")
     is_agent = actor is not None and issubclass(actor, Agent) and bool(capabilities)
-    return Kind(name, mesh.all_actors()[name], capabilities, is_agent)
+    return Kind(name, mesh.all_actors()[name], capabilities, is_agent, actor.concurrency if actor else 1)
 
 
 def _topology_job(image: str, digest: str) -> Manifest:

@@ -55,6 +55,8 @@ def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path
         activate, _, script = script.partition("\n")
         assert activate == ". .venv/bin/activate"  # the tests' own environment is active already
         (tmp_path / "examples").symlink_to(ROOT / "examples")
+    else:
+        shell.env["DEMO_PATH"] = str(ROOT / "bus")  # fewer files than the standard library has
     done = subprocess.run(
         ["/bin/sh", "-e", "-c", script],
         cwd=folder,

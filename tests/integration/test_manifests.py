@@ -217,6 +217,7 @@ def test_keda_looks_at_the_consumers_that_the_topology_makes() -> None:
     assert endpoints == {"nats.revo.svc.cluster.local:8222"}, "it is asked from another namespace"
     for one in scaled:
         assert one["spec"]["minReplicaCount"] == 0
+        assert {trigger["metadata"]["lagThreshold"] for trigger in one["spec"]["triggers"]} == {"2"}, "its slots"
         target = f"Deployment {one['spec']['scaleTargetRef']['name']}"
         deployment = next(made for made in manifests if name_of(made) == target)
         assert "replicas" not in deployment["spec"], "two would scale it"

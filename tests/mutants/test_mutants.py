@@ -467,7 +467,7 @@ def run_tests(tree: Path, *nodes: str, **env: str) -> subprocess.CompletedProces
     return subprocess.run(
         [*command, "--tb=short", "--timeout", "40", f"--basetemp={tree / 'tmp'}", *nodes],
         cwd=tree,
-        env={**outer, "PYTHONPATH": str(tree), **env},
+        env={**outer, "PYTHONPATH": str(tree), "REVO_TEST_PATIENCE": "10", **env},
         capture_output=True,
         text=True,
         timeout=60,
