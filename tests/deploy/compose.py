@@ -13,10 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from tests.deploy.load import CLIENT, Load, sum_of, trace_of, until
+from tests.deploy.load import CLIENT, Load, say, sum_of, trace_of, until
 
 ROOT = Path(__file__).parents[2]
 JAEGER, PROMETHEUS = "http://127.0.0.1:16686", "http://127.0.0.1:9090"
@@ -97,14 +96,6 @@ def _tool() -> list[str]:
 
 def _docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], check=True, text=True, stdout=-1).stdout
-
-
-def say(text: str) -> None:
-    """A line of the story, with the seconds since it began."""
-    print(f"[{time.monotonic() - BEGAN:6.1f} s] {text}", flush=True)  # noqa: T201  (a script)
-
-
-BEGAN = time.monotonic()
 
 
 async def prove(compose: Compose) -> None:

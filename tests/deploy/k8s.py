@@ -15,25 +15,18 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tests.cluster import free_ports
-from tests.deploy.load import CLIENT, Greeted, Load, fetch, trace_of, until
+from tests.deploy.load import CLIENT, Greeted, Load, fetch, say, trace_of, until
 
 ROOT = Path(__file__).parents[2]
 MESH = ROOT / "examples/pod/mesh.toml"
 NAMESPACE = "revo"
 OURS = "revo/k8s-test"
 """The label of a namespace that this test may delete."""
-BEGAN = time.monotonic()
-
-
-def say(text: str) -> None:
-    """A line of the story, with the seconds since it began."""
-    print(f"[{time.monotonic() - BEGAN:6.1f} s] {text}", flush=True)  # noqa: T201  (a script)
 
 
 def kubectl(*arguments: str, timeout: float = 300.0) -> str:

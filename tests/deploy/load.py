@@ -25,6 +25,12 @@ from bus.mesh import Mesh
 from bus.settings import Settings
 
 CLIENT = "shop"
+_BEGAN = time.monotonic()
+
+
+def say(text: str) -> None:
+    """A line of the story, with the seconds since it began."""
+    print(f"[{time.monotonic() - _BEGAN:6.1f} s] {text}", flush=True)  # noqa: T201  (a script)
 
 
 @dataclass
