@@ -10,13 +10,17 @@ import urllib.request
 from typing import cast
 
 
-async def get(port: int, path: str, accept: str = "*/*") -> tuple[int, str]:
-    """Status and body."""
+async def get(port: int, path: str, accept: str = "*/*", *, patience: float = 10.0) -> tuple[int, str]:
+    """Status and body.
+
+    Raises:
+        TimeoutError: no answer within `patience` seconds.
+    """
 
     def ask() -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
         try:
-            with urllib.request.urlopen(request, timeout=2) as reply:  # noqa: S310  (the URL is ours)
+            with urllib.request.urlopen(request, timeout=patience) as reply:  # noqa: S310  (the URL is ours)
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
