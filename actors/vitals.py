@@ -34,7 +34,7 @@ class Vitals:
         self._checks: dict[str, Callable[[], bool]] = {"connected": lambda: False, "registered": lambda: False}
         self._stack = AsyncExitStack()
         self.phase = STARTING
-        self.began = time.monotonic()
+        self._began = time.monotonic()
 
     async def open(self, telemetry: Telemetry) -> None:
         """Serve them, and count, if the setting `http` says where.
@@ -77,7 +77,7 @@ class Vitals:
         self._metrics.watch("revo_tasks_held", "Those of them that wait.", lambda: worker.waiting)
 
     def _health(self, _: str) -> Answer:
-        return Answer.of(200, **self._who, phase=self.phase, uptime=round(time.monotonic() - self.began, 3))
+        return Answer.of(200, **self._who, phase=self.phase, uptime=round(time.monotonic() - self._began, 3))
 
     def _ready(self, _: str) -> Answer:
         checks = {name: check() for name, check in self._checks.items()}

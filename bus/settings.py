@@ -150,7 +150,7 @@ class Settings(BaseModel):
             first = error.errors()[0]
             name = f"REVO_{str(first['loc'][0]).upper()}"
             shown = name if name.endswith("URL") else f"{name}={first['input']}"  # a URL may hold a password
-            raise ConfigError(shown, first["msg"]) from None
+            raise ConfigError(shown, first["msg"].removeprefix("Value error, ")) from None
 
     @property
     def http_address(self) -> tuple[str, int] | None:

@@ -41,7 +41,7 @@ class Metrics:
     def watch(self, name: str, text: str, read: Callable[[], float], *, grows: bool = False) -> None:
         """Show a value that is read when somebody asks for the metrics; `grows` is for those that never shrink."""
 
-    def text(self, _accept: str) -> tuple[bytes, str]:
+    def text(self, accept: str) -> tuple[bytes, str]:  # noqa: ARG002
         """All of them as a body and its content type, in the best form that an `Accept` header takes."""
         return b"", "text/plain"
 
@@ -125,14 +125,14 @@ class Counted(Metrics):
 
         self._registry.register(Watched())
 
-    def text(self, _accept: str) -> tuple[bytes, str]:
+    def text(self, accept: str) -> tuple[bytes, str]:
         """All of them as a body and its content type, in the best form that an `Accept` header takes.
 
         Exemplars, which name a trace, are in the OpenMetrics form only.
         """
         from prometheus_client.exposition import choose_encoder  # noqa: PLC0415
 
-        encode, content_type = choose_encoder(_accept)
+        encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
 
 

@@ -17,7 +17,13 @@ def render(mesh_file: Path | None, folder: Path, image: str, *, output: Output) 
     path = mesh_file if mesh_file is not None else Path(DEFAULT_NAME)
     mesh = MeshFile.load(path)
     for name, entry in mesh.actors.items():
-        if entry.target.partition(":")[0].endswith(".py") and "/" in entry.target:
+        where = entry.target.rpartition(":")[0]
+        if where.endswith(".py") and not (entry.pod.image or image):
+            reason = (
+                f"{where} is in no image of Revo; name its own in [actors.{name}.pod] image, or one for all by --image"
+            )
+            raise ConfigError(f"{path}: actors.{name}.target", reason)
+        if where.endswith(".py") and "/" in where:
             reason = f"{entry.target} is a path of this machine; name a module of its image, as my_agents:Agent"
             raise ConfigError(f"{path}: actors.{name}.target", reason)
     actors = load_all(mesh, path.absolute().parent, strict=True)

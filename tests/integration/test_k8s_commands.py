@@ -29,10 +29,11 @@ def revo(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
 
 def test_wrong_input_is_one_line_and_writes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "mesh.toml"
-    path.write_text('[actors.mine]\ntarget = "agents/mine.py:Mine"\n')
+    path.write_text('[actors.mine]\ntarget = "agents/mine.py:Mine"\n[actors.mine.pod]\nimage = "mine:1"\n')
     (tmp_path / "file").write_text("")
     wrong = {
         "agents/mine.py:Mine is a path of this machine": ["--mesh", str(path), "--out", str(tmp_path / "out")],
+        "echo_agent.py is in no image of Revo": ["--mesh", "examples/mesh.toml", "--out", str(tmp_path / "out")],
         "no such file": ["--mesh", str(tmp_path / "none.toml"), "--out", str(tmp_path / "out")],
         "cannot be written: not a directory": ["--mesh", "examples/pod/mesh.toml", "--out", str(tmp_path / "file")],
     }
