@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,7 @@ STAMP = VENV / "revo-setup.json"
 UNFINISHED = VENV / "revo-setup.unfinished"
 LOG = VENV / "revo-setup.log"
 TAIL = 25  # lines of the log that a failure shows
+SOURCES = ("nkeys",)  # pure Python that has no wheel; the hash in the lock is of the source that was read
 PIP = ["-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "install"]
 
 
@@ -71,6 +73,15 @@ def run(*command: str) -> None:
         sys.exit(f"setup failed; the whole log is in {LOG.relative_to(ROOT)}")
 
 
+def split(lock: str) -> tuple[Path, Path]:
+    """The lock in two files: what comes as wheels, and the rest."""
+    pins = re.split(r"(?m)^(?=[A-Za-z0-9])", lock)
+    files = VENV / "wheels.txt", VENV / "sources.txt"
+    for file, from_source in zip(files, (False, True), strict=True):
+        file.write_text("".join(pin for pin in pins if pin.startswith(SOURCES) is from_source), "utf-8")
+    return files
+
+
 def make(old: dict[str, str], new: dict[str, str]) -> None:
     """Bring `.venv` to what is wanted, from nothing where there is no old one to build upon."""
     if not old:
@@ -81,8 +92,11 @@ def make(old: dict[str, str], new: dict[str, str]) -> None:
     if not PYTHON.exists():
         run(base_python(), "-m", "venv", str(VENV))
     if old.get("lock") != new["lock"]:
-        # only wheels: what a registry sends is unpacked here, never run
-        run(str(PYTHON), *PIP, "--require-hashes", "--only-binary", ":all:", "-r", str(LOCK))
+        # only wheels: what a registry sends is unpacked here, never run; the few others are built by what is locked
+        wheels, sources = split(LOCK.read_text("utf-8"))
+        locked = [str(PYTHON), *PIP, "--require-hashes", "--no-deps"]
+        run(*locked, "--only-binary", ":all:", "-r", str(wheels))
+        run(*locked, "--no-build-isolation", "--no-binary", ":all:", "-r", str(sources))
     run(str(PYTHON), *PIP, "--no-deps", "--no-build-isolation", "--force-reinstall", "-e", str(ROOT))
     STAMP.write_text(json.dumps(new), "utf-8")
     UNFINISHED.unlink()
