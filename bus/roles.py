@@ -122,11 +122,13 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.rpc(subjects.STEWARD, "others_die", user),
         subjects.rpc(subjects.STEWARD, "policy", user),
         subjects.beat(user, "*"),
+        subjects.probed(user, "*"),
+        f"$JS.ACK.{subjects.PROBES}.{user}.>",
         f"revo.event.agent.{user}.*.*",
         subjects.note("double", "*"),
         f"{SHARED_INBOX}.>",
     ]
-    pulls = []
+    pulls = [subjects.api("CONSUMER.MSG.NEXT", subjects.PROBES, user)]
     for address in (*wish.does, subjects.agent_address(user)):
         result, attempt = f"revo.result.*.{address}.*", f"$KV.ATTEMPTS.*.{address}.*"
         sends += [
@@ -182,6 +184,9 @@ def _registry(user: str) -> Grants:
         subjects.api("STREAM.INFO", bucket),
         subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
         subjects.api("CONSUMER.DELETE", bucket, "*"),
+        subjects.PROBE_SUBJECTS,
+        subjects.api("CONSUMER.CREATE", subjects.PROBES, "*", subjects.PROBE_SUBJECTS),
+        hears=(subjects.PROBED,),
     )
 
 

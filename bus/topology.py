@@ -31,8 +31,13 @@ DEDUP_WINDOW: Final = 120 * NS
 MARKER_TTL: Final = 600.0
 """Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
-_GRANTS: Final = ("allow_direct",)
+_GRANTS: Final = ("allow_direct", "republish")
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
+
+PROBE_AGE: Final = 5.0
+"""Seconds that a probe waits for somebody to do it."""
+MAX_PROBES: Final = 1000
+"""Probes of one agent that wait."""
 
 _NAME_IN_USE: Final = 10058
 
@@ -108,11 +113,25 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "max_bytes": settings.registry_max_bytes,
             "max_msgs_per_subject": 1,
             "discard": "new",
+            "republish": {"src": subjects.entry(subjects.REGISTRY_BUCKET, ">"), "dest": subjects.REGISTRY_NEWS},
             "subject_delete_marker_ttl": int(MARKER_TTL * NS),
             "allow_rollup_hdrs": True,  # the server wants it for its markers
             "allow_direct": True,  # who renews a lease may read that one alone
             "deny_delete": True,
             **kept,
+        },
+        {
+            "name": subjects.PROBES,
+            "description": "what proves that an agent does what it is given",
+            "subjects": [subjects.PROBE_SUBJECTS],
+            "retention": "workqueue",
+            "discard": "old",
+            "max_age": int(PROBE_AGE * NS),
+            "max_msgs_per_subject": MAX_PROBES,
+            "duplicate_window": int(PROBE_AGE * NS),  # every registry sends them, and one of each is enough
+            "allow_direct": False,
+            **common,
+            "storage": "memory",
         },
         {
             "name": subjects.EVENTS,
@@ -168,7 +187,7 @@ async def apply(connection: Connection) -> list[str]:
         except PermissionDeniedError as error:
             raise ForbiddenTopologyError(f"stream {name}", "look at") from error
         if any(wanted.get(key) and not standing["config"].get(key) for key in _GRANTS):
-            more = {key: True for key in _GRANTS if wanted.get(key)}
+            more = {key: wanted[key] for key in _GRANTS if wanted.get(key)}
             with contextlib.suppress(PermissionDeniedError):  # then it is a difference like others
                 standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
@@ -265,6 +284,21 @@ def consumers(capability: str, policy: Policy, agent: str, replicas: int) -> lis
         }
         for priority in subjects.PRIORITIES
     ]
+
+
+def probe_consumer(agent: str, replicas: int) -> Config:
+    """The pull consumer that an agent's replicas take their probes from."""
+    return {
+        "durable_name": agent,
+        "description": f"probes of {agent}",
+        "filter_subject": subjects.probe(agent),
+        "ack_policy": "explicit",
+        "ack_wait": int(2 * PROBE_AGE * NS),  # nobody does one twice
+        "max_ack_pending": -1,
+        "max_waiting": MAX_WAITING,
+        "num_replicas": replicas,
+        "mem_storage": True,
+    }
 
 
 def compare_policies(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[str]:

@@ -20,8 +20,11 @@ MAX_PAGE: Final = 1000
 
 Kind = Literal["agent", "actor", "system"]
 State = Literal["starting", "ready", "draining"]
+Condition = Literal["starting", "idle", "busy", "degraded", "paused", "draining", "suspect", "error", "dead"]
 Text = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Share = Annotated[float, Field(ge=0, le=1e6)]
 Labels = Annotated[dict[Annotated[str, Field(max_length=64)], Text], Field(max_length=32)]
 
 
@@ -64,6 +67,31 @@ class Registration(BaseModel):
     capabilities: Annotated[list[CapabilityInfo], Field(max_length=256)] = []
 
 
+class Health(BaseModel):
+    """How an instance is, by its own word at the last renewal of its lease."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    cpu: Share = 0.0
+    """Processor time, in cores, since the renewal before."""
+    memory: Annotated[int, Field(ge=0)] = 0
+    """Resident, in bytes."""
+    lag: Seconds = 0.0
+    """How late the event loop was at worst since the renewal before, in seconds."""
+    done: Annotated[int, Field(ge=0)] = 0
+    """Tasks, requests and prompts that came to an end, well or not, since it started."""
+    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of those that failed, the recent ones counting more."""
+    latency: dict[str, Seconds] = {}
+    """Quantiles `p50`, `p95` and `p99` of how long the last ones took, in seconds; empty before the first."""
+    idle: Seconds | None = None
+    """Seconds since it last did something from its queue, of those that it had room for more; None: it has none."""
+    degraded: list[Text] = []
+    """Why it is not as it should be, though it works."""
+    error: Text = ""
+    """Why it cannot work."""
+
+
 class Instance(BaseModel):
     """One process that lives: the body of its lease, which it renews itself."""
 
@@ -89,6 +117,16 @@ class Instance(BaseModel):
     registered_at: UnixSeconds = 0.0
     owner: Hex = ""
     """A hash of the holder's secret."""
+    paused: Text = ""
+    """Why it takes nothing for now, by somebody's order."""
+    breakers: Annotated[dict[Text, Literal["open", "half-open"]], Field(max_length=256)] = {}
+    """The breakers that are not closed: of a capability of its own, or of an `agent/capability` that it asks."""
+    health: Health | None = None
+    """None: of a version that does not say."""
+    condition: Condition | None = None
+    """What the registry makes of all this; never in a lease."""
+    reason: Text = ""
+    """Why it is in that condition."""
 
     @property
     def key(self) -> str:
