@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import DecodeError
-from bus.messages import CONTENT_TYPE, Beat, Status
+from bus.messages import CONTENT_TYPE, MSGPACK, Beat, Status
 from bus.wire import Message
 
 log = logging.getLogger(__name__)
@@ -25,6 +25,12 @@ class EndOrder(BaseModel):
 
     sequence: int
     status: Status
+
+
+class PauseOrder(BaseModel):
+    """Take nothing more, for this reason; with an empty one: go on."""
+
+    reason: str = Field("", max_length=256)
 
 
 class TasksQuestion(BaseModel):
@@ -44,11 +50,13 @@ class Control:
         *,
         on_end: Callable[[EndOrder], None],
         beat: Callable[[], Beat],
+        on_pause: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._names = ((subjects.EVERYONE, subjects.EVERYONE), (agent, instance))
         self._on_end = on_end
         self._beat = beat
+        self._on_pause = on_pause
         self._subscriptions: list[Subscription] = []
 
     async def open(self) -> None:
@@ -68,6 +76,10 @@ class Control:
         try:
             if verb == "end":
                 self._on_end(codec.read(EndOrder, headers, message.data, subject=message.subject))
+            elif verb == "pause" and message.reply:
+                order = codec.read(PauseOrder, headers, message.data or b"{}", subject=message.subject)
+                self._on_pause(order.reason)
+                self._connection.send(message.reply, codec.encode(order.model_dump()), {CONTENT_TYPE: MSGPACK})
             elif verb == "tasks" and message.reply:
                 question = codec.read(TasksQuestion, headers, message.data or b"{}", subject=message.subject)
                 self._answer(question, headers, message.reply)

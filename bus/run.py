@@ -55,6 +55,8 @@ class Run:
     started_at: float = 0.0
     took: float | None = None
     """Seconds that its handler ran; None: it did not."""
+    failed: bool = False
+    """Whether that was the handler's failure, and not the caller's, as what does not decode is."""
     in_handler: bool = False
     concluding: bool = False
     """Whether what became of it is being carried out: from then on it is not stopped any more."""

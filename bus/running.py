@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from bus import attempts, endings, rpc, subjects
 from bus.connection import Connection
@@ -28,6 +28,9 @@ from bus.tasks import FAMILY, Family
 from bus.telemetry import Attributes, Span, Telemetry
 
 log = logging.getLogger(__name__)
+
+
+_FAILED: Final = frozenset({Happening.RAISED, Happening.RAISED_FOR_GOOD, Happening.UNENCODABLE})
 
 
 class Runner:
@@ -74,6 +77,7 @@ class Runner:
         with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
             run.span = span
             happening, payload = await self._happen(run, span)
+            run.failed = happening in _FAILED
             await self._settler.conclude(run, span, happening, payload)
             if self._telemetry.metrics.counting:
                 self._count(run, happening)

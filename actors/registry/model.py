@@ -138,6 +138,25 @@ class Instance(BaseModel):
         return Word(self.capabilities[capability], self.agent, self.version)
 
 
+class Suspicion(BaseModel):
+    """What others have found of an instance: it may not be chosen. Stands for as long as it holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: Text
+    by: Text = ""
+
+
+class Pause(BaseModel):
+    """A capability whose tasks wait, by somebody's order."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: Text
+    by: Text = ""
+    at: UnixSeconds = 0.0
+
+
 class Definition(BaseModel):
     """What a capability is, and whose word that is: of several versions of an agent, that of the last one to come."""
 
@@ -177,6 +196,7 @@ class Removed(BaseModel):
 
 class Query(BaseModel):
     """Which instances: those of an agent, all by default. They come by name, in pages; `after` is the last one seen.
+    With `dead` those whose lease ran out in the last minute come on the last page, too.
 
     `known` is the highest revision that the asker has seen of the registry: a replica that is behind waits for it.
     """
@@ -185,6 +205,7 @@ class Query(BaseModel):
     after: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
     known: int = 0
+    dead: bool = False
 
 
 class Find(BaseModel):
@@ -211,6 +232,8 @@ class Page(BaseModel):
     instances: list[dict[str, Any]]
     more: bool = False
     revision: int = 0
+    pauses: dict[str, str] = {}
+    """Capabilities that are paused, and why."""
     definition: Definition | None = None
 
 
@@ -249,6 +272,20 @@ def lease_key(agent: str, instance: str) -> str:
         InvalidSubjectError: a name that cannot stand in a subject.
     """
     return f"{LEASES}.{subjects.token(agent, 'agent name')}.{subjects.token(instance, 'instance name')}"
+
+
+def suspect_key(agent: str, instance: str) -> str:
+    """The key of what others have found of an instance."""
+    return f"{subjects.SUSPECTS}.{agent}.{instance}"
+
+
+def pause_key(capability: str) -> str:
+    """The key that says that a capability is paused.
+
+    Raises:
+        InvalidSubjectError: a name that cannot stand in a subject.
+    """
+    return f"{subjects.PAUSES}.{subjects.token(capability, 'capability')}"
 
 
 def owns(agent: str, instance: str) -> bool:
