@@ -186,6 +186,8 @@ def _registry(user: str) -> Grants:
         subjects.api("CONSUMER.DELETE", bucket, "*"),
         subjects.PROBE_SUBJECTS,
         subjects.api("CONSUMER.CREATE", subjects.PROBES, "*", subjects.PROBE_SUBJECTS),
+        subjects.api("STREAM.CREATE", subjects.PROBES),
+        subjects.api("STREAM.INFO", subjects.PROBES),
         hears=(subjects.PROBED,),
     )
 

@@ -39,6 +39,8 @@ PROBE_AGE: Final = 5.0
 MAX_PROBES: Final = 1000
 """Probes of one agent that wait."""
 
+_FOR_EVER: Final = "9999-12-31T00:00:00Z"
+
 _NAME_IN_USE: Final = 10058
 
 Config = dict[str, Any]
@@ -192,6 +194,16 @@ async def apply(connection: Connection) -> list[str]:
                 standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
     return found
+
+
+async def create_stream(connection: Connection, name: str) -> None:
+    """Create one stream; that it exists is no error.
+
+    Raises:
+        ForbiddenTopologyError: the credentials do not allow it.
+    """
+    wanted = next(one for one in streams(connection.settings, connection.max_payload) if one["name"] == name)
+    await _create_stream(connection, wanted)
 
 
 async def _create_stream(connection: Connection, wanted: Config) -> dict[str, Any]:
@@ -367,6 +379,19 @@ def settle(
     ours, other = dataclasses.asdict(policy), dataclasses.asdict(held)
     lines = tuple(f"{key} {other[key]:g} and {ours[key]:g}" for key in ours if ours[key] != other[key])
     return held, PolicyConflictError(capability, agent, theirs, lines)
+
+
+async def pause_capability(connection: Connection, capability: str, *, paused: bool) -> None:
+    """Have the server deliver no more tasks of a capability, or go on. Those that wait stay; it survives restarts.
+
+    Raises:
+        NotFoundError: nobody ever had the capability; nothing was changed.
+        PermissionDeniedError: the credentials are no operator's.
+    """
+    body = {"pause_until": _FOR_EVER} if paused else None
+    for priority in reversed(subjects.PRIORITIES):  # the last that is made is the first to be missed
+        name = subjects.consumer(capability, priority)
+        await jetstream.call(connection, "CONSUMER.PAUSE", subjects.TASKS, name, body=body)
 
 
 async def has_workers(connection: Connection, capability: str) -> bool:

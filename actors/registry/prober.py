@@ -12,13 +12,13 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.registry.catalog import Catalog, Known
 from actors.registry.model import Suspicion, suspect_key
 from bus import codec, events, jetstream, subjects, topology
 from bus.connection import Connection
-from bus.errors import BusError, WrongSequenceError
+from bus.errors import BusError, NotFoundError, WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSG_ID, MSGPACK
 from bus.store import Bucket
 from bus.wire import Message
@@ -40,6 +40,17 @@ SLOW: Final = 0.5
 _PACKED: Final = {CONTENT_TYPE: MSGPACK}
 
 
+class _Deaf(NamedTuple):
+    """One that is deaf."""
+
+    found: float
+    """When it was found, by our monotonic clock."""
+    done: int
+    """How much it had done by then."""
+    said: float
+    """When we last said so."""
+
+
 class Prober:
     """Sends the probes, and says who does none."""
 
@@ -49,8 +60,8 @@ class Prober:
         self._instance = instance
         self._bucket = Bucket(connection, subjects.REGISTRY_BUCKET)
         self._did: dict[str, float] = {}
-        self._deaf: dict[str, float] = {}
-        """Those that we have found, and when we last said so."""
+        self._deaf: dict[str, _Deaf] = {}
+        """Those that we have found."""
         self._queues: set[str] = set()
         """Agents whose probes have a consumer."""
         self._since = time.monotonic()
@@ -62,7 +73,7 @@ class Prober:
 
     async def _begin_anew(self) -> None:
         self._since = time.monotonic()
-        self._queues.clear()  # the stream of probes is in memory, and may have gone with the server
+        self._queues.clear()  # they are in memory, and may have gone with the server
 
     def _on_probed(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]
@@ -85,7 +96,7 @@ class Prober:
                 if not error.retryable:
                     raise
                 log.warning("probes could not be sent: %s", error)
-                self._since = time.monotonic()
+                await self._begin_anew()
 
     async def _look(self) -> None:
         now = time.monotonic()
@@ -97,12 +108,20 @@ class Prober:
                 continue
             if silence > UNPROVED:
                 wanted[known.instance.agent] += 1
-            if min(silence, now - self._since) > DEAF or (silence > UNPROVED and name in self._deaf):
+            if min(silence, now - self._since) > DEAF or self._is_still_deaf(known):
                 await self._suspect(known, silence, now)
-            elif name in self._deaf or self._catalog.suspicion(name):
+            else:
                 await self._clear(known)
         await self._send(wanted)
         self._forget()
+
+    def _is_still_deaf(self, known: Known) -> bool:
+        """Whether one that was found deaf has proved nothing since. That the server was away is no proof."""
+        name, health = known.instance.instance, known.instance.health
+        before = self._deaf.get(name)
+        if before is None or health is None:
+            return False
+        return health.done <= before.done and self._did.get(name, 0.0) < before.found
 
     def _silence(self, known: Known, now: float) -> float | None:
         """Seconds in which an instance could have given a sign and did not; None: it need not."""
@@ -134,9 +153,12 @@ class Prober:
     async def _ensure_queue(self, agent: str) -> None:
         config = topology.probe_consumer(agent, self._connection.settings.replicas)
         body = {"stream_name": subjects.PROBES, "config": config, "action": "create"}
-        await jetstream.call(
-            self._connection, "CONSUMER.CREATE", subjects.PROBES, agent, config["filter_subject"], body=body
-        )
+        names = (subjects.PROBES, agent, config["filter_subject"])
+        try:
+            await jetstream.call(self._connection, "CONSUMER.CREATE", *names, body=body)
+        except NotFoundError:
+            await topology.create_stream(self._connection, subjects.PROBES)
+            await jetstream.call(self._connection, "CONSUMER.CREATE", *names, body=body)
         self._queues.add(agent)
         self._since = max(self._since, time.monotonic() - DEAF + 2 * ROUND)  # nobody could have done one before
 
@@ -144,9 +166,10 @@ class Prober:
         instance = known.instance
         name = instance.instance
         before = self._deaf.get(name)
-        if before is not None and now - before < HOLDS / 3:
+        if before is not None and now - before.said < HOLDS / 3:
             return
-        self._deaf[name] = now
+        done = instance.health.done if instance.health is not None else 0
+        self._deaf[name] = _Deaf(now, done, now) if before is None else before._replace(said=now)
         reason = f"deaf: it has done nothing from its queue for {silence:.1f} s, nor the probes that it was sent"
         body = codec.encode(Suspicion(reason=reason, by=self._instance).model_dump())
         key = suspect_key(instance.agent, name)
@@ -173,6 +196,6 @@ class Prober:
         await events.tell(self._connection, events.AGENT, name, what, agent=agent, by=self._instance, **details)
 
     def _forget(self) -> None:
-        for table in (self._did, self._deaf):
-            for name in [name for name in table if self._catalog.get(name) is None]:
-                del table[name]
+        for name in [name for name in (*self._did, *self._deaf) if self._catalog.get(name) is None]:
+            self._did.pop(name, None)
+            self._deaf.pop(name, None)
