@@ -118,7 +118,7 @@ async def create(connection: Connection, folder: Path, on_bytes: OnBytes) -> Bac
     taken: list[Kept] = []
     files: dict[str, str] = {}
     wanted = topology.streams(connection.settings, connection.max_payload)
-    names = [config["name"] for config in wanted if config["storage"] == "file"]  # the rest is of the moment
+    names = [config["name"] for config in wanted if config["name"] != subjects.PROBES]  # which are of the moment
     names.sort(key=lambda name: name != subjects.TASKS)  # which comes first, see above
     for name in names:
         try:

@@ -133,7 +133,6 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "duplicate_window": int(PROBE_AGE * NS),  # every registry sends them, and one of each is enough
             "allow_direct": False,
             **common,
-            "storage": "memory",
         },
         {
             "name": subjects.EVENTS,
@@ -309,7 +308,6 @@ def probe_consumer(agent: str, replicas: int) -> Config:
         "max_ack_pending": -1,
         "max_waiting": MAX_WAITING,
         "num_replicas": replicas,
-        "mem_storage": True,
     }
 
 

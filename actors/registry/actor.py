@@ -124,6 +124,8 @@ class Registry(Actor):
             await self._take_back(known, replaced)
             names, moment = ", ".join(declared), "both came at the same moment"
             raise DefinitionConflictError(names, registration.agent, known.conflict, moment, registration.version)
+        if registration.kind == "agent":
+            await self._prober.expect(registration.agent)
         self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
         return self._registered(instance, revision)
 

@@ -62,9 +62,10 @@ class Prober:
         self._did: dict[str, float] = {}
         self._deaf: dict[str, _Deaf] = {}
         """Those that we have found."""
-        self._queues: set[str] = set()
-        """Agents whose probes have a consumer."""
+        self._queues: dict[str, float] = {}
+        """Agents whose probes have a consumer, and when we saw to that."""
         self._since = time.monotonic()
+        self._troubled = False
         connection.on_reconnect(self._begin_anew)
 
     async def open(self) -> None:
@@ -73,7 +74,7 @@ class Prober:
 
     async def _begin_anew(self) -> None:
         self._since = time.monotonic()
-        self._queues.clear()  # they are in memory, and may have gone with the server
+        self._queues.clear()  # they may have gone with the server
 
     def _on_probed(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]
@@ -93,10 +94,12 @@ class Prober:
             try:
                 await self._look()
             except BusError as error:
-                if not error.retryable:
-                    raise
-                log.warning("probes could not be sent: %s", error)
+                # Without probes nobody is taken for deaf; that is no reason to have no registry.
+                log.log(logging.DEBUG if self._troubled else logging.WARNING, "probes could not be sent: %s", error)
+                self._troubled = True
                 await self._begin_anew()
+            else:
+                self._troubled = False
 
     async def _look(self) -> None:
         now = time.monotonic()
@@ -108,7 +111,8 @@ class Prober:
                 continue
             if silence > UNPROVED:
                 wanted[known.instance.agent] += 1
-            if min(silence, now - self._since) > DEAF or self._is_still_deaf(known):
+            asked_since = max(self._since, self._queues.get(known.instance.agent, now))
+            if min(silence, now - asked_since) > DEAF or self._is_still_deaf(known):
                 await self._suspect(known, silence, now)
             else:
                 await self._clear(known)
@@ -135,7 +139,7 @@ class Prober:
     async def _send(self, wanted: Counter[str]) -> None:
         """One probe for each instance that is due, once a round, whoever of the registries is first."""
         this_round = int(time.time() / ROUND)
-        await asyncio.gather(*(self._ensure_queue(agent) for agent in wanted.keys() - self._queues))
+        await asyncio.gather(*(self._ensure_queue(agent) for agent in wanted.keys() - self._queues.keys()))
         await asyncio.gather(
             *(
                 jetstream.store(
@@ -150,7 +154,16 @@ class Prober:
             )
         )
 
+    async def expect(self, agent: str) -> None:
+        """An instance of an agent has come: have a queue for its probes, if that can be had at once."""
+        try:
+            await self._ensure_queue(agent)
+        except BusError as error:
+            log.debug("no queue yet for the probes of %s: %s", agent, error)
+
     async def _ensure_queue(self, agent: str) -> None:
+        if agent in self._queues:
+            return
         config = topology.probe_consumer(agent, self._connection.settings.replicas)
         body = {"stream_name": subjects.PROBES, "config": config, "action": "create"}
         names = (subjects.PROBES, agent, config["filter_subject"])
@@ -159,8 +172,7 @@ class Prober:
         except NotFoundError:
             await topology.create_stream(self._connection, subjects.PROBES)
             await jetstream.call(self._connection, "CONSUMER.CREATE", *names, body=body)
-        self._queues.add(agent)
-        self._since = max(self._since, time.monotonic() - DEAF + 2 * ROUND)  # nobody could have done one before
+        self._queues[agent] = time.monotonic()
 
     async def _suspect(self, known: Known, silence: float, now: float) -> None:
         instance = known.instance
@@ -199,3 +211,5 @@ class Prober:
         for name in [name for name in (*self._did, *self._deaf) if self._catalog.get(name) is None]:
             self._did.pop(name, None)
             self._deaf.pop(name, None)
+        if len(self._queues) > 2 * len(living := {known.instance.agent for known in self._catalog.all()}) + 10:
+            self._queues = {agent: since for agent, since in self._queues.items() if agent in living}

@@ -25,6 +25,10 @@ _STYLE: Final = {
     "failed": "bold red",
     "restarting": "yellow",
     "draining": "yellow",
+    "deaf": "bold red",
+    "heard": "green",
+    "paused": "yellow",
+    "resumed": "green",
 }
 
 

@@ -130,6 +130,7 @@ async def test_nobody_is_taken_for_deaf_under_full_load(
                 found = await RegistryClient(mesh).instances("listener")
                 worst = max([worst, *(one.health.idle or 0.0 for one in found if one.health is not None)])
             assert await told(mesh, "deaf") == set()
+            assert worst < 3.0, "probes come once a second, and are done at once"
             assert len(found) == len(listeners)
             figures(f"health: {done} tasks and nobody deaf; the longest without a sign, {worst:.1f} s")
     finally:
