@@ -41,8 +41,7 @@ async def until(mesh: Mesh, name: str, condition: str, says: str = "") -> Instan
         one = await found(mesh, name)
         return one if one.condition == condition and says in one.reason else None
 
-    one = await eventually(look)
-    assert one is not None
+    one: Instance = await eventually(look)
     return one
 
 
@@ -125,7 +124,7 @@ async def test_nobody_is_taken_for_deaf_under_full_load(
                     group.create_task(work())
             # Now they have nothing to do but their probes, and the processors have.
             calm = time.monotonic() + LOADED
-            worst = 0.0
+            worst, found = 0.0, list[Instance]()
             while time.monotonic() < calm:
                 found = await RegistryClient(mesh).instances("listener")
                 worst = max([worst, *(one.health.idle or 0.0 for one in found if one.health is not None)])
