@@ -118,7 +118,9 @@ def read_reply(headers: Mapping[str, str], body: bytes, subject: str) -> Any:
             info = codec.read(ErrorInfo, headers, body, subject=subject)
         except DecodeError:
             raise RemoteError(headers[SERVICE_ERROR_CODE], headers.get(SERVICE_ERROR, "")) from None
-        raise RemoteError(info.code, info.message, info.retryable, info.details)
+        error = RemoteError(info.code, info.message, info.retryable, info.details)
+        error.fault = info.fault
+        raise error
     if not body:
         return None
     return codec.decode(body, codec.content_type_of(headers, subject=subject), subject=subject)
