@@ -121,6 +121,7 @@ class Puller:
         self._spare = spare or _none
         self._connection = connection
         self._sources = list(sources)
+        self._left_out: frozenset[str] = frozenset()
         self._on_task = on_task
         self._spawn = spawn
         self._fail = fail
@@ -164,6 +165,15 @@ class Puller:
         elif self._generation is not None and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._retire)
 
+    def leave_out(self, addresses: frozenset[str]) -> None:
+        """Pull nothing for these capabilities, or agents as `@name`, until it is said otherwise; what is on its way
+        still comes. Pulls end with their inbox only, so all of them are stood anew.
+        """
+        if addresses != self._left_out:
+            self._left_out = addresses
+            self._retire()
+            self.want(self._wanted, ahead=self._ahead)
+
     async def stop(self) -> None:
         """End every pull; returns when all that was on its way has been handed to `on_task`."""
         self._stopped = True
@@ -203,7 +213,9 @@ class Puller:
     async def _open(self) -> None:
         connection = self._connection
         unseen = connection.restricted and connection.clustered
-        generation = Generation(connection.client.new_inbox(), self._sources, unseen=unseen)
+        left_out = self._left_out
+        wanted = [source for source in self._sources if source.key.rpartition(".")[0] not in left_out]
+        generation = Generation(connection.client.new_inbox(), wanted, unseen=unseen)
 
         def on_message(message: Message) -> None:
             self._on_message(generation, message)
@@ -214,6 +226,10 @@ class Puller:
             self._opening = False
         if self._stopped or not (self._wanted or self._ahead):
             await self._drain(generation)
+            return
+        if left_out != self._left_out:
+            await self._drain(generation)
+            self._pull()
             return
         self._generation = generation
         self._pull()
