@@ -39,6 +39,12 @@ class TasksQuestion(BaseModel):
     task_id: str = ""
 
 
+class ShedOrder(BaseModel):
+    """Leave, if you are idle: others on your host need the room."""
+
+    reason: str = ""
+
+
 class Control:
     """Listens to the orders for one worker."""
 
@@ -49,12 +55,15 @@ class Control:
         instance: str,
         *,
         on_end: Callable[[EndOrder], None],
+        on_shed: Callable[[ShedOrder], None],
         beat: Callable[[], Beat],
         on_pause: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._names = ((subjects.EVERYONE, subjects.EVERYONE), (agent, instance))
         self._on_end = on_end
+        self._on_shed = on_shed
+        self._own = subjects.control(agent, instance, "shed")
         self._beat = beat
         self._on_pause = on_pause
         self._subscriptions: list[Subscription] = []
@@ -80,6 +89,8 @@ class Control:
                 order = codec.read(PauseOrder, headers, message.data or b"{}", subject=message.subject)
                 self._on_pause(order.reason)
                 self._connection.send(message.reply, codec.encode(order.model_dump()), {CONTENT_TYPE: MSGPACK})
+            elif message.subject == self._own:  # an order to one, never to all
+                self._on_shed(codec.read(ShedOrder, headers, message.data or b"{}", subject=message.subject))
             elif verb == "tasks" and message.reply:
                 question = codec.read(TasksQuestion, headers, message.data or b"{}", subject=message.subject)
                 self._answer(question, headers, message.reply)

@@ -121,10 +121,11 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.rpc(subjects.STEWARD, "cancel", user),
         subjects.rpc(subjects.STEWARD, "others_die", user),
         subjects.rpc(subjects.STEWARD, "policy", user),
+        subjects.rpc(subjects.STEWARD, "shed", user),
         subjects.beat(user, "*"),
         subjects.probed(user, "*"),
         f"$JS.ACK.{subjects.PROBES}.{user}.>",
-        f"revo.event.agent.{user}.*.*",
+        *(f"revo.event.{kind}.{user}.*.*" for kind in ("agent", "fault", "breaker")),
         subjects.note("double", "*"),
         f"{SHARED_INBOX}.>",
     ]

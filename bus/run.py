@@ -64,6 +64,12 @@ class Run:
     """Its result, once one is known to be stored."""
     span: Span = NOTHING
     family: Family | None = None
+    way: int = 0
+    """By which way its breaker let it start (`bus.breaker`); 0: by none, or what came of it has been told."""
+    trial: bool = False
+    """Whether it shows, in a half-open breaker, whether all is well again."""
+    pause: float | None = None
+    """Seconds until it comes again, when it is handed back; None: by its policy, or at once when nothing failed."""
     announced: bool = False
     """Whether a heartbeat has carried it."""
 

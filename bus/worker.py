@@ -12,11 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from bus import subjects
 from bus.connection import Connection
-from bus.control import Control, EndOrder
+from bus.control import Control, EndOrder, ShedOrder
 from bus.errors import BusError, DecodeError
 from bus.extender import Extender, Pulse, both
 from bus.health import Meter
@@ -26,6 +26,7 @@ from bus.messages import CAPABILITY, Beat, Envelope
 from bus.outcomes import Happening, Policy
 from bus.pace import Pace
 from bus.pull import Puller, Source
+from bus.recovery import Recovery
 from bus.run import Capability, Handler, Run
 from bus.running import Runner
 from bus.settling import Settler
@@ -102,6 +103,8 @@ class Worker:
         self._idle = asyncio.Event()
         self.failed: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
         """Done when the worker cannot go on: its process should end, so that a new one takes over."""
+        self.shed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when others need the room and we are idle, with why: the process should drain and stay away a while."""
         self._address = subjects.agent_address(agent)
         addresses = [*self._capabilities, *([self._address] if named is not None else [])]
         sources = [
@@ -125,7 +128,15 @@ class Worker:
         )
         self._heart = Heart(connection, self._beat, self._news, self._spawn)
         self._on_pause = on_pause
-        self._control = Control(connection, agent, instance, on_end=self._on_end, beat=self._beat, on_pause=self._pause)
+        self._control = Control(
+            connection,
+            agent,
+            instance,
+            on_end=self._on_end,
+            on_shed=self._on_shed,
+            beat=self._beat,
+            on_pause=self._pause,
+        )
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
@@ -134,8 +145,27 @@ class Worker:
             pulse=self._heart.pulse if pulse is None else both(self._heart.pulse, pulse),
         )
         connection.on_reconnect(self._back)
-        self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
-        self._runner = Runner(connection, telemetry, self._settler, seclude=self._seclude, spawn=self._spawn)
+        self._recovery = Recovery(
+            connection,
+            telemetry,
+            self._capabilities,
+            agent=agent,
+            instance=instance,
+            spawn=self._spawn,
+            in_hand=self._in_hand.values,
+            changed=self._leave_out,
+        )
+        self._settler = Settler(
+            connection,
+            self._extender,
+            agent=agent,
+            instance=instance,
+            changed=self._schedule,
+            unstored=self._recovery.unstored,
+        )
+        self._runner = Runner(
+            connection, telemetry, self._settler, self._recovery, seclude=self._seclude, spawn=self._spawn
+        )
 
     def start(self) -> None:
         """Take work from now on."""
@@ -166,6 +196,11 @@ class Worker:
     def waiting(self) -> int:
         """How many of those have not been started, or wait to be alone."""
         return len(self._held) + len(self._secluded)
+
+    @property
+    def breakers(self) -> dict[str, Literal["open", "half-open"]]:
+        """The capabilities of which it takes nothing, or one to see, for they fail; any thread may ask."""
+        return self._recovery.guards.states
 
     # --- work comes in ------------------------------------------------------------------------------------
 
@@ -271,9 +306,20 @@ class Worker:
         if run.timer is not None:
             run.timer.clear()
             run.timer = None
+        if not self._recovery.admit(run):
+            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
+            return
         self._active.add(run)
         run.task = asyncio.get_running_loop().create_task(self._work(run))  # kept by `_in_hand`
         self._heart.soon()
+
+    def _leave_out(self) -> None:
+        """Take nothing of the capabilities that are shut: it waits with the server, or goes to another replica. What is
+        sent to the agent by name may be for any of them.
+        """
+        shut = self._recovery.guards.shut
+        self._puller.leave_out(shut | {self._address} if len(shut) == len(self._capabilities) else shut)
+        self._schedule()
 
     # --- one task -----------------------------------------------------------------------------------------
 
@@ -294,6 +340,7 @@ class Worker:
         if run.timer is not None:
             run.timer.clear()
         self._extender.release(run.envelope.sequence)
+        self._recovery.left(run)
         self._in_hand.pop(run.envelope.sequence, None)
         self._active.discard(run)
         if self._exclusive is run:
@@ -345,6 +392,11 @@ class Worker:
         self._ended[order.sequence] = why
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
+
+    def _on_shed(self, order: ShedOrder) -> None:
+        """Somebody on this host is short of what we hold. Who has work by now stays."""
+        if not self._in_hand and not self._draining and not self.shed.done():
+            self.shed.set_result(order.reason)
 
     def _let_go(self, run: Run, why: Happening) -> None:
         if run.task is not None:
@@ -409,6 +461,7 @@ class Worker:
         if self._draining:
             return
         self._draining = True
+        self._recovery.close()
         await self._puller.stop()
         self._hand_back_all_held()
         for run in list(self._secluded):

@@ -35,6 +35,9 @@ class Metrics:
     def died(self, capability: str, reason: str) -> None:
         """A task failed for good, and has a dead letter."""
 
+    def faulted(self, capability: str, kind: str, recovery: str) -> None:
+        """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
+
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""
 
@@ -80,6 +83,12 @@ class Counted(Metrics):
         self._dead = Counter(
             "revo_dead_letters", "Tasks that failed for good, by why.", ("capability", "reason"), registry=registry
         )
+        self._faults = Counter(
+            "revo_faults",
+            "Faults, by class and by what is done about them.",
+            ("capability", "class", "recovery"),
+            registry=registry,
+        )
         self._lag = Histogram("revo_loop_lag_seconds", "How late the event loop is.", buckets=_LAG, registry=registry)
         self._capabilities = _Names()
         self._reasons = _Names()
@@ -107,6 +116,10 @@ class Counted(Metrics):
     def died(self, capability: str, reason: str) -> None:
         """A task failed for good, and has a dead letter."""
         self._dead.labels(self._capabilities.known(capability), self._reasons.known(reason)).inc()
+
+    def faulted(self, capability: str, kind: str, recovery: str) -> None:
+        """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
+        self._faults.labels(self._capabilities.known(capability), kind, recovery).inc()
 
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""
