@@ -44,6 +44,8 @@ GC_THRESHOLDS: Final = (25_000, 10, 10)
 """A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
 LAST_WORDS: Final = 1.5
 """Seconds for what an actor says of its end."""
+SHED: Final = 75
+"""The exit status of who was idle and left for the sake of others (EX_TEMPFAIL): start it again, and not at once."""
 READY_FD: Final = "REVO_READY_FD"
 LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
@@ -247,7 +249,7 @@ class Host:
         stopping = asyncio.ensure_future(self._stopping.wait())
         waits: set[asyncio.Future[Any]] = {stopping, connection.closed, self.actor.failed}
         if self._worker is not None:
-            waits.add(self._worker.failed)
+            waits |= {self._worker.failed, self._worker.shed}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -262,6 +264,9 @@ class Host:
         if connection.closed.done():
             log.error("%s ends: %s", self.instance, connection.closed.result())
             return 1
+        if self._worker is not None and self._worker.shed.done() and not self._stopping.is_set():
+            log.warning("%s is idle and makes room: %s", self.instance, self._worker.shed.result())
+            return SHED
         log.info("%s drains", self.instance)
         return 0
 

@@ -102,6 +102,7 @@ class SelfReport:
             "running": mailbox.running,
             "waiting": mailbox.waiting + (worker.waiting if worker else 0),
             "paused": self.paused,
+            "breakers": worker.breakers if worker else {},
             "health": self._health(),
         }
         return said

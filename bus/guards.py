@@ -142,4 +142,4 @@ class Guards:
         )
         if shut != self.shut:
             self.shut = shut
-            self._on_shut()
+            self._loop.call_soon(self._on_shut)  # whoever starts a task has not noted yet that it has

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 STYLES: Final = {
     "idle": "green",
     "busy": "green",
-    **dict.fromkeys(("degraded", "paused", "draining", "starting", "restarting"), "yellow"),
+    **dict.fromkeys(("degraded", "paused", "draining", "starting", "restarting", "resting"), "yellow"),
     **dict.fromkeys(("suspect", "error", "dead", "failed"), "red"),
 }
 _WIDE: Final = 110

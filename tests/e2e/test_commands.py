@@ -64,7 +64,7 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("top",), 3, "no mesh runs here"),
         (("top", "--interval", "0"), 2, "invalid value"),
         (("events", "--follow"), 3, "no mesh runs here"),
-        (("events", "--kind", "weather"), 2, "agent and system"),
+        (("events", "--kind", "weather"), 2, "fault, breaker"),
         (("events", "--since", "soon"), 2, "invalid value"),
         (("topology",), 2, ""),
         (("topology", "plan", "--url", "nats://127.0.0.1:1"), 3, "no nats server at nats://127.0.0.1:1"),
