@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import socket
 import struct
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from actors.registry.client import RegistryClient
-from bus import inspection, traces
+from actors.registry.model import Instance
+from actors.steward.shedding import Shedder, Shortage
+from bus import attempts, inspection, traces
+from bus.errors import NotFoundError
 from bus.events import Event
 from bus.faults import CLASSES
 from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
+from bus.outcomes import Happening
+from bus.run import Run
 from bus.server import Server
 from bus.settings import Settings
+from bus.telemetry import Span
 from revo.cli.events import line_of, recent
-from tests.conftest import StartWorker
+from tests.conftest import QUICK, Gate, StartWorker
 from tests.e2e.conftest import Shell
 from tests.eventually import eventually
 from tests.proxy import proxied
@@ -82,6 +89,11 @@ class Told:
         found = [event.details for event in await self.events("fault", what)]
         return [(one["severity"], one["recovery"]) for one in found if one.get("capability") == capability]
 
+    async def once_of(self, kind: str) -> list[tuple[str, str]]:
+        """The same, as soon as it has been told at all."""
+        found: list[tuple[str, str]] = await eventually(lambda: self.of(kind))
+        return found
+
     async def attempts(self, handle: Handle) -> list[SpanRecord]:
         """The spans of a task's attempts that failed, by time."""
         spans = await traces.read_trace(self.mesh.connection, handle.task_id, since=self.began)
@@ -98,16 +110,16 @@ class Told:
 async def test_each_class_of_fault_is_told_traced_and_dealt_with(shell: Shell, tmp_path: Path) -> None:
     mesh_file, healed = tmp_path / "faulty.toml", tmp_path / "healed"
     mesh_file.write_text(MESH)
-    env = {"REVO_MAILBOX": str(WAITING), "REVO_LEASE_HEARTBEAT": "0.5"}
-    await asyncio.to_thread(shell.json, "up", str(mesh_file), "--detach", **env)
+    shell.env |= {"REVO_MAILBOX": str(WAITING), "REVO_LEASE_HEARTBEAT": "0.5"}
+    await asyncio.to_thread(shell.json, "up", str(mesh_file), "--detach")
     settings = Settings(home=shell.home)
     async with Mesh.connect(settings=settings) as mesh, a_peer_that_hangs_up() as port, asyncio.TaskGroup() as group:
         told = Told(mesh)
         crowd = [group.create_task(_ask_in_vain(mesh)) for _ in range(WAITING + 1)]
         await asyncio.sleep(0)  # noqa: TID251  (a turn for them: they are sent before what follows)
         gently = [kind for kind in CLASSES if kind not in ("crash", "communication")]
-        handles = {kind: await mesh.submit("fail", {"what": kind, "port": port}) for kind in gently}
-        results = {kind: await handle.outcome(timeout=20) for kind, handle in handles.items()}
+        handles: dict[str, Handle] = {kind: await mesh.submit("fail", {"what": kind, "port": port}) for kind in gently}
+        results: dict[str, Result] = {kind: await handle.outcome(timeout=20) for kind, handle in handles.items()}
         for one in crowd:
             one.cancel()
         await _tell_what_each_was(told, handles, results)
@@ -131,7 +143,7 @@ async def _tell_what_each_was(told: Told, handles: dict[str, Handle], results: d
         "unknown": ("medium", "back-off"),
     }
     for kind, (severity, recovery) in expected.items():
-        assert await eventually(lambda kind=kind: told.of(kind)) == [(severity, recovery)]
+        assert await told.once_of(kind) == [(severity, recovery)]
         said, events = await told.first(handles[kind])
         assert said == {"class": kind, "severity": severity, "recovery": recovery, "count": 1}
         assert ("dead letter" if recovery == "give-up" else "retry") in events
@@ -165,7 +177,8 @@ async def _true_of(read: Any, check: Any) -> bool:
 
 async def _unreachable_is_left_alone_until_it_is_back(told: Told, healed: Path) -> None:
     mesh = told.mesh
-    handles = [await mesh.submit("reach", {"healed": str(healed)}) for _ in range(8)]
+    message = {"healed": str(healed)}
+    handles = [await mesh.submit("reach", message) for _ in range(8)]
     await eventually(lambda: told.events("breaker", "opened"))
     other = await mesh.submit("fail", {})
     assert await other.result(timeout=5) == "nothing is wrong", "the agent's other capability goes on"
@@ -174,9 +187,10 @@ async def _unreachable_is_left_alone_until_it_is_back(told: Told, healed: Path) 
         return any(one.breakers.get("reach") for one in await RegistryClient(mesh).instances("faulty"))
 
     await eventually(shown)
+    handles.append(await mesh.submit("reach", message, agent="faulty"))  # its consumer is still pulled
     healed.touch()
-    attempts = [await handle.result(timeout=20) for handle in handles]
-    assert sum(attempts) < 8 + 5 + 2 + 4, "a breaker that is open burns no attempts"
+    tries = [await handle.result(timeout=20) for handle in handles]
+    assert sum(tries) < 9 + 5 + 2 + 4, "a breaker that is open burns no attempts"
     await eventually(lambda: told.events("breaker", "half-open"))
     await eventually(lambda: told.events("breaker", "closed"))
     severities = [severity for severity, _ in await eventually(lambda: _twice(told))]
@@ -216,3 +230,70 @@ async def test_a_connection_that_was_cut_is_told_once_it_is_back(
         told = Told(mesh)
         (event,) = await eventually(lambda: told.events("fault", "network"))
         assert (event.agent, event.details["severity"], event.details["recovery"]) == ("tester", "medium", "back-off")
+
+
+class UnreachableError(Exception):
+    """What the handler needs is away."""
+
+    fault_class = "communication"
+
+
+async def test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    runs, healed = list[float](), False
+
+    async def reach(message: Any) -> Any:
+        runs.append(time.time())
+        if not healed:
+            raise UnreachableError
+        return message
+
+    worker = await start_worker(reach, policy=dataclasses.replace(QUICK, max_attempts=20), traced=True)
+    told = Told(mesh)
+    handles = [await mesh.submit("echo", {"n": n}, priority="normal" if n % 2 else "low") for n in range(8)]
+    (opened,) = await eventually(lambda: told.events("breaker", "opened"))
+    assert (worker.breakers, len(runs)) == ({"echo": "open"}, 5)
+    healed = True
+    assert [await handle.result(timeout=10) for handle in handles] == [{"n": n} for n in range(8)]
+    (tried,) = await told.events("breaker", "half-open")
+    assert not [at for at in runs if opened.at < at < tried.at]
+    (closed,) = await eventually(lambda: told.events("breaker", "closed"))
+    assert (closed.details["capability"], worker.breakers) == ("echo", {})
+    assert len(runs) == 8 + 5
+
+
+async def test_a_suspect_that_is_handed_back_without_being_run_stays_one(mesh: Mesh, start_worker: StartWorker) -> None:
+    gate = Gate()
+    worker = await start_worker(gate)
+    handle = await mesh.submit("echo", {})
+    await asyncio.wait_for(gate.begun.get(), 5)
+    (held,) = worker._in_hand.values()
+    envelope = dataclasses.replace(held.envelope, deliveries=2, reply="revo.nobody")
+    await worker._settler.conclude(Run(envelope, held.capability), Span(), Happening.HANDED_BACK, None)
+    record, _ = await attempts.read(mesh.connection, envelope)
+    assert (record.suspect, record.returned) == (True, 2)
+    gate.open.set()
+    assert (await handle.outcome(timeout=5)).status == "succeeded"
+
+
+class _Registry:
+    """Knows three idle instances of one agent on two hosts."""
+
+    async def instances(self) -> list[Instance]:
+        hosts = {"pair-1": "here", "pair-2": "here", "pair-3": "there", "busy-1": "here", "busy-2": "there"}
+        return [
+            Instance(agent=name[:4], instance=name, host=host, state="ready", condition="idle")
+            for name, host in hosts.items()
+        ]
+
+
+async def test_however_many_stewards_are_asked_a_host_and_an_agent_lose_one_instance(mesh: Mesh) -> None:
+    stewards = [Shedder(mesh.connection, cast("RegistryClient", _Registry()), "test") for _ in range(4)]
+    asked = [Shortage(instance=name, reason="memory_error") for name in ("busy-1", "busy-2")]
+    done = await asyncio.gather(*(one.shed(shortage, "busy") for one in stewards for shortage in asked))
+    left = [one.instance for one in done if one.instance]
+    assert len(left) == len({name[:4] for name in left}), f"{left}: an agent lost two at once"
+    assert len(left) in (1, 2)
+    with pytest.raises(NotFoundError, match="none of this name of pair lives"):
+        await stewards[0].shed(asked[0], "pair")
