@@ -207,6 +207,8 @@ def _by_data(error: BaseException) -> FaultClass | None:
     """What its code, its number or its status says, which is more than its type."""
     if isinstance(error, errors.RemoteError):
         return _of_another(error)
+    if isinstance(error, errors.BusError) and error.code in _CODES and not isinstance(error, errors.Retry):
+        return _CODES[error.code]
     if isinstance(error, subprocess.CalledProcessError):
         return "crash" if error.returncode < 0 else "task"
     if isinstance(error, OSError) and error.errno in _ERRNO:

@@ -12,13 +12,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, State
 from bus.budget import Budget
 
 FIRST = Breaker().admit(0.0)
 """The way of whoever began before anybody looked: a new breaker's."""
-
-Change = Literal["opened", "half-open", "closed"]
 
 
 @dataclass(slots=True)
@@ -37,7 +35,7 @@ class Guards:
         self,
         capabilities: Iterable[str],
         *,
-        on_change: Callable[[str, Change, float], None],
+        on_change: Callable[[str, State, float], None],
         on_shut: Callable[[], None],
     ) -> None:
         """`on_change` hears how a breaker changed, and in how many seconds it is tried again; `on_shut` that `shut` is
@@ -79,7 +77,7 @@ class Guards:
         guard = self._guards[name]
         return guard.watched and guard.breaker.state(self._loop.time()) == HALF_OPEN
 
-    def well(self, name: str, way: int, *, first: bool) -> Change | None:
+    def well(self, name: str, way: int, *, first: bool) -> State | None:
         """A task went well; `first`: at its first attempt. Returns what that changed."""
         guard = self._guards[name]
         if not guard.watched:
@@ -88,7 +86,7 @@ class Guards:
             guard.budget.called()
         return self._ended(name, guard, way, good=True)
 
-    def failed(self, name: str, way: int, *, counts: bool, first: bool) -> Change | None:
+    def failed(self, name: str, way: int, *, counts: bool, first: bool) -> State | None:
         """A task failed; `counts`: by what the breaker is for. Returns what that changed."""
         guard = self._guards[name]
         guard.watched = True
@@ -112,19 +110,16 @@ class Guards:
             if guard.timer is not None:
                 guard.timer.cancel()
 
-    def _ended(self, name: str, guard: _Guard, way: int, *, good: bool | None) -> Change | None:
+    def _ended(self, name: str, guard: _Guard, way: int, *, good: bool | None) -> State | None:
         now = self._loop.time()
         state = guard.breaker.ended(way, now, good=good, chance=random.random())  # noqa: S311
-        change: Change | None = None
-        if state == OPEN:
-            change, wait = "opened", guard.breaker.retry_in(now)
-            guard.timer = self._loop.call_later(wait, self._time_is_over, name, guard)
-            self._on_change(name, change, wait)
-        elif state == CLOSED:
-            change = "closed"
-            self._on_change(name, change, 0.0)
+        if state is not None:
+            wait = guard.breaker.retry_in(now)
+            self._on_change(name, state, wait)
+            if state == OPEN:
+                guard.timer = self._loop.call_later(wait, self._time_is_over, name, guard)
         self._look()
-        return change
+        return state
 
     def _time_is_over(self, name: str, guard: _Guard) -> None:
         left = guard.breaker.retry_in(self._loop.time())
@@ -132,7 +127,7 @@ class Guards:
             guard.timer = self._loop.call_later(left, self._time_is_over, name, guard)
             return
         guard.timer = None
-        self._on_change(name, "half-open", 0.0)
+        self._on_change(name, HALF_OPEN, 0.0)
         self._look()
 
     def _look(self) -> None:

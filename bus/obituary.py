@@ -1,5 +1,5 @@
-"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat. Tells of
-its death as the fault that it is.
+"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat. Tells
+of its death as the fault that it is.
 """
 
 from __future__ import annotations

@@ -14,10 +14,11 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final
 
 from bus import endings, events, faults, rpc, subjects
+from bus.breaker import State
 from bus.connection import Connection
 from bus.errors import BusError
 from bus.faults import FaultClass, Ledger
-from bus.guards import FIRST, Change, Guards
+from bus.guards import FIRST, Guards
 from bus.messages import MAX_DEADLINE
 from bus.run import Run
 from bus.telemetry import Telemetry
@@ -83,10 +84,10 @@ class Recovery:
 
     def well(self, run: Run) -> None:
         """Its handler returned."""
-        change = self._guards.well(run.capability.name, run.way, first=run.envelope.attempt == 1)
+        state = self._guards.well(run.capability.name, run.way, first=run.envelope.attempt == 1)
         run.way = 0
-        if change is not None:
-            run.span.event(f"breaker {change}", capability=run.capability.name)
+        if state is not None:
+            run.span.event("breaker", state=state, capability=run.capability.name)
 
     def met(self, run: Run, error: BaseException, *, last: bool) -> None:
         """An attempt failed: say so on its span, and see to what follows. `last`: there is no further one."""
@@ -96,10 +97,10 @@ class Recovery:
         run.span.set("revo.fault.severity", str(fault.severity))
         run.span.set("revo.fault.recovery", fault.recovery)
         run.span.set("revo.fault.count", fault.count)
-        change = self._guards.failed(name, run.way, counts=kind in faults.BREAKING, first=first)
+        state = self._guards.failed(name, run.way, counts=kind in faults.BREAKING, first=first)
         run.way = 0
-        if change is not None:
-            run.span.event(f"breaker {change}", capability=name, retry_in=round(self._guards.retry_in(name), 3))
+        if state is not None:
+            run.span.event("breaker", state=state, capability=name, retry_in=round(self._guards.retry_in(name), 3))
         if not last:
             run.pause = self._pause(run, error, fault.slower)
         if kind == "resource" and self._loop.time() - self._asked >= ASK_EVERY:
@@ -151,10 +152,10 @@ class Recovery:
 
     # --- what is told -------------------------------------------------------------------------------------
 
-    def _turned(self, name: str, change: Change, retry_in: float) -> None:
-        log.warning("breaker of %s in %s: %s", name, self._instance, change)
+    def _turned(self, name: str, state: State, retry_in: float) -> None:
+        log.warning("the breaker of %s in %s is %s", name, self._instance, state)
         details = {"capability": name} | ({"retry_in": round(retry_in, 3)} if retry_in else {})
-        self._spawn(self._tell(events.BREAKER, change, details))
+        self._spawn(self._tell(events.BREAKER, state, details))
 
     def _note(
         self,

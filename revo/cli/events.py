@@ -31,7 +31,7 @@ _STYLE: Final = {
     "paused": "yellow",
     "resumed": "green",
     "shed": "yellow",
-    "opened": "bold red",
+    "open": "bold red",
     "half-open": "yellow",
     "closed": "green",
 }
