@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 from revo import Actor, Agent, TaskContext, rpc, task
 
+MORE_THAN_FIT = 25
+"""Requests; the test lets 20 wait in a mailbox."""
+
 
 class Fault(BaseModel):
     """What is to go wrong, until the file `healed` is there; `port` is where nobody is to be reached."""
@@ -49,7 +52,7 @@ class Faulty(Agent):
         if fault.what == "task":
             raise OutOfPaperError("the tray is empty")
         if fault.what == "overload":
-            await self.ref("slow").ask("work")
+            await asyncio.gather(*(self.ref("slow").ask("work") for _ in range(MORE_THAN_FIT)))
         if fault.what == "network":
             reader, writer = await asyncio.open_connection("127.0.0.1", fault.port)
             writer.write(b"hello")

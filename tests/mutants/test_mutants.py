@@ -104,12 +104,12 @@ _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
     Mutant(
-        "faults do not open a breaker",
-        "bus/guards.py",
-        "good=False if counts else None)",
-        "good=None)",
+        "a task in hand starts although its breaker is open",
+        "bus/worker.py",
+        "        if not self._recovery.admit(run):",
+        "        if self._recovery.admit(run) is None:",
         OPENS,
-        "not within",
+        "({'echo': 'open'}, 5)",
     ),
     Mutant(
         "a task that is handed back without being run is suspected no more",
