@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 AGENT: Final = "agent"
 SYSTEM: Final = "system"
+BREAKER: Final = "breaker"
+"""Of an instance: what it asks, or does, has failed too often, or may be tried again."""
 _PATIENCE: Final = 5.0
 
 

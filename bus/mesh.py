@@ -6,7 +6,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from pydantic import BaseModel
 
 from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topology
 from bus.arrivals import Arrivals, closed
+from bus.asking import Asker
+from bus.breaker import State
 from bus.cast import Gathered
 from bus.connection import Connection
 from bus.errors import (
@@ -107,6 +109,7 @@ class Mesh:
         self.client = subjects.token(client, "client")
         self.arrivals = Arrivals(connection, client)
         """Where the results of our tasks arrive."""
+        self._asker = Asker(connection, telemetry)
         self._served: set[str] = set()
         self._warned: set[str] = set()
 
@@ -337,9 +340,60 @@ class Mesh:
         message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
         return DeadLetter.model_validate(await stewards.ask(self.connection, self.telemetry, "drop", message))
 
-    async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
-        """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""
-        return await rpc.call(self.connection, self.telemetry, service, method, message, timeout=timeout)
+    def ask(
+        self,
+        service: str,
+        method: str,
+        message: object = None,
+        *,
+        timeout: float | None = None,
+        choose: str | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        retries: int = 0,
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask a service and return the plain value of its reply.
+
+        The server has it answered by any instance, except those that are known to be suspect or paused. `choose` takes
+        one by `round_robin`, `random`, `least_busy`, `resource_based`, `performance` or `sticky`; what is `sticky` goes
+        to the same instance for the same `key` (default: this process), until that dies. `instance` is asked and no
+        other.
+
+        At most once, unless `retries` says how often it may be tried again after an error that this may cure, within
+        `timeout` seconds (default: the setting `request_timeout`) for all of them. In a handler it waits no longer than
+        the handler's own caller.
+
+        Raises:
+            NoRespondersError: at once, when no instance of the service runs.
+            RequestTimeoutError: no reply within `timeout` seconds; the handler is cancelled by then.
+            RemoteError: the handler failed; `retryable` says whether a retry may help.
+            BreakerOpenError: at once, when it has failed too often lately; nothing was sent.
+            NoTimeLeftError: whoever waits for the handler that asks has given up; nothing was sent.
+            ConfigError, EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
+        """
+        return self._asker.ask(
+            service,
+            method,
+            message,
+            timeout=timeout,
+            choose=choose,
+            key=key,
+            instance=instance,
+            retries=retries,
+        )
+
+    def prefer(self, service: str, method: str, strategy: str) -> None:
+        """Have this client choose so whenever it asks a method without saying how; empty: the server chooses.
+
+        Raises:
+            ConfigError, InvalidSubjectError: there is no such strategy, or no such name.
+        """
+        self._asker.prefer(service, method, strategy)
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The breakers of this client that are not closed, by `agent/method`: `open` or `half-open`."""
+        return self._asker.breakers()
 
     async def broadcast(
         self, capability: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0
@@ -379,6 +433,7 @@ class Mesh:
     async def close(self) -> None:
         """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""
         self.arrivals.stop()
+        await self._asker.close()
         await self.telemetry.close()
         await self.connection.close()
 

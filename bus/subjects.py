@@ -302,6 +302,11 @@ def direct(service: str, instance: str, method: str, caller: str = "") -> str:
     return _called(f"revo.direct.{service}.{instance}.{token(method, 'method')}", caller)
 
 
+def is_direct(subject: str) -> bool:
+    """Whether it is one of `direct`."""
+    return subject.startswith("revo.direct.")
+
+
 def _called(subject: str, caller: str) -> str:
     return f"{subject}.{caller}" if caller else subject
 
