@@ -132,7 +132,8 @@ class Host:
         name = self.actor.name
         connection = await Connection.open(self._settings.find_url(), name=self.instance, settings=self._settings)
         telemetry.start(connection.publish, connection.user)
-        self.actor.mesh = Mesh(connection, telemetry, client=name)
+        self.actor.mesh = mesh = Mesh(connection, telemetry, client=name)
+        self._report.breakers.append(lambda: mesh.breakers)
         self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
         unwatch = self._report.start()

@@ -39,6 +39,7 @@ class _Known:
     """When its lease was last renewed, by our monotonic clock."""
     ready: bool = False
     paused: bool = False
+    """It takes nothing, or says that it cannot work."""
     shut: frozenset[str] = frozenset()
     """The methods whose breaker it says is open."""
     stale: bool = False
@@ -280,5 +281,5 @@ def _read(said: Mapping[str, Any], known: _Known) -> None:
     one.latency = max(0.0, float(health.get("latency", {}).get("p50", 0.0)))
     one.renewed()
     known.ready = said.get("state") == "ready"
-    known.paused = bool(said.get("paused"))
+    known.paused = bool(said.get("paused") or health.get("error"))
     known.shut = frozenset(str(name) for name, state in said.get("breakers", {}).items() if state == "open")
