@@ -199,7 +199,10 @@ class Host:
             if handler.kind == "rpc":
                 self._service.endpoint(handler.name, rpc_handler(actor, handler, mailbox, self.threads))
             else:
-                self._service.on_broadcast(handler.name, broadcast_handler(actor, handler, mailbox, self.threads))
+                at_once = broadcast_handler(actor, handler, mailbox, self.threads)
+                self._service.on_broadcast(handler.name, at_once)
+                for topic in handler.topics:
+                    self._service.endpoint(subjects.topic_method(topic), at_once)
                 policy = await self._policy(connection, handler.name, handler)
                 call = task_handler(actor, handler, mailbox, self.threads)
                 capabilities.append(Capability(handler.name, call, policy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
@@ -12,7 +13,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topology
+from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topics, topology
 from bus.arrivals import Arrivals, closed
 from bus.asking import Asker
 from bus.breaker import State
@@ -234,6 +235,65 @@ class Mesh:
             first.warning = await self._check_served(address)
         return found
 
+    async def submit_each(
+        self,
+        capability: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        priority: str = "normal",
+        deadline: float | None = None,
+        detached: bool = False,
+    ) -> dict[str, Handle | BusError]:
+        """Store one task for each agent that has a capability and runs; return a handle, or the error for one that was
+        not stored, by agent. Each is as durable as one of `submit(..., agent=...)`.
+
+        Raises:
+            InvalidSubjectError: there can be no such capability.
+            NoRespondersError: no registry runs.
+        """
+        subjects.token(capability, "capability")
+        there = await topics.agents_of(self.connection, self.telemetry, capability=capability)
+        return await self._submit_to(there, message, priority=priority, deadline=deadline, detached=detached)
+
+    async def publish(
+        self,
+        topic: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        publish_id: str | None = None,
+        priority: str = "normal",
+        deadline: float | None = None,
+        detached: bool = False,
+    ) -> dict[str, Handle | BusError]:
+        """Store one task for each agent that subscribes to a topic, whether it runs or not; return as `submit_each`.
+
+        Published again with the same `publish_id` it is the same tasks, for as long as their results are kept: that is
+        what to do where an error came back, or none at all.
+
+        Raises:
+            InvalidSubjectError: there can be no such topic, or id.
+            NoRespondersError: no registry runs.
+        """
+        subjects.topic_method(topic)
+        chosen = None if publish_id is None else topics.task_id(topic, publish_id, self.connection.secret)
+        there = await topics.agents_of(self.connection, self.telemetry, topic=topic)
+        return await self._submit_to(
+            there, message, priority=priority, deadline=deadline, detached=detached, task_id=chosen
+        )
+
+    async def _submit_to(
+        self, there: list[topics.Doing], message: BaseModel | dict[str, Any], **how: Any
+    ) -> dict[str, Handle | BusError]:
+        async def one(to: topics.Doing) -> Handle | BusError:
+            try:
+                return await self.submit(to.capability, message, agent=to.agent, **how)
+            except BusError as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            stored = {to.agent: group.create_task(one(to)) for to in there}
+        return {agent: task.result() for agent, task in stored.items()}
+
     async def _submit_all(
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
@@ -406,6 +466,18 @@ class Mesh:
             TransportError: the connection is lost.
         """
         return await cast.gather(self.connection, self.telemetry, capability, message, timeout=timeout)
+
+    async def ask_topic(self, topic: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0) -> Gathered:
+        """Ask every agent that subscribes to a topic, whichever instance of each, and gather their answers until all
+        have come or `timeout` seconds are over. At most once; `missing` are the agents that did not answer.
+
+        Raises:
+            NoRespondersError: no registry runs.
+            EncodeError, InvalidSubjectError: nothing was sent.
+            PermissionDeniedError: one of the agents may not be asked.
+        """
+        plain = message.model_dump() if isinstance(message, BaseModel) else message
+        return await topics.gather(self.connection, self.telemetry, topic, plain, timeout=timeout)
 
     async def tell(self, service: str, method: str, message: object = None) -> None:
         """Send a service a message that nobody answers; see `bus.rpc.tell`."""
