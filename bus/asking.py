@@ -255,7 +255,7 @@ class Asker:
         connection = self._connection
         if connection.restricted and connection.credentials is not None and connection.credentials.role != AGENT:
             return
-        telemetry, details = self._telemetry, {"agent": line.service, "capability": line.method}
+        telemetry, details = self._telemetry, {"asked": line.service, "capability": line.method}
         if state == OPEN:
             details["retry_in"] = f"{line.breaker.retry_in(now):.1f}"
         agent = connection.user or telemetry.service

@@ -33,7 +33,7 @@ class Candidate:
     """Seconds that its event loop was late at worst."""
     error_rate: float = 0.0
     latency: float = 0.0
-    """The median of what it did last, in seconds; 0: not known."""
+    """How long what it did last took, in seconds; 0: not known."""
     ours: int = 0
     """Asks of ours in flight to it that the lease does not count yet."""
     renewals: int = 0

@@ -278,7 +278,8 @@ def _read(said: Mapping[str, Any], known: _Known) -> None:
     one.memory = int(health.get("memory", 0))
     one.lag = float(health.get("lag", 0.0))
     one.error_rate = min(1.0, max(0.0, float(health.get("error_rate", 0.0))))
-    one.latency = max(0.0, float(health.get("latency", {}).get("p50", 0.0)))
+    latency = health.get("latency", {})
+    one.latency = max(0.0, 0.9 * float(latency.get("p50", 0.0)) + 0.1 * float(latency.get("p95", 0.0)))
     one.renewed()
     known.ready = said.get("state") == "ready"
     known.paused = bool(said.get("paused") or health.get("error"))
