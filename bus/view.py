@@ -100,6 +100,11 @@ class View:
 
     # --- questions --------------------------------------------------------------------------------------------
 
+    @property
+    def known(self) -> list[str]:
+        """The instances of which is known that they live."""
+        return list(self._known)
+
     def is_troubled(self, method: str, now: float) -> bool:
         """Whether the queue group might choose somebody that should not be asked; known up to `GRAIN` s late."""
         if now > self._swept + GRAIN:

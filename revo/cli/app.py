@@ -206,7 +206,7 @@ def top(
 
 @app.command(epilog="Examples: revo events | revo events --follow | revo events --kind agent --since 86400 -o json")
 def events(
-    kind: Annotated[str, typer.Option("--kind", help="agent or system; default: both")] = "",
+    kind: Annotated[str, typer.Option("--kind", help="agent, breaker or system; default: all")] = "",
     name: Annotated[str, typer.Option("--name", help="of one instance, or one part of the system")] = "",
     since: Annotated[float | None, typer.Option("--since", min=0, help="seconds to look back; default: 3600")] = None,
     *,
