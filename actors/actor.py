@@ -57,6 +57,7 @@ class _Mark:
     kind: str
     name: str
     policy: dict[str, float | int]
+    topics: tuple[str, ...] = ()
 
 
 def task(
@@ -66,6 +67,7 @@ def task(
     max_attempts: int | None = None,
     ack_wait: float | None = None,
     backoff: float | None = None,
+    topics: Sequence[str] = (),
 ) -> Callable[[F], F]:
     """Declare that a method of an `Agent` does the tasks of a capability.
 
@@ -73,16 +75,23 @@ def task(
     `async def`, or plain `def`, which runs in a thread. It may run more than once for one task; only one result
     is ever stored. `time_limit` and `backoff` are seconds; what is not given is the mesh's setting.
 
+    What is published on one of the `topics` is a task for it, too, one for each agent that subscribes. The agent does
+    so from its first start on, also while none of its instances runs, until a version comes that does not declare it.
+
     Raises:
-        InvalidSubjectError: at import, when `capability` cannot stand in a subject.
+        InvalidSubjectError: at import, when `capability` or a topic cannot stand in a subject.
     """
     subjects.token(capability, "capability")
+    if isinstance(topics, str):
+        raise ConfigError(f"@task({capability!r}): topics", f"is a list of names; write [{topics!r}]")
+    for topic in topics:
+        subjects.topic_method(topic)
     given = {"time_limit": time_limit, "max_attempts": max_attempts, "ack_wait": ack_wait, "backoff": backoff}
     policy = {key: value for key, value in given.items() if value is not None}
     for key, value in policy.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"@task({capability!r}): {key}", f"{value!r} is not above zero")
-    return _marker(_Mark("task", capability, policy))
+    return _marker(_Mark("task", capability, policy, tuple(topics)))
 
 
 def rpc(name: str) -> Callable[[F], F]:
@@ -194,6 +203,7 @@ class Handler:
     wants_context: bool
     in_thread: bool
     policy: dict[str, float | int]
+    topics: tuple[str, ...] = ()
 
     def policy_over(self, default: Policy) -> Policy:
         """How the capability is run: what the decorator says over the mesh's settings."""
@@ -256,6 +266,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         wants_context=wants_context,
         in_thread=not inspect.iscoroutinefunction(method),
         policy=mark.policy,
+        topics=mark.topics,
     )
 
 
@@ -272,6 +283,11 @@ def check_class(actor: type[Actor]) -> list[Handler]:
     if not isinstance(actor.concurrency, int) or actor.concurrency < 1:
         raise ConfigError(f"{actor.__name__}.concurrency", f"{actor.concurrency!r} is not a number above zero")
     found = handlers(actor)
+    served = [one.name for one in found if one.kind == "rpc"]
+    served += [subjects.topic_method(topic) for one in found for topic in one.topics]
+    for name in served:
+        if served.count(name) > 1:
+            raise ConfigError(f"{actor.__name__}: {name}", "is handled by two methods; one method each")
     if not found:
         raise ConfigError(actor.__name__, "handles nothing; give a method @task(...) or @rpc(...)")
     return found

@@ -48,6 +48,7 @@ def _capability(handler: Handler) -> CapabilityInfo:
         name=handler.name,
         message=_schema(handler.message, "validation"),
         result=_schema(handler.value, "serialization"),
+        topics=list(handler.topics),
     )
 
 

@@ -134,7 +134,8 @@ class Host:
         name = self.actor.name
         connection = await Connection.open(self._settings.find_url(), name=self.instance, settings=self._settings)
         telemetry.start(connection.publish, connection.user)
-        self.actor.mesh = Mesh(connection, telemetry, client=name)
+        self.actor.mesh = mesh = Mesh(connection, telemetry, client=name)
+        self._report.breakers.append(lambda: mesh.breakers)
         self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
         unwatch = self._report.start()
@@ -200,7 +201,10 @@ class Host:
             if handler.kind == "rpc":
                 self._service.endpoint(handler.name, rpc_handler(actor, handler, mailbox, self.threads))
             else:
-                self._service.on_broadcast(handler.name, broadcast_handler(actor, handler, mailbox, self.threads))
+                at_once = broadcast_handler(actor, handler, mailbox, self.threads)
+                self._service.on_broadcast(handler.name, at_once)
+                for topic in handler.topics:
+                    self._service.endpoint(subjects.topic_method(topic), at_once)
                 policy = await self._policy(connection, handler.name, handler)
                 call = task_handler(actor, handler, mailbox, self.threads)
                 capabilities.append(Capability(handler.name, call, policy))
@@ -224,10 +228,14 @@ class Host:
 
     def _on_pause(self, reason: str) -> None:
         """Take no work, or go on; requests go to others meanwhile."""
-        assert self._service is not None
         self._report.pause(reason)
+        self.actor.spawn(self._turn(reason))
+
+    async def _turn(self, reason: str) -> None:
+        """Have requests go to others before anybody reads that we are paused."""
+        assert self._service is not None
+        await (self._service.pause() if reason else self._service.resume())
         self._registrar.renew_soon()
-        self.actor.spawn(self._service.resume() if not reason else self._service.pause())
 
     async def _policy(self, connection: Connection, address: str, handler: Handler | None) -> Policy:
         """How what is sent to an address is run: what stands there, and otherwise what we want."""

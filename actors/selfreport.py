@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 from actors.mailbox import Mailbox
@@ -48,6 +49,8 @@ class SelfReport:
         self._proved = time.monotonic()
         self._full = 0.0
         self._error = ""
+        self.breakers: list[Callable[[], Mapping[str, str]]] = []
+        """Who knows of breakers: each gives those that are not closed. Any thread may ask."""
 
     def start(self) -> Callable[[], None]:
         """Look at the event loop from now on; returns what ends it."""
@@ -57,6 +60,7 @@ class SelfReport:
     def know(self, connection: Connection, worker: Worker) -> None:
         """It takes tasks, and is expected to prove it."""
         self._worker = worker
+        self.breakers.append(lambda: worker.breakers)
         connection.on_reconnect(self._on_reconnect)
         self.proved()
 
@@ -102,7 +106,7 @@ class SelfReport:
             "running": mailbox.running,
             "waiting": mailbox.waiting + (worker.waiting if worker else 0),
             "paused": self.paused,
-            "breakers": worker.breakers if worker else {},
+            "breakers": dict(islice(((name, state) for one in self.breakers for name, state in one().items()), 256)),
             "health": self._health(),
         }
         return said

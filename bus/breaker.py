@@ -14,6 +14,8 @@ State = Literal["closed", "open", "half-open"]
 CLOSED: Final = "closed"
 OPEN: Final = "open"
 HALF_OPEN: Final = "half-open"
+UNTRIED: Final = 4
+"""So many times the longest pause after it might have been tried, nothing is known any more, and it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,9 @@ class Breaker:
         self._trials = 0
 
     def state(self, now: float) -> State:
-        """How it stands; open becomes half-open when its time is over."""
+        """How it stands; open becomes half-open when its time is over, and closed when nobody has tried for long."""
         if self._state == OPEN and now >= self._until:
-            return HALF_OPEN
+            return HALF_OPEN if now < self._until + UNTRIED * self.rules.longest else CLOSED
         return self._state
 
     def retry_in(self, now: float) -> float:
@@ -77,6 +79,9 @@ class Breaker:
     def admit(self, now: float) -> int:
         """A way through, or 0 for none. What comes of it is to be told to `ended` with this number."""
         if self._state == CLOSED:
+            return self._count
+        if self.state(now) == CLOSED:
+            self._enter(CLOSED, now)
             return self._count
         if self.retry_in(now) > 0:
             return 0
@@ -139,6 +144,8 @@ class Breaker:
 
     def _fade(self, now: float) -> None:
         """What ended long ago counts less."""
+        if now - self._updated < self.rules.half_life / 50:
+            return
         left = 0.5 ** (max(0.0, now - self._updated) / self.rules.half_life)
         self._good *= left
         self._bad *= left

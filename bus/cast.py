@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from bus import codec, rpc, subjects
 from bus.connection import Connection
+from bus.deadlines import reserve, within
 from bus.errors import BusError, CodecError, RemoteError
 from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, MSGPACK
 from bus.telemetry import Telemetry
@@ -58,9 +59,10 @@ async def gather(
         TransportError: the connection is lost.
     """
     subject = subjects.broadcast(capability, connection.caller)
+    timeout = within(timeout, subject)
     until = time.time() + timeout
     body = codec.encode(message, subject=subject)
-    headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{until:.3f}"}
+    headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{until - reserve(timeout):.3f}"}
     attributes = {"rpc.system": "nats", "rpc.service": "broadcast", "rpc.method": capability}
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     own = f"{subjects.answers(connection.caller)}.{secrets.token_hex(16)}"

@@ -255,6 +255,39 @@ class RequestTimeoutError(TransportError):
         return f"no reply on {self.subject} within {self.seconds:g} s"
 
 
+class NoTimeLeftError(TransportError):
+    """Whoever waits for the handler that wanted to send this has given up by now. Nothing was sent."""
+
+    def __init__(self, what: str, late: float) -> None:
+        super().__init__(what, late)
+        self.what = what
+        self.late = late
+
+    @property
+    def code(self) -> str:
+        """As that of a task or a request whose own deadline passes."""
+        return "deadline_exceeded"
+
+    def __str__(self) -> str:
+        return f"{self.what} was not sent: the deadline of the handler that wanted to passed {self.late:.3f} s ago"
+
+
+class BreakerOpenError(TransportError):
+    """What is asked has failed too often lately, so it was not asked. It is tried again in `retry_in` seconds."""
+
+    def __init__(self, agent: str, capability: str, retry_in: float) -> None:
+        super().__init__(agent, capability, retry_in)
+        self.agent = agent
+        self.capability = capability
+        self.retry_in = retry_in
+
+    def __str__(self) -> str:
+        return (
+            f"{self.agent}/{self.capability} failed too often lately and was not asked; "
+            f"its breaker lets it be tried in {self.retry_in:.1f} s"
+        )
+
+
 class QueueFullError(TransportError):
     """The stream is at its limit and refused the message; nothing was stored."""
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topology
+from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topics, topology
 from bus.arrivals import Arrivals, closed
+from bus.asking import Asker
+from bus.breaker import State
 from bus.cast import Gathered
 from bus.connection import Connection
 from bus.errors import (
@@ -107,6 +110,7 @@ class Mesh:
         self.client = subjects.token(client, "client")
         self.arrivals = Arrivals(connection, client)
         """Where the results of our tasks arrive."""
+        self._asker = Asker(connection, telemetry)
         self._served: set[str] = set()
         self._warned: set[str] = set()
 
@@ -231,6 +235,65 @@ class Mesh:
             first.warning = await self._check_served(address)
         return found
 
+    async def submit_each(
+        self,
+        capability: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        priority: str = "normal",
+        deadline: float | None = None,
+        detached: bool = False,
+    ) -> dict[str, Handle | BusError]:
+        """Store one task for each agent that has a capability and runs; return a handle, or the error for one that was
+        not stored, by agent. Each is as durable as one of `submit(..., agent=...)`.
+
+        Raises:
+            InvalidSubjectError: there can be no such capability.
+            NoRespondersError: no registry runs.
+        """
+        subjects.token(capability, "capability")
+        there = await topics.agents_of(self.connection, self.telemetry, capability=capability)
+        return await self._submit_to(there, message, priority=priority, deadline=deadline, detached=detached)
+
+    async def publish(
+        self,
+        topic: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        publish_id: str | None = None,
+        priority: str = "normal",
+        deadline: float | None = None,
+        detached: bool = False,
+    ) -> dict[str, Handle | BusError]:
+        """Store one task for each agent that subscribes to a topic, whether it runs or not; return as `submit_each`.
+
+        Published again with the same `publish_id` it is the same tasks, for as long as their results are kept: that is
+        what to do where an error came back, or none at all.
+
+        Raises:
+            InvalidSubjectError: there can be no such topic, or id.
+            NoRespondersError: no registry runs.
+        """
+        subjects.topic_method(topic)
+        chosen = None if publish_id is None else topics.task_id(topic, publish_id, self.connection.secret)
+        there = await topics.agents_of(self.connection, self.telemetry, topic=topic)
+        return await self._submit_to(
+            there, message, priority=priority, deadline=deadline, detached=detached, task_id=chosen
+        )
+
+    async def _submit_to(
+        self, there: list[topics.Doing], message: BaseModel | dict[str, Any], **how: Any
+    ) -> dict[str, Handle | BusError]:
+        async def one(to: topics.Doing) -> Handle | BusError:
+            try:
+                return await self.submit(to.capability, message, agent=to.agent, **how)
+            except BusError as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            stored = {to.agent: group.create_task(one(to)) for to in there}
+        return {agent: task.result() for agent, task in stored.items()}
+
     async def _submit_all(
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
@@ -337,9 +400,60 @@ class Mesh:
         message = {"task_id": subjects.token(task_id, "task id"), "capability": capability, "client": client}
         return DeadLetter.model_validate(await stewards.ask(self.connection, self.telemetry, "drop", message))
 
-    async def ask(self, service: str, method: str, message: object = None, *, timeout: float | None = None) -> Any:
-        """Ask a service and return the plain value of its reply; see `bus.rpc.call`."""
-        return await rpc.call(self.connection, self.telemetry, service, method, message, timeout=timeout)
+    def ask(
+        self,
+        service: str,
+        method: str,
+        message: object = None,
+        *,
+        timeout: float | None = None,
+        choose: str | None = None,
+        key: str | None = None,
+        instance: str | None = None,
+        retries: int = 0,
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask a service and return the plain value of its reply.
+
+        The server has it answered by any instance, except those that are known to be suspect or paused. `choose` takes
+        one by `round_robin`, `random`, `least_busy`, `resource_based`, `performance` or `sticky`; what is `sticky` goes
+        to the same instance for the same `key` (default: this process), until that dies. `instance` is asked and no
+        other.
+
+        At most once, unless `retries` says how often it may be tried again after an error that this may cure, within
+        `timeout` seconds (default: the setting `request_timeout`) for all of them. In a handler it waits no longer than
+        the handler's own caller.
+
+        Raises:
+            NoRespondersError: at once, when no instance of the service runs.
+            RequestTimeoutError: no reply within `timeout` seconds; the handler is cancelled by then.
+            RemoteError: the handler failed; `retryable` says whether a retry may help.
+            BreakerOpenError: at once, when it has failed too often lately; nothing was sent.
+            NoTimeLeftError: whoever waits for the handler that asks has given up; nothing was sent.
+            ConfigError, EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
+        """
+        return self._asker.ask(
+            service,
+            method,
+            message,
+            timeout=timeout,
+            choose=choose,
+            key=key,
+            instance=instance,
+            retries=retries,
+        )
+
+    def prefer(self, service: str, method: str, strategy: str) -> None:
+        """Have this client choose so whenever it asks a method without saying how; empty: the server chooses.
+
+        Raises:
+            ConfigError, InvalidSubjectError: there is no such strategy, or no such name.
+        """
+        self._asker.prefer(service, method, strategy)
+
+    @property
+    def breakers(self) -> dict[str, State]:
+        """The breakers of this client that are not closed, by `agent/method`: `open` or `half-open`."""
+        return self._asker.breakers()
 
     async def broadcast(
         self, capability: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0
@@ -352,6 +466,18 @@ class Mesh:
             TransportError: the connection is lost.
         """
         return await cast.gather(self.connection, self.telemetry, capability, message, timeout=timeout)
+
+    async def ask_topic(self, topic: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0) -> Gathered:
+        """Ask every agent that subscribes to a topic, whichever instance of each, and gather their answers until all
+        have come or `timeout` seconds are over. At most once; `missing` are the agents that did not answer.
+
+        Raises:
+            NoRespondersError: no registry runs.
+            EncodeError, InvalidSubjectError: nothing was sent.
+            PermissionDeniedError: one of the agents may not be asked.
+        """
+        plain = message.model_dump() if isinstance(message, BaseModel) else message
+        return await topics.gather(self.connection, self.telemetry, topic, plain, timeout=timeout)
 
     async def tell(self, service: str, method: str, message: object = None) -> None:
         """Send a service a message that nobody answers; see `bus.rpc.tell`."""
@@ -379,6 +505,7 @@ class Mesh:
     async def close(self) -> None:
         """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""
         self.arrivals.stop()
+        await self._asker.close()
         await self.telemetry.close()
         await self.connection.close()
 

@@ -95,6 +95,7 @@ def grants(role: str, user: str, wish: Wish) -> Grants:
 def _client(user: str, wish: Wish) -> Grants:
     """Submits under its own name, reads its own results, cancels its own tasks."""
     sends = [f"revo.task.{capability}.*.{user}" for capability in wish.submits]
+    hears = [subjects.done(user)] if wish.submits else []
     if wish.submits:
         sends.append(subjects.api("DIRECT.GET", subjects.RESULTS, f"revo.result.{user}.>"))
         sends += [subjects.rpc(subjects.STEWARD, method, user) for method in ("cancel", "redrive", "drop", "policy")]
@@ -102,10 +103,14 @@ def _client(user: str, wish: Wish) -> Grants:
         sends.append(subjects.rpc(subjects.REGISTRY, "find", user))
     for name in wish.asks:
         service, _, method = name.partition(".")
-        sends.append(f"revo.rpc.{service}.{method}.{user}")
+        sends += [f"revo.rpc.{service}.{method}.{user}", f"revo.direct.{service}.*.{method}.{user}"]
+        hears += [subjects.lease_news(service), subjects.suspect_news(service)]  # who may be asked, and how it is
+    if wish.asks:
+        sends.append(subjects.rpc(subjects.REGISTRY, "list", user))
+    if wish.asks or wish.submits:
+        sends.append(subjects.rpc(subjects.REGISTRY, "agents", user))
     sends.append(subjects.span(user))
-    hears = (subjects.done(user),) if wish.submits else ()
-    return Grants(tuple(dict.fromkeys(sends)), hears=hears, casts=tuple(wish.broadcasts))
+    return Grants(tuple(dict.fromkeys(sends)), hears=tuple(dict.fromkeys(hears)), casts=tuple(wish.broadcasts))
 
 
 def _agent(user: str, wish: Wish) -> Grants:
@@ -152,7 +157,7 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.micro("*", user),
         subjects.micro("*", user, "*"),
     ]
-    serves = (f"revo.rpc.{user}.>",)
+    serves = (f"revo.rpc.{user}.>", f"revo.direct.{user}.>")
     return Grants(tuple(dict.fromkeys(sends)), tuple(pulls), tuple(hears), serves, own.casts, tuple(wish.does))
 
 
@@ -172,7 +177,7 @@ def _system(user: str, service: str, *sends: str, hears: Sequence[str] = ()) -> 
         subjects.EVENT_SUBJECTS,
         subjects.span(user),
     )
-    own = (f"{SHARED_INBOX}.{user}.>", f"revo.rpc.{service}.>", "$SRV.>")
+    own = (f"{SHARED_INBOX}.{user}.>", f"revo.rpc.{service}.>", f"revo.direct.{service}.>", "$SRV.>")
     return Grants((*every, *sends), hears=(*own, *hears))
 
 

@@ -1,7 +1,8 @@
 """Request and reply with deadlines and remote errors, served as NATS micro services (ADR-32).
 
-Every instance of a service is a member of one queue group, so each request goes to one of them; the ordinary NATS tools
-list and measure the service. At most once: a request that got no reply may have been acted on.
+Every instance of a service is a member of one queue group, so each request goes to one of them, and answers besides on
+a subject of its own; the ordinary NATS tools list and measure the service. At most once: a request that got no reply
+may have been acted on.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
+from bus.deadlines import TERM, Term, reserve, within
 from bus.endings import error_info
 from bus.errors import (
     BusError,
@@ -27,6 +29,7 @@ from bus.errors import (
     EncodeError,
     MailboxFullError,
     NotFoundError,
+    PermissionDeniedError,
     RemoteError,
     RequestTimeoutError,
 )
@@ -83,19 +86,48 @@ async def call(
 ) -> Any:
     """Ask a service and return the plain value of its reply.
 
+    It is waited no longer than for the handler that asks, if one does, and the service is told to end a bit earlier.
+
     Raises:
         NoRespondersError: at once, when no instance of the service runs.
         RequestTimeoutError: no reply within `timeout` seconds; the handler is cancelled by then.
         RemoteError: the handler failed; `retryable` says whether a retry may help.
+        NoTimeLeftError: whoever waits for the handler that asks has given up; nothing was sent.
         EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
     """
-    timeout = connection.settings.request_timeout if timeout is None else timeout
     subject = subjects.rpc(service, method, connection.caller)
+    question = prepare(connection, subject, message, timeout=timeout)
+    attributes = functools.partial(attributes_of, service, method)
+    with telemetry.sending(f"{service}/{method}", question.headers, attributes, kind="client"):
+        return await exchange(connection, question)
+
+
+class Question(NamedTuple):
+    """A request that is ready to be sent. `timeout` is seconds."""
+
+    subject: str
+    body: bytes
+    headers: dict[str, str]
+    timeout: float
+
+
+def prepare(connection: Connection, subject: str, message: object, *, timeout: float | None = None) -> Question:
+    """A request with its deadline.
+
+    Raises:
+        NoTimeLeftError, EncodeError: see `call`.
+    """
+    timeout = within(connection.settings.request_timeout if timeout is None else timeout, subject)
     body = codec.encode(message, subject=subject)
-    headers = {CONTENT_TYPE: MSGPACK, DEADLINE: f"{time.time() + timeout:.3f}"}
-    with telemetry.sending(f"{service}/{method}", headers, lambda: _attributes(service, method), kind="client"):
-        reply = await connection.request(subject, body, headers, timeout=timeout)
-        return read_reply(reply.headers, reply.data, subject)
+    until = time.time() + timeout - reserve(timeout)
+    return Question(subject, body, {CONTENT_TYPE: MSGPACK, DEADLINE: f"{until:.3f}"}, timeout)
+
+
+async def exchange(connection: Connection, question: Question) -> Any:
+    """Send it and return the plain value of the reply; see `call`."""
+    subject, body, headers, timeout = question
+    reply = await connection.request(subject, body, headers, timeout=timeout)
+    return read_reply(reply.headers, reply.data, subject)
 
 
 async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
@@ -164,16 +196,23 @@ class Service:
     async def resume(self) -> None:
         """Take requests, from the start or after a pause."""
         for method, endpoint in self._endpoints.items():
-            receive = self._receiver(method, endpoint)
-            for subject in (endpoint.subject, f"{endpoint.subject}.*"):  # the second with the caller's name
-                subscription = await self.connection.subscribe(subject, receive, queue=endpoint.queue)
-                endpoint.subscriptions.append(subscription)
+            await self._listen(endpoint, method, endpoint.subject, endpoint.queue)
+            if endpoint.queue:
+                try:
+                    await self._listen(endpoint, method, subjects.direct(self.name, self.instance, method), "")
+                except PermissionDeniedError as error:  # granted by an earlier version; `revo keys` grants it anew
+                    log.warning("%s cannot be asked directly: %s", self.instance, error)
 
     async def pause(self) -> None:
         """Take no more requests for now, so that they go to other instances; those in hand are answered."""
         for endpoint in self._endpoints.values():
             while endpoint.subscriptions:
                 await endpoint.subscriptions.pop().drain()
+
+    async def _listen(self, endpoint: _Endpoint, method: str, subject: str, queue: str) -> None:
+        receive = self._receiver(method, endpoint)
+        for form in (subject, f"{subject}.*"):  # the second with the caller's name
+            endpoint.subscriptions.append(await self.connection.subscribe(form, receive, queue=queue))
 
     async def drain(self, timeout: float) -> None:
         """Take no more requests and answer those in hand; cut off what takes longer than `timeout` seconds.
@@ -209,14 +248,18 @@ class Service:
         content_type = MSGPACK
         failed = False
         name = f"{self.name}/{method}"
-        attributes = functools.partial(_attributes, self.name, method)
+        attributes = functools.partial(attributes_of, self.name, method)
         with self.telemetry.span(name, kind="server", headers=headers, attributes=attributes) as span:
             try:
                 content_type = codec.content_type_of(headers, subject=message.subject)
                 deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
                 request = Request(self.name, method, message.data, headers, content_type, deadline)
                 CALLER.set(subjects.caller_of(message.subject))
-                value = await self._before(deadline, endpoint.handler(request), name)
+                TERM.set(term := Term(deadline))
+                try:
+                    value = await self._before(deadline, endpoint.handler(request), name)
+                finally:
+                    term.end()
                 body = codec.encode(value, content_type, subject=message.subject)
                 reply = {CONTENT_TYPE: content_type}
             except asyncio.CancelledError:
@@ -327,7 +370,8 @@ class Service:
         }
 
 
-def _attributes(service: str, method: str) -> Attributes:
+def attributes_of(service: str, method: str) -> Attributes:
+    """What a span says of a request."""
     return {"rpc.system": "nats", "rpc.service": service, "rpc.method": method}
 
 

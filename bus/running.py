@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from bus import attempts, endings, rpc, subjects
 from bus.connection import Connection
+from bus.deadlines import TERM, Term
 from bus.errors import (
     BusError,
     CodecError,
@@ -192,8 +194,10 @@ class Runner:
         limit = envelope.deadline - now if expires else policy.time_limit
         run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
-        run.family = Family(envelope.name)
+        run.family = Family(envelope.name, envelope.deadline)
         FAMILY.set(run.family)
+        term = Term(now + limit)
+        TERM.set(term)
         try:
             return Happening.RETURNED, await run.capability.handler(envelope)
         except asyncio.CancelledError as error:
@@ -212,6 +216,8 @@ class Runner:
             return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
         finally:
             run.in_handler = False
+            term.end()
+            run.family.deadline = math.inf  # nor what it left running beside
             run.took = max(0.0, time.time() - now)
             run.alarm.clear()
 

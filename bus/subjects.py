@@ -56,6 +56,8 @@ SUSPECTS: Final = "suspect"
 follow, as in a lease."""
 PAUSES: Final = "pause"
 """The first token of the keys that say which capabilities are paused."""
+TOPICS: Final = "topic"
+"""The first token of the keys of subscriptions: a topic and the agent that subscribes to it follow."""
 REGISTRY_NEWS: Final = "revo.registry.>"
 """Where all that is written to that bucket is told, for those who may not read streams."""
 PROBES: Final = "PROBES"
@@ -122,6 +124,15 @@ def priority(value: str) -> str:
     if value not in PRIORITIES:
         raise InvalidSubjectError(value, f"a priority is one of {', '.join(PRIORITIES)}")
     return value
+
+
+def topic_method(topic: str) -> str:
+    """The method of a service on which an agent is asked that subscribes to a topic.
+
+    Raises:
+        InvalidSubjectError: no topic can be called so.
+    """
+    return token(f"topic-{token(topic, 'topic')}", "topic, which must leave room for 6 more,")
 
 
 class TaskAddress(NamedTuple):
@@ -300,6 +311,11 @@ def direct(service: str, instance: str, method: str, caller: str = "") -> str:
     """The subject that one instance of a service answers a method on, as in `rpc`."""
     service, instance = token(service, "service"), token(instance, "instance name")
     return _called(f"revo.direct.{service}.{instance}.{token(method, 'method')}", caller)
+
+
+def is_direct(subject: str) -> bool:
+    """Whether it is one of `direct`."""
+    return subject.startswith("revo.direct.")
 
 
 def _called(subject: str, caller: str) -> str:

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, DecodeError
+from bus.errors import ConfigError, DecodeError, NoTimeLeftError
 from bus.messages import (
     CAPABILITY,
     CONTENT_TYPE,
@@ -47,6 +47,8 @@ class Family:
 
     parent: str
     """Its full name, `<client>.<capability>.<task id>`."""
+    deadline: float = math.inf
+    """Unix seconds: no child lives longer."""
     children: int = 0
 
 
@@ -156,11 +158,16 @@ def _message(
     seconds = connection.settings.deadline if order.deadline is None else order.deadline
     if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
         raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
+    family = None if order.detached else FAMILY.get()
+    now = time.time()
+    deadline = now + seconds if family is None else min(now + seconds, family.deadline)
+    if deadline <= now:
+        raise NoTimeLeftError(f"a task for {order.capability}", now - deadline)
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
     headers = {
         MSG_ID: f"{order.client}.{order.capability}.{task_id}",
         TASK_ID: task_id,
-        DEADLINE: f"{time.time() + seconds:.3f}",
+        DEADLINE: f"{deadline:.3f}",
         VERSION: WIRE_VERSION,
         CONTENT_TYPE: MSGPACK,
     }
@@ -168,8 +175,7 @@ def _message(
         headers[FRESH] = "1"
     if order.work:
         headers[CAPABILITY] = subjects.token(order.work, "capability")
-    family = FAMILY.get()
-    if family is not None and not order.detached:
+    if family is not None:
         family.children += 1
         headers[PARENT] = family.parent
     return subject, body, headers

@@ -17,6 +17,7 @@ from actors.registry import schemas
 from actors.registry.catalog import BehindError, Catalog, Known
 from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError, NotYoursError
 from actors.registry.model import (
+    Agents,
     Capabilities,
     CapabilityInfo,
     CapabilitySummary,
@@ -31,6 +32,7 @@ from actors.registry.model import (
     Registered,
     Registration,
     Removed,
+    Which,
     Word,
     definition_key,
     lease_key,
@@ -38,6 +40,7 @@ from actors.registry.model import (
     owns,
 )
 from actors.registry.prober import Prober
+from actors.registry.topics import Topics
 from bus import codec, events, subjects
 from bus.dial import RECONNECT_MAX
 from bus.errors import ConfigError, NotFoundError, WrongSequenceError
@@ -69,6 +72,7 @@ class Registry(Actor):
         """By when everybody is back who lost the server when we did."""
         connection.on_reconnect(self._on_reconnect)
         await self._catalog.open()
+        self._topics = Topics(self._catalog, self._bucket)
         self._prober = Prober(connection, self._catalog, self.mesh.telemetry.instance)
         await self._prober.open()
         self.spawn(self._tell_of_the_dead())
@@ -101,7 +105,9 @@ class Registry(Actor):
         owner = owner_of(registration.secret)
         standing = self._catalog.get(registration.instance)
         if standing is not None:
-            return self._held(standing.instance, owner, standing.revision)
+            registered = self._held(standing.instance, owner, standing.revision)
+            await self._topics.settle(registration)
+            return registered
         replaced = [await self._define(capability, registration) for capability in declared.values()]
         instance = Instance(
             **registration.model_dump(exclude={"secret", "capabilities"}),
@@ -124,6 +130,7 @@ class Registry(Actor):
             await self._take_back(known, replaced)
             names, moment = ", ".join(declared), "both came at the same moment"
             raise DefinitionConflictError(names, registration.agent, known.conflict, moment, registration.version)
+        await self._topics.settle(registration)
         if registration.kind == "agent":
             await self._prober.expect(registration.agent)
         self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
@@ -318,6 +325,13 @@ class Registry(Actor):
         found = self._catalog.condition(known)
         instance = known.instance.model_copy(update={"condition": found.condition, "reason": found.reason})
         return Details(instance=instance, definitions=definitions, revision=self._catalog.revision)
+
+    @rpc("agents")
+    async def agents(self, which: Which) -> Agents:
+        """The agents that subscribe to a topic, whether they run or not; or those that run and have a capability."""
+        await self._catalog.reached(which.known)
+        found = self._topics.subscribers(which.topic) if which.topic else self._topics.having(which.capability)
+        return Agents(agents=found, revision=self._catalog.revision)
 
     @rpc("capabilities")
     async def capabilities(self) -> Capabilities:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.registry import condition
-from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Pause, Suspicion, Word, owns
+from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Pause, Subscription, Suspicion, Word, owns
 from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, TransportError
@@ -82,6 +82,8 @@ class Catalog:
         self.definitions: dict[str, tuple[Definition, int]] = {}
         """By capability: what it is, and the revision of that."""
         self._suspicions: dict[str, str] = {}
+        self.topics: dict[str, dict[str, Subscription]] = {}
+        """By topic and agent."""
         self.pauses: dict[str, str] = {}
         """By capability: why it is paused."""
         self.dead: dict[str, float] = {}
@@ -200,6 +202,8 @@ class Catalog:
                 self._on_word(self._suspicions, rest.rpartition(".")[2], entry, Suspicion)
             elif kind == subjects.PAUSES:
                 self._on_word(self.pauses, rest, entry, Pause)
+            elif kind == subjects.TOPICS:
+                self._on_topic(rest, entry)
             elif kind == DEFINITIONS and entry.live:
                 definition = codec.read(Definition, entry.headers, entry.body, subject=stored.subject)
                 self.definitions[rest] = (definition, entry.revision)
@@ -214,6 +218,13 @@ class Catalog:
         words.pop(name, None)
         if entry.live:
             words[name] = codec.read(model, entry.headers, entry.body, subject=entry.key).reason
+
+    def _on_topic(self, rest: str, entry: Entry) -> None:
+        topic, _, agent = rest.partition(".")
+        self.topics.get(topic, {}).pop(agent, None)
+        if entry.live:
+            said = codec.read(Subscription, entry.headers, entry.body, subject=entry.key)
+            self.topics.setdefault(topic, {})[agent] = said
 
     def _on_lease(self, entry: Entry, name: str) -> None:
         agent = entry.key.split(".")[1]
@@ -273,7 +284,7 @@ class Catalog:
 
     def _forget(self) -> None:
         tables = (self._known, self._names, self._having, self._words, self.definitions, self._suspicions, self.pauses)
-        for table in (*tables, self.dead):
+        for table in (*tables, self.topics, self.dead):
             table.clear()
 
 

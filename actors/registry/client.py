@@ -23,7 +23,7 @@ from actors.registry.model import (
     Registration,
     Removed,
 )
-from bus import subjects
+from bus import rpc, subjects
 from bus.errors import BusError, NoRespondersError, NotFoundError, RemoteError, TransportError
 from bus.mesh import Mesh
 
@@ -113,7 +113,9 @@ class RegistryClient:
         started, pause = loop.time(), 0.02
         while True:
             try:
-                answer: dict[str, Any] = await self._mesh.ask(subjects.REGISTRY, method, message)
+                answer: dict[str, Any] = await rpc.call(
+                    self._mesh.connection, self._mesh.telemetry, subjects.REGISTRY, method, message
+                )
             except RemoteError as error:
                 if not error.retryable:
                     raise _refusal(error) from error

@@ -41,11 +41,14 @@ class Word(NamedTuple):
 
 
 class CapabilityInfo(BaseModel):
-    """A capability as an agent declares it: its name and the JSON schemas of message and result."""
+    """A capability as an agent declares it: its name, the JSON schemas of message and result, and the topics on which
+    what is published is a task for it.
+    """
 
     name: str
     message: dict[str, Any] = {}
     result: dict[str, Any] = {}
+    topics: Annotated[list[Token], Field(max_length=64)] = []
 
 
 class Registration(BaseModel):
@@ -170,6 +173,19 @@ class Definition(BaseModel):
     defined_at: UnixSeconds = 0.0
 
 
+class Subscription(BaseModel):
+    """What is published on a topic is a task for this capability of the agent; it stands while no instance lives."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    topic: Token
+    agent: Token
+    capability: Token
+    version: Text = ""
+    """Of the agent that said so last."""
+    at: UnixSeconds = 0.0
+
+
 class Registered(BaseModel):
     """The lease stands. It runs out `ttl` seconds after its last renewal."""
 
@@ -245,6 +261,29 @@ class Details(BaseModel):
     revision: int = 0
 
 
+class Which(BaseModel):
+    """Which agents: those that subscribe to a topic, or that have a capability."""
+
+    topic: str = ""
+    capability: str = ""
+    known: int = 0
+
+
+class Doing(BaseModel):
+    """An agent, what it does of that, and whether an instance of it lives."""
+
+    agent: str
+    capability: str
+    lives: bool
+
+
+class Agents(BaseModel):
+    """By name."""
+
+    agents: list[Doing]
+    revision: int = 0
+
+
 class CapabilitySummary(BaseModel):
     """A capability that somebody who lives has."""
 
@@ -286,6 +325,15 @@ def pause_key(capability: str) -> str:
         InvalidSubjectError: a name that cannot stand in a subject.
     """
     return f"{subjects.PAUSES}.{subjects.token(capability, 'capability')}"
+
+
+def topic_key(topic: str, agent: str) -> str:
+    """The key of a subscription.
+
+    Raises:
+        InvalidSubjectError: a name that cannot stand in a subject.
+    """
+    return f"{subjects.TOPICS}.{subjects.token(topic, 'topic')}.{subjects.token(agent, 'agent name')}"
 
 
 def owns(agent: str, instance: str) -> bool:

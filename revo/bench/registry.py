@@ -82,7 +82,7 @@ async def _measure(instances: int, rate: float, seconds: float) -> Figures:
         await topology.apply(connections[0])
         registrars = [Registrar(connections[n % CONNECTIONS], _registration(n), dict) for n in range(instances)]
         began = time.perf_counter()
-        await _all(registrars)
+        await let_in(registrars)
         figures.registered_s = time.perf_counter() - began
         keeping = [asyncio.create_task(registrar.keep()) for registrar in registrars]
         try:
@@ -97,7 +97,8 @@ async def _measure(instances: int, rate: float, seconds: float) -> Figures:
     return figures
 
 
-async def _all(registrars: list[Registrar]) -> None:
+async def let_in(registrars: list[Registrar]) -> None:
+    """Register many instances, some of them at once."""
     slots = asyncio.Semaphore(AT_ONCE)
 
     async def one(registrar: Registrar) -> None:

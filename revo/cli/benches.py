@@ -38,6 +38,18 @@ def bench_registry(
     return registry(instances, rate=rate, seconds=seconds, output=output)
 
 
+@bench.command("choosing", epilog="Examples: revo bench choosing | revo bench choosing --instances 5000 --output json")
+def bench_choosing(
+    instances: Annotated[int, typer.Option("--instances", min=1, max=20_000, help="how many there are")] = 1000,
+    choices: Annotated[int, typer.Option("--choices", min=100, help="how many each way")] = 5000,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Measure what it takes a client to choose an instance, while all of them renew their leases."""
+    from revo.bench.choosing import choosing
+
+    return choosing(instances, choices, output=output)
+
+
 @bench.command("tasks", epilog="Examples: revo bench tasks | revo bench tasks --tasks 20000 --output json")
 def bench_tasks(
     count: TasksOption = 5000,

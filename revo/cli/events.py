@@ -23,6 +23,9 @@ _STYLE: Final = {
     "up": "green",
     "dead": "bold red",
     "failed": "bold red",
+    "open": "bold red",
+    "half-open": "yellow",
+    "closed": "green",
     "restarting": "yellow",
     "resting": "yellow",
     "draining": "yellow",
@@ -31,9 +34,6 @@ _STYLE: Final = {
     "paused": "yellow",
     "resumed": "green",
     "shed": "yellow",
-    "open": "bold red",
-    "half-open": "yellow",
-    "closed": "green",
 }
 _SEVERITY: Final = {"low": "default", "medium": "yellow", "high": "red", "critical": "bold red"}
 

@@ -53,6 +53,14 @@ def test_a_backlog_is_worked_off_at_a_flat_rate_by_a_worker_that_does_not_grow(s
     assert found["worker_growth_bytes"] < 20e6
 
 
+def test_choosing_one_of_many_takes_microseconds(shell: Shell, figures: Callable[[str], None]) -> None:
+    found = shell.json("bench", "choosing", "--instances", "200", "--choices", "500", timeout=60)
+    slowest = max(found["strategies"], key=lambda name: found["strategies"][name]["p50_us"])
+    figures(f"choosing: the slowest of {found['known']} is {slowest}, p50 {found['strategies'][slowest]['p50_us']} us")
+    assert found["known"] == 200
+    assert len(found["strategies"]) == 6
+
+
 def test_an_idle_mesh_costs_next_to_nothing(shell: Shell, figures: Callable[[str], None]) -> None:
     found = shell.json("bench", "idle", "--seconds", "3", timeout=60)
     figures(

@@ -97,6 +97,31 @@ async def test_the_registry_document_works_as_it_stands(shell: Shell) -> None:
     assert done.stdout.count("{'text': 'hi'}") == 2
 
 
+async def test_the_document_on_choosing_works_as_it_stands(server: Server, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "choosing.md").read_text()
+    agent, client = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "greeter.py").write_text(agent)
+    (tmp_path / "client.py").write_text(client)
+    target = f"{tmp_path / 'greeter.py'}:Greeter"
+    async with (
+        actor("actors.registry:Registry", server.url, tmp_path / "registry.log"),
+        actor(target, server.url, tmp_path / "1.log") as first,
+        actor(target, server.url, tmp_path / "2.log") as second,
+    ):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "client.py",
+            cwd=tmp_path,
+            env={**os.environ, "REVO_NATS_URL": server.url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+    lines = out.decode().splitlines()
+    assert len([line for line in lines if line.startswith("hello ann, this is greeter-")]) == 7
+    assert {line.split()[-1] for line in lines[:7]} <= {first.instance, second.instance}
+    assert lines[7:] == ["{'greeter': 'ann'}", "['ann']", "['greeter']"]
+
+
 async def test_the_wire_document_works_in_plain_nats_py(server: Server, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "wire.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)

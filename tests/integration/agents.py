@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from bus.pull import Puller
-from revo import Agent, Retry, TaskContext, rpc, task
+from revo import Agent, BusError, Retry, TaskContext, rpc, task
 
 log = logging.getLogger(__name__)
 
@@ -214,3 +214,85 @@ class Loner(Agent):
         sys.stderr.write("begin\n")
         await asyncio.sleep(work.seconds)  # noqa: TID251  (the work itself)
         return self.mesh.telemetry.instance
+
+
+class Errand(BaseModel):
+    """What a desk is asked: `seconds` of waiting or of work, and of `to`, if there is one, the same."""
+
+    seconds: float = 0.0
+    to: str = ""
+    timeout: float = 30.0
+    mark: str = ""
+    """A file: while it is there, what fails does."""
+
+
+class Desk(Agent):
+    """Answers, and asks other desks."""
+
+    concurrency = 4
+    asks = ("desk.who", "desk.wait", "desk.fail", "back.wait", "back.fail")
+    submits = ("note",)
+
+    pace = 0.0
+    """Seconds that it takes to say who it is."""
+
+    @rpc("who")
+    async def who(self) -> str:
+        """Which instance this is."""
+        if self.pace:
+            await asyncio.sleep(self.pace)  # noqa: TID251  (the work itself)
+        return self.mesh.telemetry.instance
+
+    @rpc("slow")
+    async def slow(self, errand: Errand) -> None:
+        """Be slower from now on."""
+        self.pace = errand.seconds
+
+    @rpc("wait")
+    async def wait(self, errand: Errand) -> str:
+        """Wait, here or at another desk."""
+        if errand.to:
+            try:
+                message = {"seconds": errand.seconds}
+                return str(await self.mesh.ask(errand.to, "wait", message, timeout=errand.timeout))
+            except BusError as error:
+                return f"{error.code}"
+        await asyncio.sleep(errand.seconds)  # noqa: TID251  (the work itself)
+        return self.mesh.telemetry.instance
+
+    @rpc("burn")
+    def burn(self, errand: Errand) -> str:
+        """Use a core."""
+        until = time.monotonic() + errand.seconds
+        while time.monotonic() < until:
+            pass
+        return self.mesh.telemetry.instance
+
+    @rpc("fail")
+    async def fail(self, errand: Errand) -> str:
+        """Fail while a file is there, here or at another desk."""
+        if errand.to:
+            return str(await self.mesh.ask(errand.to, "fail", {"mark": errand.mark}))
+        if Path(errand.mark).exists():
+            raise ValueError("as told")
+        return self.mesh.telemetry.instance
+
+    @task("note", topics=["news"])
+    async def note(self, errand: Errand, context: TaskContext) -> list[float]:
+        """When this ends at the latest, and what it submits."""
+        if errand.to:
+            child = await self.mesh.submit("note", {}, agent=errand.to, deadline=3600)
+            found: list[float] = await child.result()
+            return [context.deadline, *found]
+        return [context.deadline]
+
+
+class Changed(Desk):
+    """A later version, that wants no news."""
+
+    name = "desk"
+    version = "0.2.0"
+
+    @task("note")
+    async def note(self, errand: Errand, context: TaskContext) -> list[float]:
+        return [context.deadline]

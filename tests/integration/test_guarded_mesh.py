@@ -87,6 +87,17 @@ async def test_tasks_requests_and_broadcasts_reach_who_is_granted(here: Househol
         assert await probed(here, {toiler.instance, first.instance, second.instance}), "probes reach their accounts"
         with pytest.raises(PermissionDeniedError, match=r"revo\.rpc\.parent\.x\.alice"):
             await mesh.ask("parent", "x")
+        sums = {"a": 1, "b": 2}
+        other = await here.agent("toiler", 2)
+        assert await mesh.ask("toiler", "add", sums, instance=other.instance) == 3
+        await eventually(lambda: _both(mesh, toiler, other))
+        other.signal(signal.SIGKILL)
+        await other.wait()
+        assert [await mesh.ask("toiler", "add", sums, choose="round_robin") for _ in range(4)] == [3] * 4
+        with pytest.raises(PermissionDeniedError, match=r"revo\.direct\.toiler\..*\.x\.alice"):
+            await mesh.ask("toiler", "x", instance=toiler.instance)
+        assert list(await mesh.submit_each("where", {"n": 5})) == ["pair"]
+        assert await mesh.publish("nobody-listens", {}) == {}
         with pytest.raises(PermissionDeniedError, match="may not"):
             await mesh.broadcast("toil", {}, timeout=1)
 
@@ -104,6 +115,13 @@ async def probed(here: Household, names: set[str]) -> bool:
         await mesh.connection.subscribe(subjects.PROBED, hear)
         await asyncio.wait_for(all_did.wait(), 20)
         return not any(one.condition == "suspect" for one in await RegistryClient(mesh).instances())
+
+
+async def _both(mesh: Mesh, *processes: ActorProcess) -> bool:
+    """Whether the client hears of them all."""
+    await mesh.ask("toiler", "add", {"a": 1, "b": 2}, choose="random")
+    view = mesh._asker._views["toiler"]
+    return {process.instance for process in processes} <= view._fresh.keys()
 
 
 async def test_an_agent_does_what_it_declares_and_is_refused_the_rest(here: Household) -> None:

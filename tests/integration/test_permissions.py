@@ -62,6 +62,10 @@ _OTHERS = (
     "revo.rpc.revo-registry.register",
     "revo.rpc.revo-registry.register.other",
     "revo.rpc.other.x1.bob",
+    "revo.direct.other.x1.x1",
+    "revo.direct.other.x1.x1.bob",
+    "revo.registry.lease.other.other-1",
+    "revo.event.breaker.other.other-1.open",
     "revo.cast.other",
     "revo.cast.other.bob",
     "$KV.ATTEMPTS.bob.other.x1",
@@ -102,7 +106,7 @@ FORBIDDEN = {
 """Said once more by hand, so that a grant that is too wide is not its own excuse."""
 
 _HEARD = ("revo.task.>", "revo.result.>", "revo.dead.>", "revo.done.bob.>", "$KV.>", "$JS.API.>", ">")
-_TOLD = (*_HEARD, "_INBOX_core.operator.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>")
+_TOLD = (*_HEARD, "_INBOX_core.operator.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>", "revo.direct.>")
 UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo") else (*_HEARD, "revo.ctl.>") for user in USERS}
 
 

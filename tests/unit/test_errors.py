@@ -28,6 +28,8 @@ EXAMPLES: list[BusError] = [
     errors.ConnectionLostError("x"),
     errors.NoRespondersError("x"),
     errors.RequestTimeoutError("x", 2.0),
+    errors.NoTimeLeftError("echo/say", 0.5),
+    errors.BreakerOpenError("echo", "say", 1.5),
     errors.QueueFullError("x", "maximum bytes exceeded"),
     errors.MailboxFullError("echo", 10),
     errors.Retry(1.5, "later"),
