@@ -25,7 +25,7 @@ from bus.errors import BusError, ConfigError
 from bus.roles import Grants, Wish
 from bus.settings import MAIN
 
-SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward"}
+SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward", subjects.BRIDGE: roles.BRIDGE}
 """The users that every tenant has, besides its operator."""
 
 
@@ -130,7 +130,7 @@ class Keyring:
         reserved = {**SYSTEM, OPERATOR: OPERATOR}
         if name in reserved and role != reserved[name]:
             raise ConfigError(f"user {name}", f"is of role {reserved[name]} in every tenant; take another name")
-        isolated = isolated and role not in credentials.TRUSTED
+        isolated = isolated and role not in (*credentials.TRUSTED, roles.FOREIGN)
         given: dict[str, Any] = {key: list(value) for key, value in dataclasses.asdict(wish).items()}
         with self._changing() as ring:
             users = ring.tenants.setdefault(tenant, {})
@@ -173,8 +173,9 @@ class Keyring:
 
     def grants(self, name: str, tenant: str = MAIN) -> Grants:
         """What a user may do."""
-        user = _user(self.read(), name, tenant)
-        return roles.grants(user.role, name, user.wish)
+        ring = self.read()
+        user = _user(ring, name, tenant)
+        return roles.grants(user.role, name, user.wish, _foreign(ring.tenants[tenant]))
 
     def _holds(self, name: str, tenant: str, user: User) -> bool:
         """Whether the file of a user is of use: it is there, and a key of it is one that the server will know."""
@@ -226,10 +227,18 @@ def _user(ring: Ring, name: str, tenant: str) -> User:
 
 
 def _members(ring: Ring) -> dict[str, list[accounts.Member]]:
-    return {
-        tenant: [
-            accounts.Member(name, user.role, user.keys, roles.grants(user.role, name, user.wish), user.isolated)
+    found: dict[str, list[accounts.Member]] = {}
+    for tenant, users in ring.tenants.items():
+        foreign = _foreign(users)
+        found[tenant] = [
+            accounts.Member(
+                name, user.role, user.keys, roles.grants(user.role, name, user.wish, foreign), user.isolated
+            )
             for name, user in users.items()
         ]
-        for tenant, users in ring.tenants.items()
-    }
+    return found
+
+
+def _foreign(users: dict[str, User]) -> list[str]:
+    """The foreign agents of a tenant."""
+    return sorted(name for name, user in users.items() if user.role == roles.FOREIGN)

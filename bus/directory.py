@@ -94,13 +94,13 @@ class Directory:
             address = subjects.prompt_address(agent, owner, session)
             return _unseen(address)
         began = time.monotonic()
-        found = _choose(self._known, agent, owner, session) if began - self._asked < KEPT else None
+        found = choose(self._known, agent, owner, session) if began - self._asked < KEPT else None
         if found is None:
             async with self._asking:
                 if self._asked < began:  # otherwise somebody has asked while we waited
                     self._known = await discover(self._connection)
                     self._asked = time.monotonic()
-            found = _choose(self._known, agent, owner, session)
+            found = choose(self._known, agent, owner, session)
         if found is None:
             raise NoSuchAgentError(agent, tuple(sorted({info.agent for info in self._known})))
         return found
@@ -110,7 +110,12 @@ class Directory:
         self._asked = -KEPT
 
 
-def _choose(known: list[AgentInfo], agent: str, owner: str | None, session: str | None) -> AgentInfo | None:
+def choose(known: list[AgentInfo], agent: str, owner: str | None, session: str | None) -> AgentInfo | None:
+    """The one instance that is meant; None: there is none.
+
+    Raises:
+        ConfigError: there is more than one place, and it is not said which is meant.
+    """
     found = [
         info
         for info in known

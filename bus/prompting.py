@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import contextvars
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,8 +94,8 @@ class Prompt:
         on_query: OnQuery | None = None,
         forget: Callable[[], None] = lambda: None,
     ) -> None:
-        """`find` says where the agent is, and `forget` hears that it is not there. Without `on_query` a query is a chunk like others, for `answer`; whoever
-        awaits the whole answer has an `UnansweredQueryError` then.
+        """`find` says where the agent is, `forget` hears that it is not there. Without `on_query` a query is a chunk
+        like others, for `answer`; whoever awaits the whole answer has an `UnansweredQueryError` then.
         """
         self._connection = connection
         self._telemetry = telemetry
@@ -110,7 +110,7 @@ class Prompt:
     def __await__(self) -> Generator[Any, None, Answer]:
         return self._whole().__await__()
 
-    def __aiter__(self) -> AsyncGenerator[Chunk, None]:
+    def __aiter__(self) -> AsyncIterator[Chunk]:
         return self.chunks()
 
     async def _whole(self) -> Answer:

@@ -18,7 +18,9 @@ SUBMITTER: Final = "submitter"
 GATEWAY: Final = "gateway"
 MEMORY: Final = "revo-memory"
 """The name of the memory's service."""
-ROLES: Final = (SUBMITTER, AGENT, GATEWAY, "operator", "observer", "registry", "steward", "memory")
+FOREIGN: Final = "foreign"
+BRIDGE: Final = "bridge"
+ROLES: Final = (SUBMITTER, AGENT, GATEWAY, FOREIGN, "operator", "observer", "registry", "steward", BRIDGE, "memory")
 
 _ANY: Final = ("*",)
 
@@ -77,18 +79,22 @@ def check(role: str, user: str, wish: Wish) -> None:
         subjects.token(method, "method")
     if wish.does and role != AGENT:
         raise ConfigError(f"role {role}", "does no tasks; only an agent does")
-    if role in TRUSTED and (wish.submits or wish.asks or wish.broadcasts):
+    if role in (*TRUSTED, FOREIGN) and (wish.submits or wish.asks or wish.broadcasts):
         raise ConfigError(f"role {role}", "takes no grants: what it may do is fixed")
 
 
-def grants(role: str, user: str, wish: Wish) -> Grants:
-    """What a user of a role may do."""
+def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Grants:
+    """What a user of a role may do. `foreign` are the tenant's users of that role: the bridge speaks for them."""
     if role == AGENT:
         return _agent(user, wish)
     if role == SUBMITTER:
         return _client(user, wish)
     if role == GATEWAY:
         return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts))
+    if role == FOREIGN:
+        return _foreign(user)
+    if role == BRIDGE:
+        return _bridge(user, foreign)
     return _TRUSTED[role](user)
 
 
@@ -153,6 +159,18 @@ def _agent(user: str, wish: Wish) -> Grants:
     return Grants(tuple(dict.fromkeys(sends)), tuple(pulls), tuple(hears), serves, own.casts, tuple(wish.does))
 
 
+def _foreign(user: str) -> Grants:
+    """Takes prompts under its own name, by software that is not ours, and nothing else. It lives in the account of its
+    tenant, or nobody could answer what it asks, but may not ask JetStream for anything.
+    """
+    address = subjects.PromptAddress(user, "*", "*")
+    sends = (address.presence, "_R_.>", f"{SHARED_INBOX}.>", f"{DEFAULT_INBOX}.>")
+    verbs = [subjects.micro(verb) for verb in ("PING", "INFO", "STATS")]
+    named = (subjects.micro("*", subjects.AGENTS), subjects.micro("*", subjects.AGENTS, "*"))
+    own_inbox = f"{DEFAULT_INBOX}.{subjects.AGENTS}.>"  # the protocol's own packages know no other
+    return Grants(sends, hears=(address.prompt, address.status, *verbs, *named, own_inbox))
+
+
 # --- those who live where the streams are ---------------------------------------------------------------------
 
 
@@ -208,6 +226,55 @@ def _steward(user: str) -> Grants:
         "revo.ctl.>",
         hears=(subjects.BEATS,),
     )
+
+
+def _bridge(user: str, foreign: Sequence[str]) -> Grants:
+    """Watches the registry and who says that it lives; for each foreign agent of the tenant, and no other: holds its
+    leases, does the tasks that are sent to it by name, and prompts it.
+    """
+    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
+    each = [grant for agent in foreign for grant in _speaks_for(agent)]
+    return _system(
+        user,
+        subjects.BRIDGE,
+        subjects.api("STREAM.INFO", bucket),
+        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
+        subjects.api("CONSUMER.DELETE", bucket, "*"),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in (subjects.RESULTS, subjects.ATTEMPTS)),
+        subjects.api("STREAM.INFO", subjects.ATTEMPTS),
+        subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
+        *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
+        subjects.rpc(subjects.STEWARD, "cancel"),
+        subjects.beat(subjects.BRIDGE, "*"),
+        subjects.note("double", "*"),
+        subjects.micro("INFO", subjects.AGENTS),
+        subjects.micro("INFO", subjects.AGENTS, "*"),
+        subjects.micro("PING", "*", "*"),
+        *each,
+        hears=(
+            subjects.PRESENCE,
+            subjects.control(subjects.BRIDGE, "*", "*"),
+            subjects.control(subjects.EVERYONE, subjects.EVERYONE, "*"),
+        ),
+    )
+
+
+def _speaks_for(agent: str) -> list[str]:
+    """What a bridge publishes for one foreign agent."""
+    address = subjects.agent_address(agent)
+    found = [
+        subjects.PromptAddress(agent, "*", "*").prompt,
+        subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{agent}.*"),
+        f"revo.result.*.{address}.*",
+        f"revo.dead.*.{address}.*",
+        f"$KV.ATTEMPTS.*.{address}.*",
+    ]
+    for priority in subjects.PRIORITIES:
+        consumer, only = subjects.consumer(address, priority), subjects.consumer_filter(address, priority)
+        found += [subjects.api(f"CONSUMER.{verb}", subjects.TASKS, consumer) for verb in ("INFO", "MSG.NEXT")]
+        found += [subjects.api("CONSUMER.CREATE", subjects.TASKS, consumer, only)]
+        found += [f"$JS.ACK.{subjects.TASKS}.{consumer}.>"]
+    return found
 
 
 def _memory(user: str) -> Grants:

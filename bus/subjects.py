@@ -58,6 +58,8 @@ STEWARD: Final = "revo-steward"
 """The name of the steward: its service and, on ADVISORIES, its consumer."""
 REGISTRY: Final = "revo-registry"
 """The name of the registry's service."""
+BRIDGE: Final = "revo-bridge"
+"""The name of the bridge to foreign agents: its service."""
 EVERYONE: Final = "all"
 """Stands for the instance in an order to all workers."""
 

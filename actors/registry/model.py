@@ -19,6 +19,8 @@ DEFINITIONS: Final = "def"
 MAX_PAGE: Final = 1000
 
 Kind = Literal["agent", "actor", "system"]
+AnyKind = Literal["agent", "actor", "system", "foreign"]
+"""A foreign one does not register: it speaks the Synadia Agent Protocol, and a bridge holds its lease."""
 State = Literal["starting", "ready", "draining"]
 Text = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -71,7 +73,7 @@ class Instance(BaseModel):
 
     agent: Token
     instance: Token
-    kind: Kind = "agent"
+    kind: AnyKind = "agent"
     version: Text = ""
     host: Text = ""
     pid: Count = 0

@@ -1,0 +1,232 @@
+"""Agents that speak the Synadia Agent Protocol and are not ours: the protocol's own host package, over a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from synadia_ai.agent_service import AgentService, PromptStream
+from synadia_ai.agents import Envelope, ResponseChunk
+from synadia_ai.agents.envelope import Attachment as TheirAttachment
+
+from actors.registry.client import RegistryClient
+from actors.registry.model import Instance
+from bus import events, inspection
+from bus.directory import NoSuchAgentError
+from bus.errors import BusError, ConfigError, NoRespondersError, RemoteError, RequestTimeoutError
+from bus.mesh import Mesh
+from bus.prompting import UnansweredQueryError
+from bus.prompts import Attachment, Query
+from bus.server import Server
+from tests.eventually import eventually
+from tests.guarded import guarded
+from tests.processes import ActorProcess, actor
+
+REGISTRY = "actors.registry:Registry"
+BRIDGE = "actors.bridge:Bridge"
+BEAT = {"REVO_LEASE_HEARTBEAT": "0.5"}
+
+
+class Hermes:
+    """What the foreign agent does; it notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.traceparents: list[str] = []
+        self.open = asyncio.Event()
+
+    async def __call__(self, envelope: Envelope, stream: PromptStream) -> None:
+        self.asked.append(envelope.prompt)
+        self.traceparents.append((stream._request.headers or {}).get("traceparent", ""))
+        what, _, rest = envelope.prompt.partition(" ")
+        if what == "fail":
+            raise ValueError("as told")
+        if what == "wait":
+            await self.open.wait()
+        if what == "ask":
+            answers = [(await stream.ask(f"{word}?", timeout=5)).prompt for word in rest.split()]
+            await stream.send(" and ".join(answers))
+        for attachment in envelope.attachments or ():
+            turned = TheirAttachment.from_bytes(f"turned-{attachment.filename}", attachment.to_bytes()[::-1])
+            await stream.send(ResponseChunk(text="", attachments=[turned]))
+        await stream.send("you said ")
+        await stream.send(envelope.prompt)
+
+
+@contextlib.asynccontextmanager
+async def host(
+    url: str, handler: Callable[[Envelope, PromptStream], Awaitable[None]], *, seed: str = "", **how: Any
+) -> AsyncIterator[AgentService]:
+    """A foreign agent, `hermes` of `ana` by default, that beats once a second."""
+    wanted = {"agent": "hermes", "owner": "ana", "session_name": "main", "attachments_ok": True, **how}
+    connection = await nats.connect(url, **({"nkeys_seed_str": seed} if seed else {}))
+    service = AgentService(nc=connection, heartbeat_interval_s=1, max_concurrent_prompts=64, **wanted)
+    service.on_prompt(handler)
+    await service.start()
+    try:
+        yield service
+    finally:
+        await service.stop()
+        await connection.close()
+
+
+@pytest.fixture
+def hermes() -> Hermes:
+    return Hermes()
+
+
+async def foreign(mesh: Mesh) -> list[Instance]:
+    return [one for one in await RegistryClient(mesh).instances() if one.kind == "foreign"]
+
+
+async def found(mesh: Mesh, count: int = 1) -> list[Instance]:
+    """The foreign agents, once there are so many."""
+
+    async def look() -> list[Instance] | None:
+        seen = await foreign(mesh)
+        return seen if len(seen) == count else None
+
+    return await eventually(look, timeout=10)
+
+
+async def test_our_client_prompts_the_real_host(server: Server, mesh: Mesh, hermes: Hermes) -> None:
+    with pytest.raises(NoSuchAgentError, match="no agent called hermes takes prompts"):
+        await mesh.prompt("hermes", "hi")
+    with pytest.raises(NoRespondersError):
+        await mesh.prompt("hermes", "hi", owner="ana", session="main", timeout=30)
+    async with host(server.url, hermes):
+        answer = await mesh.prompt("hermes", "hi", attachments=[Attachment(filename="a.bin", content=b"\x00\x01")])
+        assert (answer.text, answer.chunks) == ("you said hi", 3)
+        assert [(one.filename, one.content) for one in answer.attachments] == [("turned-a.bin", b"\x01\x00")]
+
+        async def yes(query: Query) -> str:
+            return f"yes, {query.prompt}"
+
+        asked = await mesh.prompt("hermes", "ask this that", on_query=yes)
+        assert asked.text.startswith("yes, this? and yes, that?")
+        with pytest.raises(UnansweredQueryError, match="really"):
+            await mesh.prompt("hermes", "ask really")
+        with pytest.raises(RemoteError) as failed:
+            await mesh.prompt("hermes", "fail")
+        assert failed.value.code == "500"
+        with pytest.raises(RequestTimeoutError, match=r"within 0.2 s"):
+            await mesh.prompt("hermes", "wait", inactivity=0.2)
+        with pytest.raises(RequestTimeoutError, match=r"within 0.3 s"):
+            await mesh.prompt("hermes", "wait", timeout=0.3)
+        hermes.open.set()
+        words = [str(number) for number in range(64)]
+        answers = await asyncio.gather(*(mesh.prompt("hermes", word) for word in words))
+        assert [one.text for one in answers] == [f"you said {word}" for word in words]
+
+        before = mesh.connection.client._subs.copy()
+        async for _ in mesh.prompt("hermes", "and leave"):
+            break
+        await eventually(lambda: mesh.connection.client._subs.keys() == before.keys())
+        async with host(server.url, hermes, session_name="other"):
+            mesh._directory.forget()
+            with pytest.raises(ConfigError, match="2 places, of owner and session: ana main, ana other"):
+                await mesh.prompt("hermes", "which?")
+            assert (await mesh.prompt("hermes", "one", session="other")).text == "you said one"
+
+
+@contextlib.asynccontextmanager
+async def bridged(server: Server, folder: Path, settings: str = "{}", **env: str) -> AsyncIterator[ActorProcess]:
+    """A registry and a bridge, as processes."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = [
+            actor(REGISTRY, server.url, folder / "registry.log", **BEAT),
+            actor(BRIDGE, server.url, folder / "bridge.log", **BEAT, **env, REVO_ACTOR_SETTINGS=settings),
+        ]
+        entered = await asyncio.gather(*(stack.enter_async_context(one) for one in made))
+        yield entered[1]
+
+
+async def test_a_foreign_agent_is_known_works_and_is_gone_with_its_heartbeats(
+    server: Server, mesh: Mesh, hermes: Hermes, tmp_path: Path
+) -> None:
+    async with bridged(server, tmp_path, '{"concurrency": 64}', REVO_BACKOFF="0.05") as bridge:
+        async with host(server.url, hermes, owner="Ana B."):
+            (one,) = await found(mesh)
+            assert (one.agent, one.kind, one.state, one.labels["session"]) == ("hermes", "foreign", "ready", "main")
+            assert one.instance.startswith("hermes-")
+            content = base64.b64encode(b"\x00\x01").decode()
+            message = {"prompt": "ask a b", "answers": ["x", "y"]}
+            asked = await mesh.submit("@hermes", message | {"attachments": [{"filename": "f", "content": content}]})
+            turned = {"filename": "turned-f", "content": base64.b64encode(b"\x01\x00").decode()}
+            done = {"text": "x and yyou said ask a b", "attachments": [turned], "chunks": 4}
+            assert await asked.result(timeout=5) == done
+            await prompts_are_traced(mesh, hermes, asked.task_id)
+            handles = await mesh.submit_many("@hermes", [{"text": f"many {n}"} for n in range(64)])
+            results = [await one.result(timeout=10) for one in handles if not isinstance(one, BusError)]
+            assert [one["text"] for one in results] == [f"you said many {n}" for n in range(64)]
+            await what_fails(mesh, hermes)
+            stopped = await mesh.submit("@hermes", {"text": "wait for ever"}, deadline=60)
+            await eventually(lambda: "wait for ever" in hermes.asked)
+            expired = await mesh.submit("@hermes", {"text": "wait too long"}, deadline=1)
+            assert (await expired.outcome(timeout=5)).status == "expired"
+            hermes.open.set()
+            await stopped.result(timeout=5)
+        await eventually(lambda: gone(mesh), timeout=10)
+        late = await mesh.submit("@hermes", {"text": "late"})
+        async with host(server.url, hermes):  # whoever comes back does what has waited
+            assert (await late.result(timeout=10))["text"] == "you said late"
+        told = [event.what async for event in recent(mesh, one.instance)]
+        assert told[:2] == ["registered", "dead"]
+        bridge.signal(signal.SIGTERM)
+        assert await bridge.wait() == 0, bridge.log
+    assert "Traceback" not in bridge.log, bridge.log
+
+
+async def prompts_are_traced(mesh: Mesh, hermes: Hermes, task_id: str) -> None:
+    spans = await eventually(lambda: spans_of(mesh, task_id))
+    by_name = {span.name: span for span in spans}
+    prompt, process = by_name["prompt hermes"], by_name["process @hermes"]
+    assert (prompt.service, prompt.kind, prompt.parent_id) == ("revo-bridge", "client", process.span_id)
+    assert hermes.traceparents[0].split("-")[1:3] == [prompt.trace_id, prompt.span_id]
+
+
+async def spans_of(mesh: Mesh, task_id: str) -> list[Any]:
+    try:
+        spans = await mesh.trace(task_id)
+    except BusError:
+        return []
+    return spans if {"prompt hermes", "process @hermes"} <= {span.name for span in spans} else []
+
+
+async def what_fails(mesh: Mesh, hermes: Hermes) -> None:
+    """Each failure as the task's: those that a retry may cure were tried three times."""
+    wrong: list[tuple[dict[str, Any], str, int]] = [
+        ({"prompt": "fail"}, "500", 3),
+        ({"prompt": "ask me", "answers": []}, "unanswered_query", 1),
+        ({"nonsense": 1}, "decode", 0),
+        ({"prompt": "x", "session": "no-such"}, "no_such_agent", 3),
+        ({"prompt": " "}, "config", 1),
+    ]
+    handles = [await mesh.submit("@hermes", message) for message, _, _ in wrong]
+    ends = [await handle.outcome(timeout=10) for handle in handles]
+    said = [(end.status, end.error.code if end.error else "", end.attempts) for end in ends]
+    assert said == [("failed", code, max(attempts, 1)) for _, code, attempts in wrong]
+    assert "'me?'" in (ends[1].error.message if ends[1].error else "")
+    assert len([asked for asked in hermes.asked if asked == "fail"]) == 3
+    letters = {letter.letter.task_id for letter in await inspection.letters(mesh.connection)}
+    assert letters == {end.task_id for end in ends}
+
+
+async def gone(mesh: Mesh) -> bool:
+    return not await foreign(mesh)
+
+
+async def recent(mesh: Mesh, instance: str) -> AsyncIterator[events.Event]:
+    async with events.follow(mesh.connection, since=1.0) as happening:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                async for event in happening:
+                    if event.name == instance:
+                        yield event
