@@ -1,11 +1,13 @@
-"""Agents that speak the Synadia Agent Protocol and are not ours: the protocol's own host package, over a real server."""
+"""Agents that speak the Synadia Agent Protocol and are not ours: its own host package, over a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import contextlib
+import json
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,15 @@ from actors.registry.client import RegistryClient
 from actors.registry.model import Instance
 from bus import events, inspection
 from bus.directory import NoSuchAgentError
-from bus.errors import BusError, ConfigError, NoRespondersError, RemoteError, RequestTimeoutError
+from bus.errors import BusError, ConfigError, NoRespondersError, RemoteError, RequestTimeoutError, ResultTimeoutError
 from bus.mesh import Mesh
 from bus.prompting import UnansweredQueryError
 from bus.prompts import Attachment, Query
+from bus.roles import Wish
 from bus.server import Server
 from tests.eventually import eventually
 from tests.guarded import guarded
-from tests.processes import ActorProcess, actor
+from tests.processes import ROOT, ActorProcess, actor
 
 REGISTRY = "actors.registry:Registry"
 BRIDGE = "actors.bridge:Bridge"
@@ -167,6 +170,7 @@ async def test_a_foreign_agent_is_known_works_and_is_gone_with_its_heartbeats(
             results = [await one.result(timeout=10) for one in handles if not isinstance(one, BusError)]
             assert [one["text"] for one in results] == [f"you said many {n}" for n in range(64)]
             await what_fails(mesh, hermes)
+            await what_a_user_types(server.url, tmp_path)
             stopped = await mesh.submit("@hermes", {"text": "wait for ever"}, deadline=60)
             await eventually(lambda: "wait for ever" in hermes.asked)
             expired = await mesh.submit("@hermes", {"text": "wait too long"}, deadline=1)
@@ -219,6 +223,43 @@ async def what_fails(mesh: Mesh, hermes: Hermes) -> None:
     assert letters == {end.task_id for end in ends}
 
 
+async def revo(url: str, *arguments: str) -> tuple[int, str, str]:
+    """Run a command to its end: exit status, what it wrote, and its errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "revo", *arguments, "--url", url),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        cwd=ROOT,
+    )
+    out, err = await process.communicate()
+    assert b"Traceback" not in err
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def what_a_user_types(url: str, folder: Path) -> None:
+    (folder / "f.txt").write_bytes(b"ab")
+    asked = ("prompt", "hermes", "ask sure", "--answer", "yes", "--attach", str(folder / "f.txt"), "-o", "json")
+    ps, whole, live, failed, silent, unanswered, nobody = await asyncio.gather(
+        revo(url, "ps", "--output", "json"),
+        revo(url, *asked),
+        revo(url, "prompt", "hermes", "hi", "--attach", str(folder / "f.txt"), "--save", str(folder)),
+        revo(url, "prompt", "hermes", "fail"),
+        revo(url, "prompt", "hermes", "wait", "--timeout", "0.5"),
+        revo(url, "prompt", "hermes", "ask sure"),
+        revo(url, "prompt", "zeus", "hi"),
+    )
+    assert [row["instance"].split("-")[0] for row in json.loads(ps[1]) if row["kind"] == "foreign"] == ["hermes"]
+    turned = {"filename": "turned-f.txt", "content": base64.b64encode(b"ba").decode()}
+    text = {"agent": "hermes", "text": "yesyou said ask sure", "attachments": [turned], "chunks": 4}
+    assert (whole[0], json.loads(whole[1])) == (0, text)
+    assert (*live[:2], (folder / "turned-f.txt").read_bytes()) == (0, "you said hi\n", b"ba")
+    assert (failed[0], failed[2]) == (1, "revo: 500: handler error\n")
+    assert (silent[0], "within 0.5 s" in silent[2]) == (4, True)
+    assert (unanswered[0], "hermes asks, and nobody is there to answer: 'sure?'" in unanswered[2]) == (1, True)
+    assert (nobody[0], "no agent called zeus takes prompts; these do: hermes" in nobody[2]) == (1, True)
+
+
 async def gone(mesh: Mesh) -> bool:
     return not await foreign(mesh)
 
@@ -230,3 +271,78 @@ async def recent(mesh: Mesh, instance: str) -> AsyncIterator[events.Event]:
                 async for event in happening:
                     if event.name == instance:
                         yield event
+
+
+async def test_a_bridge_that_is_killed_loses_no_task_and_another_holds_the_leases(
+    server: Server, mesh: Mesh, hermes: Hermes, tmp_path: Path
+) -> None:
+    quick = {"REVO_ACK_WAIT": "1"}
+    async with (
+        bridged(server, tmp_path, **quick) as first,
+        host(server.url, hermes),
+        actor(BRIDGE, server.url, tmp_path / "second.log", **BEAT, **quick),
+    ):
+        (one,) = await found(mesh)
+        handles = [await mesh.submit("@hermes", {"text": f"wait {n}"}) for n in range(8)]
+        await eventually(lambda: len(set(hermes.asked)) == 8)  # four in the hands of either
+        first.signal(signal.SIGKILL)
+        hermes.open.set()
+        results = [await handle.result(timeout=20) for handle in handles]
+        assert [result["text"] for result in results] == [f"you said wait {n}" for n in range(8)]
+        assert [known.instance for known in await foreign(mesh)] == [one.instance]
+
+
+async def test_the_name_of_a_native_agent_is_its_own(
+    server: Server, mesh: Mesh, hermes: Hermes, tmp_path: Path
+) -> None:
+    loner = "tests.integration.agents:Loner"
+    async with bridged(server, tmp_path) as bridge:
+        async with host(server.url, hermes, agent="loner"):
+            await found(mesh)
+            assert (await (await mesh.submit("@loner", {"text": "1"})).result(timeout=5))["text"] == "you said 1"
+            async with actor(loner, server.url, tmp_path / "loner.log", **BEAT) as native:
+                await eventually(lambda: "name is that of agent loner" in bridge.log, timeout=5)
+                (one,) = await found(mesh)
+                assert (one.state, one.labels["name_of"]) == ("draining", "agent loner of this mesh")
+                handles = [await mesh.submit("@loner", {"seconds": 0.0}) for _ in range(8)]
+                assert {await handle.result(timeout=10) for handle in handles} == {native.instance}
+                assert hermes.asked == ["1"]
+                assert "shadowed" in [event.what async for event in recent(mesh, one.instance)]
+        async with actor(loner, server.url, tmp_path / "late.log", name="early", **BEAT) as native:
+            native.signal(signal.SIGKILL)
+        async with host(server.url, hermes, agent="early"):  # ours had the name first, and may only be away
+            await eventually(lambda: held_back(mesh, "agent early of this mesh, which is away"), timeout=5)
+            waits = await mesh.submit("@early", {"text": "2"})
+            with pytest.raises(ResultTimeoutError):
+                await waits.result(timeout=0.5)
+            assert hermes.asked == ["1"]
+
+
+async def held_back(mesh: Mesh, whose: str) -> bool:
+    return [one.labels.get("name_of") for one in await foreign(mesh) if one.agent == "early"] == [whose]
+
+
+async def test_where_users_have_roles_a_foreign_agent_has_one_and_the_bridge_speaks_for_no_other(
+    tmp_path: Path, hermes: Hermes
+) -> None:
+    async with guarded(tmp_path, isolated=True) as here:
+        here.keyring.ensure("hermes", "foreign", Wish())
+        here.keyring.ensure("alice", "submitter", Wish(submits=("@hermes", "@zeus")))
+        await here.server.reload()
+        seed = here.keyring.path("hermes").read_text().splitlines()[-1]
+        env = {name: here.env(name) for name in ("revo-registry", "revo-bridge")}
+        async with (
+            actor(REGISTRY, here.server.url, tmp_path / "registry.log", **BEAT, **env["revo-registry"]),
+            actor(BRIDGE, here.server.url, tmp_path / "bridge.log", **BEAT, **env["revo-bridge"]) as bridge,
+            host(here.server.url, hermes, seed=seed),
+            here.mesh("operator") as operator,
+            here.mesh("alice") as alice,
+        ):
+            await found(operator)
+            asked = await alice.submit("@hermes", {"prompt": "ask it", "answers": ["well"]})
+            assert (await asked.result(timeout=5))["text"] == "wellyou said ask it"
+            operators = here.keyring.path("operator").read_text().splitlines()[-1]
+            async with host(here.server.url, hermes, seed=operators, agent="zeus"):  # who may call himself anything
+                await eventually(lambda: "foreign agent zeus is given no tasks" in bridge.log, timeout=5)
+            assert [one.agent for one in await foreign(operator)] == ["hermes"]
+            assert "Traceback" not in bridge.log, bridge.log
