@@ -244,7 +244,6 @@ def _bridge(user: str, foreign: Sequence[str]) -> Grants:
         subjects.api("STREAM.INFO", subjects.ATTEMPTS),
         subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
         *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
-        subjects.rpc(subjects.STEWARD, "cancel"),
         subjects.beat(subjects.BRIDGE, "*"),
         subjects.note("double", "*"),
         subjects.micro("INFO", subjects.AGENTS),
@@ -262,8 +261,10 @@ def _bridge(user: str, foreign: Sequence[str]) -> Grants:
 def _speaks_for(agent: str) -> list[str]:
     """What a bridge publishes for one foreign agent."""
     address = subjects.agent_address(agent)
+    place = subjects.PromptAddress(agent, "*", "*")
     found = [
-        subjects.PromptAddress(agent, "*", "*").prompt,
+        place.prompt,
+        place.status,
         subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{agent}.*"),
         f"revo.result.*.{address}.*",
         f"revo.dead.*.{address}.*",

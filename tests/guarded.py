@@ -60,6 +60,7 @@ def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
         keyring.ensure(name, "submitter", Wish(submits=("echo",)), tenant, isolated=isolated)
     keyring.ensure("gate", "gateway", Wish(), tenant, isolated=isolated)
     keyring.ensure("eye", "observer", Wish(), tenant)
+    keyring.ensure("hermes", "foreign", Wish(), tenant)
     keyring.ensure("revo-memory", "memory", Wish(), tenant)
 
 

@@ -18,7 +18,14 @@ from actors.registry.model import owns
 from bus import subjects
 from bus.connection import Connection
 from bus.directory import discover
-from bus.errors import BusError, DecodeError, InvalidSubjectError, NoRespondersError, TransportError
+from bus.errors import (
+    BusError,
+    DecodeError,
+    InvalidSubjectError,
+    NoRespondersError,
+    PermissionDeniedError,
+    TransportError,
+)
 from bus.prompts import AgentInfo, read_presence
 from bus.wire import Message
 
@@ -28,8 +35,6 @@ MISSED: Final = 2
 """Heartbeats that may be missing; then the agent is gone."""
 LATE: Final = 0.5
 """Seconds that a heartbeat may be late."""
-UNTOLD: Final = 30.0
-"""Seconds between two heartbeats of who has not told it yet: what the protocol recommends."""
 AGAIN: Final = 60.0
 """Seconds for which who was not taken is not asked again who it is."""
 MOST: Final = 256
@@ -48,7 +53,8 @@ class Foreign:
     info: AgentInfo
     heard: float
     """When it last gave a sign of life, by our monotonic clock."""
-    interval: float = UNTOLD
+    interval: float
+    """Seconds between two heartbeats, as it says itself."""
 
     @property
     def agent(self) -> str:
@@ -148,7 +154,7 @@ class Foreigners:
             found = await discover(self._connection, instance) if self._may_be_foreign(instance) else []
             for info in found:
                 if info.instance == instance and info.agent == agent:
-                    await self._take(info, interval)
+                    await self._take(info, interval)  # permissions hold on which subject it beats
         except TransportError as error:
             log.debug("instance %s is met later: %s", instance, error)
             self._strangers.pop(instance, None)
@@ -157,7 +163,25 @@ class Foreigners:
         for info in await discover(self._connection):
             if info.instance not in self._known and subjects.is_token(info.instance):
                 self._put_off(info.instance)
-                await self._take(info, UNTOLD)
+                interval = await self._interval_of(info)
+                if interval:
+                    await self._take(info, interval)
+
+    async def _interval_of(self, info: AgentInfo) -> float:
+        """The seconds between two heartbeats of an agent that has not been heard yet; 0: it is left to be heard.
+
+        Anybody may answer that he is any agent. Who answers where an agent is asked for its status is that agent, where
+        permissions hold the subject.
+        """
+        if _fault(info) or not self._may_be_foreign(info.instance):
+            return 0.0
+        status = subjects.parse_prompt_address(info.prompt).status
+        try:
+            reply = await self._connection.request(status, timeout=_PATIENCE)
+            return read_presence(reply.data, subject=status).interval_s
+        except (DecodeError, TransportError, PermissionDeniedError) as error:
+            log.debug("foreign agent %s is met by its heartbeat: %s", info.agent, error)
+            return 0.0
 
     async def _back(self) -> None:
         """After a reconnect: we were deaf, not they silent, and whoever has come meanwhile we did not hear."""

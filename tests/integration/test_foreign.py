@@ -326,7 +326,6 @@ async def test_where_users_have_roles_a_foreign_agent_has_one_and_the_bridge_spe
     tmp_path: Path, hermes: Hermes
 ) -> None:
     async with guarded(tmp_path, isolated=True) as here:
-        here.keyring.ensure("hermes", "foreign", Wish())
         here.keyring.ensure("alice", "submitter", Wish(submits=("@hermes", "@zeus")))
         await here.server.reload()
         seed = here.keyring.path("hermes").read_text().splitlines()[-1]

@@ -18,7 +18,7 @@ from bus.roles import Grants
 from tests.eventually import eventually
 from tests.guarded import OTHER, Guarded, guarded
 
-USERS = ("alice", "echo", "gate", "eye", "revo-registry", "revo-steward", "revo-memory")
+USERS = ("alice", "echo", "gate", "eye", "hermes", "revo-registry", "revo-steward", "revo-bridge", "revo-memory")
 """One of each role but the operator's, who may do everything in its tenant."""
 
 DANGEROUS = (
@@ -97,13 +97,26 @@ FORBIDDEN = {
     ),
     "revo-registry": (*_WORK, *_ORDERS, *_PAYLOADS),
     "revo-steward": (*_REGISTERED, "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal", "$JS.ACK.TASKS.echo-low.1.1.1.1.0"),
+    "hermes": (*_OTHERS, "agents.prompt.hermes.ana.main", "agents.hb.zeus.ana.main", "revo.task.@hermes.normal.hermes"),
+    "revo-bridge": (
+        *_WORK,
+        *_ORDERS,
+        *_REGISTERED,
+        "$JS.API.STREAM.MSG.GET.TASKS",
+        "$JS.API.STREAM.MSG.GET.DEAD",
+        "$JS.API.CONSUMER.MSG.NEXT.TASKS.@echo-normal",
+        "$JS.API.CONSUMER.CREATE.TASKS.@hermes-normal.revo.task.>",
+        "$JS.ACK.TASKS.@echo-normal.1.1.1.1.0",
+        "agents.prompt.echo.ana.main",
+        "revo.result.bob.@echo.x1",
+    ),
     "revo-memory": (*_WORK, *_ORDERS, *_PAYLOADS, *_REGISTERED),
 }
 """Said once more by hand, so that a grant that is too wide is not its own excuse."""
 
 _HEARD = ("revo.task.>", "revo.result.>", "revo.dead.>", "revo.done.bob.>", "$KV.>", "$JS.API.>", ">")
 _TOLD = (*_HEARD, "_INBOX_core.operator.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>")
-UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo") else (*_HEARD, "revo.ctl.>") for user in USERS}
+UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo", "hermes") else (*_HEARD, "revo.ctl.>") for user in USERS}
 
 
 @pytest.fixture(params=["own", "shared"])
@@ -179,6 +192,8 @@ async def test_a_role_hears_nothing_that_is_meant_for_the_others(here: Guarded, 
     theirs |= {">", "revo.>", "revo.result.>", "revo.task.>", "$JS.>", "$KV.>", "$SYS.>", "_INBOX_core.>", "_R_.>"}
     theirs |= {"_INBOX_core.operator.x1", "_INBOX_core.x1", "_CAST.bob.x1"}
     async with await here.connection(user) as connection:
+        if connection.credentials is not None and connection.credentials.account == "own":
+            own += ("_INBOX.>",)  # of that account
         for subject in sorted({one for one in theirs if not covers(own, one)} | set(UNHEARD[user])):
             with pytest.raises(PermissionDeniedError) as refused:
                 await connection.subscribe(subject, lambda _: None)
