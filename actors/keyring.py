@@ -16,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from actors.actor import Actor, check_class
 from bus import accounts, credentials, nkeys, roles, subjects
@@ -40,6 +48,7 @@ class User(BaseModel):
     submits: list[str] = []
     asks: list[str] = []
     broadcasts: list[str] = []
+    prompts: list[str] = []
     isolated: bool = Field(True, description="whether it has an account of its own (ADR 11)")
     made_at: float = 0.0
 
@@ -50,10 +59,17 @@ class User(BaseModel):
             raise ValueError("holds what is no public key of a NATS user")
         return value
 
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what an older version knows nothing of, and would refuse, where there is none of it."""
+        said: dict[str, Any] = dump(self)
+        return said if self.prompts else {key: value for key, value in said.items() if key != "prompts"}
+
     @property
     def wish(self) -> Wish:
         """What it is to do."""
-        return Wish(tuple(self.does), tuple(self.submits), tuple(self.asks), tuple(self.broadcasts))
+        wished = (self.does, self.submits, self.asks, self.broadcasts, self.prompts)
+        return Wish(*(tuple(one) for one in wished))
 
 
 class Ring(BaseModel):
@@ -216,7 +232,7 @@ class Keyring:
 def wish_of(actor: type[Actor]) -> Wish:
     """What an actor declares that it does, and wants of others."""
     does = tuple(handler.name for handler in check_class(actor) if handler.kind == "task")
-    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts))
+    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts), tuple(actor.prompts))
 
 
 def _user(ring: Ring, name: str, tenant: str) -> User:

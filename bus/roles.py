@@ -29,13 +29,15 @@ _ANY: Final = ("*",)
 class Wish:
     """What a user is to do: the capabilities whose tasks it does, and what it wants of others.
 
-    `submits` are capabilities, or agents as `@name`; `asks` are `service.method`; `broadcasts` are capabilities.
+    `submits` are capabilities, or agents as `@name`; `asks` are `service.method`; `broadcasts` are capabilities;
+    `prompts` are agents that take prompts, Revo's or others, or `*` for all.
     """
 
     does: Sequence[str] = ()
     submits: Sequence[str] = ()
     asks: Sequence[str] = ()
     broadcasts: Sequence[str] = ()
+    prompts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class Grants:
     """The capabilities to all instances of which it may speak."""
     does: tuple[str, ...] = ()
     """The capabilities whose tasks it does."""
+    streams: tuple[str, ...] = ()
+    """What it answers to others with many messages."""
+    listings: tuple[tuple[str, str], ...] = ()
+    """What many answer, it among them: how others call it, and where it hears it in an account of its own."""
+    prompts: tuple[str, ...] = ()
+    """The agents that it may prompt, by name."""
 
 
 def check(role: str, user: str, wish: Wish) -> None:
@@ -66,6 +74,16 @@ def check(role: str, user: str, wish: Wish) -> None:
     if role not in ROLES:
         raise ConfigError(f"role {role}", f"is none; there are {', '.join(ROLES)}")
     subjects.token(user, "user name")
+    _check_names(wish)
+    if role == AGENT and not {"*", user}.isdisjoint(wish.prompts):
+        raise ConfigError(f"agent {user}", "names the agents that it prompts, and is none of them")
+    if wish.does and role != AGENT:
+        raise ConfigError(f"role {role}", "does no tasks; only an agent does")
+    if role in (*TRUSTED, FOREIGN) and (wish.submits or wish.asks or wish.broadcasts or wish.prompts):
+        raise ConfigError(f"role {role}", "takes no grants: what it may do is fixed")
+
+
+def _check_names(wish: Wish) -> None:
     for name in (*wish.does, *wish.broadcasts):
         subjects.token(name, "capability")
     for name in wish.submits:
@@ -77,10 +95,9 @@ def check(role: str, user: str, wish: Wish) -> None:
             raise ConfigError(f"asks {name}", "is written as service.method")
         subjects.token(service, "service")
         subjects.token(method, "method")
-    if wish.does and role != AGENT:
-        raise ConfigError(f"role {role}", "does no tasks; only an agent does")
-    if role in (*TRUSTED, FOREIGN) and (wish.submits or wish.asks or wish.broadcasts):
-        raise ConfigError(f"role {role}", "takes no grants: what it may do is fixed")
+    for name in wish.prompts:
+        if name != "*":
+            subjects.prompt_address(name, subjects.ANONYMOUS, subjects.ANONYMOUS)
 
 
 def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Grants:
@@ -90,7 +107,7 @@ def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Gra
     if role == SUBMITTER:
         return _client(user, wish)
     if role == GATEWAY:
-        return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts))
+        return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts, prompts=_ANY))
     if role == FOREIGN:
         return _foreign(user)
     if role == BRIDGE:
@@ -110,13 +127,35 @@ def _client(user: str, wish: Wish) -> Grants:
         service, _, method = name.partition(".")
         sends.append(f"revo.rpc.{service}.{method}.{user}")
     sends.append(subjects.span(user))
-    hears = (subjects.done(user),) if wish.submits else ()
-    return Grants(tuple(dict.fromkeys(sends)), hears=hears, casts=tuple(wish.broadcasts))
+    hears = [subjects.done(user)] if wish.submits else []
+    pulls: list[str] = []
+    for agent in wish.prompts:
+        address = subjects.PromptAddress(agent, "*", "*")
+        sends += [address.status, subjects.answer(agent, "*", "*")]
+        pulls.append(address.prompt)
+    if wish.prompts:
+        pulls += [asked for asked, _ in _listings("PING", "INFO")]
+        hears.append(subjects.PRESENCE)
+    return Grants(
+        tuple(dict.fromkeys(sends)),
+        tuple(pulls),
+        tuple(hears),
+        casts=tuple(wish.broadcasts),
+        prompts=tuple(wish.prompts),
+    )
+
+
+def _listings(*verbs: str) -> list[tuple[str, str]]:
+    """Where agents that take prompts are found."""
+    return [
+        (subjects.micro(verb, subjects.AGENTS, one), subjects.listing(verb, one)) for verb in verbs for one in ("", "*")
+    ]
 
 
 def _agent(user: str, wish: Wish) -> Grants:
     """Does the tasks of its capabilities and those sent to it by name; what it wants of others is as for a client."""
     own = _client(user, wish)
+    prompted = subjects.PromptAddress(user, "*", "*")
     lease = subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{user}.*")
     sends = [
         *own.sends,
@@ -131,8 +170,9 @@ def _agent(user: str, wish: Wish) -> Grants:
         f"revo.event.agent.{user}.*.*",
         subjects.note("double", "*"),
         f"{SHARED_INBOX}.>",
+        prompted.presence,
     ]
-    pulls = []
+    pulls = [*own.pulls]
     for address in (*wish.does, subjects.agent_address(user)):
         result, attempt = f"revo.result.*.{address}.*", f"$KV.ATTEMPTS.*.{address}.*"
         sends += [
@@ -155,8 +195,17 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.micro("*", user),
         subjects.micro("*", user, "*"),
     ]
-    serves = (f"revo.rpc.{user}.>",)
-    return Grants(tuple(dict.fromkeys(sends)), tuple(pulls), tuple(hears), serves, own.casts, tuple(wish.does))
+    return Grants(
+        tuple(dict.fromkeys(sends)),
+        tuple(pulls),
+        tuple(hears),
+        serves=(f"revo.rpc.{user}.>", prompted.status, subjects.answer(user, "*", "*")),
+        casts=own.casts,
+        does=tuple(wish.does),
+        streams=(prompted.prompt,),
+        listings=tuple(_listings("PING", "INFO", "STATS")),
+        prompts=own.prompts,
+    )
 
 
 def _foreign(user: str) -> Grants:
@@ -293,9 +342,11 @@ def _observer(user: str) -> Grants:
         *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in seen),
         *(subjects.rpc(subjects.REGISTRY, method) for method in ("list", "find", "get", "capabilities")),
         *(subjects.micro(verb) for verb in ("PING", "INFO", "STATS")),
+        *(asked for asked, _ in _listings("PING", "INFO", "STATS")),
         subjects.span(user),
     )
-    return Grants(sends, hears=(f"{SHARED_INBOX}.{user}.>", subjects.BEATS, subjects.EVENT_SUBJECTS))
+    heard = (subjects.BEATS, subjects.PRESENCE, subjects.EVENT_SUBJECTS)
+    return Grants(sends, hears=(f"{SHARED_INBOX}.{user}.>", *heard))
 
 
 def _operator(_user: str) -> Grants:

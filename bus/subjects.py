@@ -324,11 +324,19 @@ def prompt_address(agent: str, owner: str, session: str) -> PromptAddress:
         InvalidSubjectError: one of them is not what the protocol allows.
     """
     if not _PROMPTED.match(agent):
-        raise InvalidSubjectError(agent, "an agent that takes prompts is 1 to 64 of a-z, 0-9 and hyphen")
-    for what, value in (("owner", owner), ("session", session)):
-        if not _PLACE.match(value):
-            raise InvalidSubjectError(value, f"the {what} of a prompt is 1 to 64 of a-z, 0-9, underscore and hyphen")
-    return PromptAddress(agent, owner, session)
+        raise InvalidSubjectError(f"{agent:.80}", "an agent that takes prompts is 1 to 64 of a-z, 0-9 and hyphen")
+    return PromptAddress(agent, place(owner), place(session))
+
+
+def place(value: str) -> str:
+    """Return `value` if it may be the owner or the session of an agent that takes prompts.
+
+    Raises:
+        InvalidSubjectError: when it may not.
+    """
+    if not _PLACE.match(value):
+        raise InvalidSubjectError(f"{value:.80}", "an owner or session is 1 to 64 of a-z, 0-9, underscore and hyphen")
+    return value
 
 
 def parse_prompt_address(subject: str) -> PromptAddress:
@@ -341,6 +349,14 @@ def parse_prompt_address(subject: str) -> PromptAddress:
     if len(parts) != 5 or parts[0] != AGENTS or parts[1] not in ("prompt", "status", "hb") or not all(parts):
         raise InvalidSubjectError(f"{subject:.200}", "not a subject of an agent that takes prompts")
     return PromptAddress(*parts[2:])
+
+
+def listing(verb: str, instance: str = "") -> str:
+    """Where an agent with an account of its own hears `micro(verb, AGENTS, instance)` of others.
+
+    By another name, because it may ask so itself: no account can take a subject from one that takes it back.
+    """
+    return ".".join(part for part in ("revo.listing", verb, instance) if part)
 
 
 def answer(agent: str, instance: str, token_: str) -> str:

@@ -32,6 +32,8 @@ from bus.prompts.presence import (
     write_presence,
     write_size,
 )
+from bus.prompts.prompt import Prompt, PromptRefusedError, Sender
+from bus.prompts.service import PromptHandler, PromptService, Turn
 
 __all__ = [
     "ACK",
@@ -42,9 +44,15 @@ __all__ = [
     "Chunk",
     "Envelope",
     "Presence",
+    "Prompt",
+    "PromptHandler",
+    "PromptRefusedError",
+    "PromptService",
     "Query",
     "Response",
+    "Sender",
     "StatusChunk",
+    "Turn",
     "failure_headers",
     "is_end",
     "prompt_metadata",

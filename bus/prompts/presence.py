@@ -94,12 +94,8 @@ def service_metadata(address: subjects.PromptAddress) -> dict[str, str]:
 
 def prompt_metadata(max_payload: int, *, attachments: bool) -> dict[str, str]:
     """What the endpoint `prompt` says of itself. `max_payload` is bytes."""
-    # Nobody needs to sign who he is: NATS accounts and permissions say who may prompt.
-    return {
-        "max_payload": write_size(max_payload),
-        "attachments_ok": "true" if attachments else "false",
-        "min_sender_trust": "any",
-    }
+    # No `min_sender_trust`: whoever says it promises to check signatures. NATS permissions say who may prompt.
+    return {"max_payload": write_size(max_payload), "attachments_ok": "true" if attachments else "false"}
 
 
 def read_info(body: bytes, *, subject: str) -> AgentInfo:
