@@ -9,7 +9,7 @@ from typing import Final
 
 from bus import subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, DecodeError, TransportError
+from bus.errors import ConfigError, DecodeError, PermissionDeniedError, TransportError
 from bus.prompts import AgentInfo, read_info
 from bus.wire import Message
 
@@ -79,11 +79,13 @@ class Directory:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._known: list[AgentInfo] = []
+        self._met: dict[subjects.PromptAddress, float] = {}
         self._asked = -KEPT
         self._asking = asyncio.Lock()
 
     async def find(self, agent: str, owner: str | None = None, session: str | None = None) -> AgentInfo:
-        """Where an agent is prompted. Who names owner and session is not asked for proof that it is there.
+        """Where an agent is prompted. Who names owner and session is not asked for proof that it is there; one of this
+        mesh is found without asking all the others.
 
         Raises:
             NoSuchAgentError: it is nowhere.
@@ -91,8 +93,12 @@ class Directory:
             InvalidSubjectError: a name that cannot stand in a subject.
         """
         if owner is not None and session is not None:
-            address = subjects.prompt_address(agent, owner, session)
-            return _unseen(address)
+            return _unseen(subjects.prompt_address(agent, owner, session))
+        if owner is None and session is None:
+            settings = self._connection.settings
+            ours = subjects.prompt_address(agent, settings.owner, settings.session)
+            if await self._is_at(ours):
+                return _unseen(ours)
         began = time.monotonic()
         found = choose(self._known, agent, owner, session) if began - self._asked < KEPT else None
         if found is None:
@@ -105,9 +111,23 @@ class Directory:
             raise NoSuchAgentError(agent, tuple(sorted({info.agent for info in self._known})))
         return found
 
+    async def _is_at(self, address: subjects.PromptAddress) -> bool:
+        """Whether somebody answers there."""
+        now = time.monotonic()
+        if now - self._met.get(address, -KEPT) < KEPT:
+            return True
+        try:
+            await self._connection.request(address.status, timeout=MOST)
+        except (TransportError, PermissionDeniedError) as error:
+            log.debug("agent %s is looked for elsewhere: %s", address.agent, error)
+            return False
+        self._met[address] = now
+        return True
+
     def forget(self) -> None:
         """Something that was found is not there any more: ask again the next time."""
         self._asked = -KEPT
+        self._met.clear()
 
 
 def choose(known: list[AgentInfo], agent: str, owner: str | None, session: str | None) -> AgentInfo | None:

@@ -367,9 +367,9 @@ class Mesh:
         timeout: float | None = None,
         inactivity: float = MAX_SILENCE,
         on_query: prompting.OnQuery | None = None,
-    ) -> prompting.Prompt:
+    ) -> prompting.Asking:
         """A prompt for an agent, ours or another that speaks the Synadia Agent Protocol. `await` it for the whole
-        answer, or go through its chunks with `async for`; see `bus.prompting.Prompt` for what either raises.
+        answer, or go through its chunks with `async for`; see `bus.prompting.Asking` for what either raises.
 
         Where an agent is in several places `owner` and `session` say which. `inactivity` is the seconds between two
         signs of life, `timeout` those of all. `on_query` answers what the agent asks in the middle of its answer.

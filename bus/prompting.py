@@ -69,9 +69,9 @@ class UnansweredQueryError(BusError):
         return f"agent {self.agent} asks, and nobody is there to answer: {self.question!r:.500}"
 
 
-class Prompt:
-    """One prompt. `await` it for the whole answer, or go through its chunks with `async for`; either sends it, once
-    each. Who leaves the loop has left the prompt; `contextlib.aclosing(prompt.chunks())` says exactly when.
+class Asking:
+    """One prompt. `await` it for the whole answer, or go through its chunks with `async for`; either sends it. Who
+    leaves the loop has left the prompt; `contextlib.aclosing(asking.chunks())` says exactly when.
 
     Raises, from either:
         NoRespondersError: at once, when nobody takes prompts there.
@@ -246,14 +246,14 @@ def prompt(
     timeout: float | None = None,
     inactivity: float = MAX_SILENCE,
     on_query: OnQuery | None = None,
-) -> Prompt:
+) -> Asking:
     """A prompt for an agent that is found by its name; see `Mesh.prompt`."""
     envelope = Envelope(prompt=text, attachments=tuple(attachments))
 
     async def find() -> AgentInfo:
         return await directory.find(agent, owner, session)
 
-    return Prompt(
+    return Asking(
         connection,
         telemetry,
         find,

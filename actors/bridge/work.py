@@ -12,7 +12,7 @@ from bus.connection import Connection
 from bus.directory import NoSuchAgentError, choose
 from bus.errors import CodecError, NoRespondersError, RemoteError
 from bus.messages import Envelope as Task
-from bus.prompting import Prompt, UnansweredQueryError
+from bus.prompting import Asking, UnansweredQueryError
 from bus.prompts import AgentInfo, Attachment, Envelope, Query
 from bus.run import Handler
 from bus.telemetry import Telemetry
@@ -64,9 +64,9 @@ def courier(
             raise UnansweredQueryError(agent, query.prompt)
 
         envelope = Envelope(prompt=wanted.prompt, attachments=tuple(wanted.attachments))
-        prompt = Prompt(connection, telemetry, find, envelope, agent=agent, inactivity=inactivity, on_query=on_query)
+        asking = Asking(connection, telemetry, find, envelope, agent=agent, inactivity=inactivity, on_query=on_query)
         try:
-            answer = await prompt
+            answer = await asking
         except RemoteError as error:
             raise judged(error) from error
         except NoRespondersError:
