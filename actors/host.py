@@ -82,7 +82,8 @@ def run(
     logs.configure("info", "%(asctime)s %(levelname)s %(name)s: %(message)s", as_json=json_logs)
     actor = load(target)
     if name is not None:
-        actor = type(actor.__name__, (actor,), {"name": name, "__module__": actor.__module__})
+        same = {"__module__": actor.__module__, "__doc__": actor.__doc__}
+        actor = type(actor.__name__, (actor,), {"name": name, **same})
     host = Host(actor, settings or Settings.from_env())
     logs.identify(actor=actor.name, instance=host.instance)
     # What the imports made stays. Without this the collector looks through it again and again, 19 ms each time.
