@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from actors.actor import Actor, rpc
 from actors.bridge.foreigners import Foreign, Foreigners
-from actors.bridge.leases import FOREIGN, Leases
+from actors.bridge.leases import Leases
 from actors.bridge.work import courier
 from actors.loading import default_policy
 from actors.registry.catalog import Catalog
@@ -136,7 +136,7 @@ class Bridge(Actor):
         agents = {one.agent for one in alive}
         if not agents and not self._workers:
             return
-        living = {one.instance.agent for one in self._catalog.all() if one.instance.kind != FOREIGN}
+        living = {one.instance.agent for one in self._catalog.all() if not one.instance.foreign}
         now = asyncio.get_running_loop().time()
         self._withheld = {agent: held for agent, held in self._withheld.items() if agent in agents and held[0] > now}
         for agent in agents - living - self._workers.keys() - self._withheld.keys():

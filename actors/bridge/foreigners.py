@@ -214,7 +214,7 @@ class Foreigners:
 
     def _may_be_foreign(self, instance: str) -> bool:
         known = self._catalog.get(instance)
-        return known is None or known.instance.kind == "foreign"
+        return known is None or known.instance.foreign
 
     async def _is_ours(self, info: AgentInfo) -> bool:
         """Ours are in the registry by their own names; while there is none they answer as a service of their own."""

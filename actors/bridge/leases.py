@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 _PACKED: Final = {CONTENT_TYPE: MSGPACK}
 _DUE: Final = (0.6, 0.9)
 """Of a heartbeat: when a lease is renewed that nobody else has renewed. The spread leaves it to one of the bridges."""
-FOREIGN: Final = "foreign"
 
 
 class Leases:
@@ -111,7 +110,7 @@ def _instance(one: Foreign, native: str, standing: Instance | None) -> Instance:
     return Instance(
         agent=one.agent,
         instance=one.name,
-        kind=FOREIGN,
+        foreign=True,
         version=info.version[:256],
         started_at=standing.started_at if standing is not None else now,
         registered_at=standing.registered_at if standing is not None else now,

@@ -19,8 +19,6 @@ DEFINITIONS: Final = "def"
 MAX_PAGE: Final = 1000
 
 Kind = Literal["agent", "actor", "system"]
-AnyKind = Literal["agent", "actor", "system", "foreign"]
-"""A foreign one does not register: it speaks the Synadia Agent Protocol, and a bridge holds its lease."""
 State = Literal["starting", "ready", "draining"]
 Text = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
@@ -73,7 +71,7 @@ class Instance(BaseModel):
 
     agent: Token
     instance: Token
-    kind: AnyKind = "agent"
+    kind: Kind = "agent"
     version: Text = ""
     host: Text = ""
     pid: Count = 0
@@ -91,6 +89,10 @@ class Instance(BaseModel):
     registered_at: UnixSeconds = 0.0
     owner: Hex = ""
     """A hash of the holder's secret."""
+    foreign: bool = False
+    """Whether it is none of ours: it speaks the Synadia Agent Protocol, and bridges hold its lease. Not a kind, for
+    versions before this know no more of those.
+    """
 
     @property
     def key(self) -> str:

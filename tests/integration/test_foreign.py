@@ -86,7 +86,7 @@ def hermes() -> Hermes:
 
 
 async def foreign(mesh: Mesh) -> list[Instance]:
-    return [one for one in await RegistryClient(mesh).instances() if one.kind == "foreign"]
+    return [one for one in await RegistryClient(mesh).instances() if one.foreign]
 
 
 async def found(mesh: Mesh, count: int = 1) -> list[Instance]:
@@ -157,7 +157,7 @@ async def test_a_foreign_agent_is_known_works_and_is_gone_with_its_heartbeats(
     async with bridged(server, tmp_path, '{"concurrency": 64}', REVO_BACKOFF="0.05") as bridge:
         async with host(server.url, hermes, owner="Ana B."):
             (one,) = await found(mesh)
-            assert (one.agent, one.kind, one.state, one.labels["session"]) == ("hermes", "foreign", "ready", "main")
+            assert (one.agent, one.state, one.labels["session"]) == ("hermes", "ready", "main")
             assert one.instance.startswith("hermes-")
             content = base64.b64encode(b"\x00\x01").decode()
             message = {"prompt": "ask a b", "answers": ["x", "y"]}
