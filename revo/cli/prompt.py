@@ -126,7 +126,7 @@ class _Shown:
             raise UnansweredQueryError(self._agent, query.prompt)
         sys.stderr.write(f"\n{self._agent} asks: {_UNSEEN.sub('', query.prompt)}\n> ")
         sys.stderr.flush()
-        typed = await asyncio.to_thread(sys.stdin.readline)
+        typed: str = await asyncio.to_thread(sys.stdin.readline)
         if not typed:
             raise UnansweredQueryError(self._agent, query.prompt)
         return typed.rstrip("\n")

@@ -21,7 +21,7 @@ from synadia_ai.agents.envelope import Attachment as TheirAttachment
 from actors.registry.client import RegistryClient
 from actors.registry.model import Instance
 from bus import events, inspection
-from bus.directory import NoSuchAgentError
+from bus.directory import NoSuchAgentError, discover
 from bus.errors import BusError, ConfigError, NoRespondersError, RemoteError, RequestTimeoutError, ResultTimeoutError
 from bus.mesh import Mesh
 from bus.prompting import UnansweredQueryError
@@ -96,7 +96,8 @@ async def found(mesh: Mesh, count: int = 1) -> list[Instance]:
         seen = await foreign(mesh)
         return seen if len(seen) == count else None
 
-    return await eventually(look, timeout=10)
+    seen: list[Instance] = await eventually(look, timeout=10)
+    return seen
 
 
 async def test_our_client_prompts_the_real_host(server: Server, mesh: Mesh, hermes: Hermes) -> None:
@@ -295,8 +296,11 @@ async def test_a_bridge_that_is_killed_loses_no_task_and_another_holds_the_lease
 async def test_the_name_of_a_native_agent_is_its_own(
     server: Server, mesh: Mesh, hermes: Hermes, tmp_path: Path
 ) -> None:
-    loner = "tests.integration.agents:Loner"
-    async with bridged(server, tmp_path) as bridge:
+    loner, analyst = "tests.integration.agents:Loner", "actors.agents.code_analyst:CodeAnalyst"
+    async with (
+        actor(analyst, server.url, tmp_path / "analyst.log", **BEAT, REVO_PROMPT_HEARTBEAT="1") as ours,
+        bridged(server, tmp_path) as bridge,
+    ):
         async with host(server.url, hermes, agent="loner"):
             await found(mesh)
             assert (await (await mesh.submit("@loner", {"text": "1"})).result(timeout=5))["text"] == "you said 1"
@@ -316,6 +320,9 @@ async def test_the_name_of_a_native_agent_is_its_own(
             with pytest.raises(ResultTimeoutError):
                 await waits.result(timeout=0.5)
             assert hermes.asked == ["1"]
+        assert [info.instance for info in await discover(mesh.connection)] == [ours.instance]
+        assert "F401" in (await mesh.prompt("code-analyst", "import os\n")).text
+        assert "code-analyst" not in {one.agent for one in await foreign(mesh)}, "it beats, and is ours"
 
 
 async def held_back(mesh: Mesh, whose: str) -> bool:
