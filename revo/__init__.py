@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from actors.actor import Actor, ActorRef, Agent, Prompt, TaskContext, prompt, rpc, task
     from actors.registry.client import RegistryClient
-    from bus.errors import BusError, ConfigError, Retry, TaskFailedError
+    from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
-    from bus.prompts import Attachment, PromptRefusedError
+    from bus.prompts import Attachment
     from bus.settings import Settings
     from bus.telemetry import span
 
@@ -45,10 +45,10 @@ __all__ = [
 _HOMES: Final = {
     "actors.actor": ("Actor", "ActorRef", "Agent", "Prompt", "TaskContext", "prompt", "rpc", "task"),
     "actors.registry.client": ("RegistryClient",),
-    "bus.errors": ("BusError", "ConfigError", "Retry", "TaskFailedError"),
+    "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
-    "bus.prompts": ("Attachment", "PromptRefusedError"),
+    "bus.prompts": ("Attachment",),
     "bus.settings": ("Settings",),
     "bus.telemetry": ("span",),
 }

@@ -18,7 +18,8 @@ MAX_ROWS: Final = 200
 Review = Callable[[str, str], Awaitable[str]]
 """Takes a name and a source, and returns the report as text."""
 
-_FENCED: Final = re.compile(r"^```[ \t]*(?:python|py)?[ \t]*\r?\n(.*?)^```", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+_FENCED: Final = re.compile(r"^```[ \t]*(\S*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_PYTHON: Final = frozenset({"", "py", "python", "python3"})
 _CODE: Final = re.compile(
     r"^\s*(?:import \w|from [\w.]+ import\b|(?:async )?def \w+\s*\(|class \w+\s*[:(]|@\w|try:|return\b|"
     r"(?:if|elif|for|while|with) .+:\s*(?:#.*)?$|[\w.\[\]]+ ?(?:[-+*/|&]?=)(?!=)|[\w.]+\()",
@@ -64,10 +65,11 @@ def sources_in(prompt: Prompt) -> list[tuple[str, str | bytes]]:
     or else the text itself, if it looks like Python.
     """
     found: list[tuple[str, str | bytes]] = [(file.filename, file.content) for file in prompt.attachments]
-    blocks = _FENCED.findall(prompt.text)
+    fenced = _FENCED.findall(prompt.text)
+    blocks = [block for language, block in fenced if language.lower() in _PYTHON]
     for number, block in enumerate(blocks, 1):
         found.append((f"source-{number}.py" if len(blocks) > 1 else "source.py", block))
-    if not found and _CODE.search(prompt.text):
+    if not found and not fenced and _CODE.search(prompt.text):
         found.append(("source.py", prompt.text))
     return found
 

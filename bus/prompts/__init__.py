@@ -32,7 +32,7 @@ from bus.prompts.presence import (
     write_presence,
     write_size,
 )
-from bus.prompts.prompt import Prompt, PromptRefusedError, Sender
+from bus.prompts.prompt import Prompt, Sender
 from bus.prompts.service import PromptHandler, PromptService, Turn
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "Presence",
     "Prompt",
     "PromptHandler",
-    "PromptRefusedError",
     "PromptService",
     "Query",
     "Response",

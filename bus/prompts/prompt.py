@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bus import codec, subjects
 from bus.connection import Connection, Message
-from bus.errors import BusClosedError, BusError, DecodeError, RequestTimeoutError
+from bus.errors import BusClosedError, BusError, DecodeError, PromptRefusedError, RequestTimeoutError
 from bus.prompts.envelope import (
     ACK,
     Attachment,
@@ -45,18 +45,6 @@ _ROOM: Final = 1024
 """Bytes of a message for what stands around the text of a chunk."""
 _ACROSS: Final = "_R_."
 """How the reply subjects begin that the server makes for callers in other accounts."""
-
-
-class PromptRefusedError(BusError):
-    """The prompt cannot be answered as it is: the caller's mistake (400), or a matter of time (429, 503)."""
-
-    def __init__(self, reason: str, number: int = 400) -> None:
-        super().__init__(reason, number)
-        self.reason = reason
-        self.number = number
-
-    def __str__(self) -> str:
-        return self.reason
 
 
 class Sender(BaseModel):

@@ -19,11 +19,11 @@ from bus import subjects
 from bus.alarms import Alarm
 from bus.connection import Connection, Subscription
 from bus.endings import error_info
-from bus.errors import DecodeError, MailboxFullError
+from bus.errors import DecodeError, MailboxFullError, PromptRefusedError
 from bus.micro import Endpoint, Micro
 from bus.prompts.envelope import Envelope, read_envelope
 from bus.prompts.presence import prompt_metadata, service_metadata
-from bus.prompts.prompt import LEFT, Ears, Prompt, PromptRefusedError, Stream, sender_of
+from bus.prompts.prompt import LEFT, Ears, Prompt, Stream, sender_of
 from bus.prompts.pulse import Pulse
 from bus.subjects import AGENTS, PromptAddress
 from bus.telemetry import Attributes, Span, Telemetry

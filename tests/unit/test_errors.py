@@ -37,6 +37,7 @@ EXAMPLES: list[BusError] = [
     errors.TaskCancelledError("t1", "client a"),
     errors.DeliveriesExhaustedError("t1", 5),
     errors.NoStewardError("cancel"),
+    errors.PromptRefusedError("send a picture", 400),
     errors.RemoteError("oops", "it broke", True, {"n": 1}),
     errors.TaskFailedError("t1", "failed", "oops", "it broke", {"n": 1}),
     errors.ResultTimeoutError("t1", 2.0),
