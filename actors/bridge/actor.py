@@ -22,7 +22,7 @@ from actors.bridge.work import courier
 from actors.loading import default_policy
 from actors.registry.catalog import Catalog
 from bus import subjects, topology
-from bus.errors import NotFoundError, PermissionDeniedError, TransportError
+from bus.errors import BusError, NotFoundError, TransportError
 from bus.prompts import MAX_SILENCE
 from bus.store import Entry
 from bus.worker import Capability, Handler, Worker
@@ -161,7 +161,9 @@ class Bridge(Actor):
                 self._withheld[agent] = now + AGAIN, f"agent {owner} of this mesh, which is away"
                 return
             standing, conflict = await topology.ensure_capability(connection, address, policy, self.name)
-        except (PermissionDeniedError, topology.ForbiddenTopologyError) as error:
+        except BusError as error:
+            if error.retryable:
+                raise
             self._withheld[agent] = now + AGAIN, ""
             log.warning("foreign agent %s is given no tasks: %s", agent, error)
             return
