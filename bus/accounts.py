@@ -104,7 +104,7 @@ def _add(accounts: dict[str, _Account], tenant: str, members: Sequence[Member]) 
         for capability in member.grants.casts:
             _let_speak(accounts, tenant, member, capability, agents)
         if member.grants.prompts:
-            _let_hear(accounts, tenant, member, agents)
+            _let_find(accounts, tenant, member, agents)
 
 
 def _grant(core: _Account, own: _Account, tenant: str, name: str, granted: Grants) -> None:
@@ -148,22 +148,36 @@ def _let_speak(
             hearing.take(kind, subject, speaker)
 
 
-def _let_hear(accounts: dict[str, _Account], tenant: str, member: Member, agents: Sequence[Member]) -> None:
-    """Let a user hear the heartbeats of the agents that it may prompt, from account to account."""
-    listener = account_of(tenant, member)
+def _let_find(accounts: dict[str, _Account], tenant: str, member: Member, agents: Sequence[Member]) -> None:
+    """Let a user find the agents that it may prompt, and hear their heartbeats."""
+    finder, core = account_of(tenant, member), accounts[tenant]
+    if finder == tenant:
+        return
+    own, answers = accounts.setdefault(finder, _Account()), bool(member.grants.listings)
+    for asked, listed in member.grants.finds:
+        # Who answers this itself must not take it from those who take it from him: the server calls that a cycle, and
+        # does not start. He has it from each of the others, under the name by which nobody asks.
+        subject = listed if answers else asked
+        core.export("service", subject, finder, many=True)
+        own.take("service", subject, tenant, called=asked if answers else "")
     for agent in agents:
-        speaker = account_of(tenant, agent)
-        if speaker in (tenant, listener) or not {agent.name, "*"}.intersection(member.grants.prompts):
+        theirs = account_of(tenant, agent)
+        if theirs in (tenant, finder) or not {agent.name, "*"}.intersection(member.grants.prompts):
             continue
-        subject = subjects.PromptAddress(agent.name, "*", "*").presence
-        accounts.setdefault(speaker, _Account()).export("stream", subject, listener)
-        accounts.setdefault(listener, _Account()).take("stream", subject, speaker)
+        found = accounts.setdefault(theirs, _Account())
+        beats = subjects.PromptAddress(agent.name, "*", "*").presence
+        found.export("stream", beats, finder)
+        own.take("stream", beats, theirs)
+        for asked, listed in member.grants.finds if answers else ():
+            found.export("service", listed, finder, many=True)
+            own.take("service", listed, theirs, called=asked)
 
 
 def _permissions(tenant: str, member: Member) -> dict[str, Any]:
     """The same as subjects: what is not granted is refused by name, and not only heard by nobody."""
     granted = member.grants
     publish, subscribe = [*granted.sends, *granted.pulls], list(granted.hears)
+    publish += [asked for asked, _ in granted.finds]
     if member.role not in TRUSTED:
         alone = account_of(tenant, member) != tenant
         subscribe += [

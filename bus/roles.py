@@ -62,6 +62,8 @@ class Grants:
     """What many answer, it among them: how others call it, and where it hears it in an account of its own."""
     prompts: tuple[str, ...] = ()
     """The agents that it may prompt, by name."""
+    finds: tuple[tuple[str, str], ...] = ()
+    """What it asks many to find them, as in `listings`."""
 
 
 def check(role: str, user: str, wish: Wish) -> None:
@@ -134,7 +136,6 @@ def _client(user: str, wish: Wish) -> Grants:
         sends += [address.status, subjects.answer(agent, "*", "*")]
         pulls.append(address.prompt)
     if wish.prompts:
-        pulls += [asked for asked, _ in _listings("PING", "INFO")]
         hears.append(subjects.PRESENCE)
     return Grants(
         tuple(dict.fromkeys(sends)),
@@ -142,6 +143,7 @@ def _client(user: str, wish: Wish) -> Grants:
         tuple(hears),
         casts=tuple(wish.broadcasts),
         prompts=tuple(wish.prompts),
+        finds=tuple(_listings("PING", "INFO")) if wish.prompts else (),
     )
 
 
@@ -205,6 +207,7 @@ def _agent(user: str, wish: Wish) -> Grants:
         streams=(prompted.prompt,),
         listings=tuple(_listings("PING", "INFO", "STATS")),
         prompts=own.prompts,
+        finds=own.finds,
     )
 
 

@@ -110,6 +110,7 @@ def _show_one(keyring: Keyring, name: str, tenant: str, output: Output) -> int:
     granted = keyring.grants(name, tenant)
     user = keyring.read().tenants[tenant][name]
     publish, subscribe = [*granted.sends, *granted.pulls], [*granted.hears, *granted.serves, *granted.streams]
+    publish += [asked for asked, _ in granted.finds]
     subscribe += [subject for both in granted.listings for subject in both]
     if output is Output.JSON:
         print_json({**_public(keyring, tenant, name, user), "publish": publish, "subscribe": subscribe})

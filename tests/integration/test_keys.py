@@ -184,7 +184,7 @@ async def test_keys_are_rotated_and_users_added_while_tasks_run_and_nothing_is_l
                     keyring.finish(name)
                 await server.reload()  # who was there by the old key is cut off, and comes back by the new one
             assert len(done) == 240
-            assert mesh.connection.is_connected
+            await eventually(lambda: mesh.connection.is_connected)
             assert echo.log.count("is ready") == 1, "it is the same process"
 
 

@@ -189,7 +189,7 @@ async def test_a_role_may_publish_nothing_that_is_granted_to_the_others_and_is_t
     here: Guarded, user: str
 ) -> None:
     grants = of_all(here)
-    own = (*grants[user].sends, *grants[user].pulls)
+    own = (*grants[user].sends, *grants[user].pulls, *(asked for asked, _ in grants[user].finds))
     theirs = {
         literal(one)
         for name, others in grants.items()
