@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import functools
 import json
+import os
+import re
 import signal
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -29,7 +32,7 @@ from bus.traces import tree
 from revo import Agent, Prompt, PromptRefusedError, prompt
 from tests.eventually import eventually
 from tests.guarded import Guarded
-from tests.processes import actor
+from tests.processes import ROOT, actor
 from tests.prompting import Caller, ask, calling, found, leave, prompting, serving
 
 TALKER = "agents.prompt.talker.revo.main"
@@ -335,3 +338,24 @@ async def test_the_analysers_answer_with_their_report_and_say_what_else_they_can
         assert said.chunks == len(files)
         assert "## b.py\n\nNot reviewed: b.py is not Python" in said.text
         assert "## c.bin\n\nNot reviewed: c.bin is binary" in said.text
+
+
+async def test_the_document_on_prompts_works_as_it_stands(server: Server, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "prompts.md").read_text()
+    agent, client = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (tmp_path / "greeter.py").write_text(agent)
+    (tmp_path / "talk.py").write_text(client)
+    async with actor(f"{tmp_path / 'greeter.py'}:Greeter", server.url, tmp_path / "log"):
+        environment = {**os.environ, "REVO_NATS_URL": server.url}
+        out = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, tmp_path / "talk.py", env=environment, stdout=out
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 30)
+    assert said.decode().splitlines() == [
+        "greeter Greets whom you name.",
+        "Hello,  []",
+        "Ada []",
+        "",
+        "Your file: ['a.txt']",
+    ]
