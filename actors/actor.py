@@ -152,6 +152,12 @@ class Actor:
     async def on_stop(self) -> None:
         """Called once, after the last message."""
 
+    async def on_probe(self) -> None:
+        """Called about once a second while there is nothing to do: raise if it cannot work; then it is shown so.
+
+        For what nobody else sees, as a licence that has run out. It takes a turn as a message does; keep it short.
+        """
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something beside the handlers until the actor stops; it is cancelled then.
 

@@ -25,6 +25,7 @@ from actors.loading import actor_settings, default_policy, load
 from actors.mailbox import Mailbox
 from actors.registry.registrar import Registrar
 from actors.runtime import Threads, broadcast_handler, prompt_service, rpc_handler, task_handler
+from actors.selfreport import SelfReport
 from actors.vitals import DRAINING, READY, Vitals
 from bus import lifeline, stewards, subjects, topology
 from bus.connection import Connection
@@ -44,6 +45,8 @@ GC_THRESHOLDS: Final = (25_000, 10, 10)
 """A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
 LAST_WORDS: Final = 1.5
 """Seconds for what an actor says of its end."""
+SHED: Final = 75
+"""The exit status of who was idle and left for the sake of others (EX_TEMPFAIL): start it again, and not at once."""
 READY_FD: Final = "REVO_READY_FD"
 LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
@@ -115,6 +118,7 @@ class Host:
         self._prompts: PromptService | None = None
         self._registrar: Registrar
         self._vitals = Vitals(actor.name, self.instance, settings)
+        self._report = SelfReport(self._mailbox, self.actor.on_probe)
 
     async def serve(self) -> int:
         """Live until told to stop; returns the exit status."""
@@ -136,13 +140,14 @@ class Host:
         self.actor.mesh = Mesh(connection, telemetry, client=name)
         self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
+        unwatch = self._report.start()
         try:
             _check_user(connection, name)
             if topology.is_ours(connection):
                 for line in await topology.apply(connection):
                     log.warning("%s; it is left as it is", line)
             registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
-            self._registrar = Registrar(connection, registration, self._load)
+            self._registrar = Registrar(connection, registration, self._report.say)
             self._vitals.know(connection, self._registrar, self._mailbox)
             await self._start_actor()
             started = True
@@ -160,16 +165,13 @@ class Host:
             log.warning("%s stops at once", self.instance)
             return 1
         finally:
+            unwatch()
             if started:
                 await self._stop_actor()
                 await _briefly(self._registrar.leave())
             self.threads.close()
             await self.actor.mesh.close()
         return status
-
-    def _load(self) -> tuple[int, int]:
-        """How many messages are handled at the moment, and how many wait in this process."""
-        return self._mailbox.running, self._mailbox.waiting + (self._worker.waiting if self._worker else 0)
 
     async def _start_actor(self) -> None:
         try:
@@ -193,7 +195,9 @@ class Host:
         """Open the actor's doors: requests first, then prompts, then tasks."""
         actor, mailbox = self.actor, self._mailbox
         description = (type(actor).__doc__ or "").strip().partition("\n")[0]
-        self._service = Service(connection, telemetry, actor.name, self.instance, actor.version, description)
+        self._service = Service(
+            connection, telemetry, actor.name, self.instance, actor.version, description, meter=self._report.meter
+        )
         capabilities = []
         for handler in self._handlers:
             if handler.kind == "rpc":
@@ -217,9 +221,19 @@ class Host:
                 concurrency=actor.concurrency,
                 named=await self._policy(connection, subjects.agent_address(actor.name), None),
                 pulse=self._registrar.pulse,
+                signs=self._report,
+                on_pause=self._on_pause,
             )
             self._vitals.know_worker(self._worker)
+            self._report.know(connection, self._worker)
             self._worker.start()
+
+    def _on_pause(self, reason: str) -> None:
+        """Take no work, or go on; requests go to others meanwhile."""
+        assert self._service is not None
+        self._report.pause(reason)
+        self._registrar.renew_soon()
+        self.actor.spawn(self._service.resume() if not reason else self._service.pause())
 
     async def _policy(self, connection: Connection, address: str, handler: Handler | None) -> Policy:
         """How what is sent to an address is run: what stands there, and otherwise what we want."""
@@ -241,7 +255,7 @@ class Host:
         stopping = asyncio.ensure_future(self._stopping.wait())
         waits: set[asyncio.Future[Any]] = {stopping, connection.closed, self.actor.failed}
         if self._worker is not None:
-            waits.add(self._worker.failed)
+            waits |= {self._worker.failed, self._worker.shed}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -256,6 +270,9 @@ class Host:
         if connection.closed.done():
             log.error("%s ends: %s", self.instance, connection.closed.result())
             return 1
+        if self._worker is not None and self._worker.shed.done() and not self._stopping.is_set():
+            log.warning("%s is idle and makes room: %s", self.instance, self._worker.shed.result())
+            return SHED
         log.info("%s drains", self.instance)
         return 0
 

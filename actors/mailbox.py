@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 
 from bus.errors import MailboxFullError
@@ -20,6 +21,18 @@ class Mailbox:
         self._free = concurrency
         self._queue: deque[asyncio.Future[None]] = deque()
         self.running = 0
+        self._full_since = 0.0
+        self._full_seconds = 0.0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether all turns are taken."""
+        return self._free == 0
+
+    @property
+    def full_seconds(self) -> float:
+        """For how long all turns were taken, in all."""
+        return self._full_seconds + (time.monotonic() - self._full_since if self._free == 0 else 0.0)
 
     @property
     def waiting(self) -> int:
@@ -32,6 +45,8 @@ class Mailbox:
             return False
         self._free -= 1
         self.running += 1
+        if not self._free:
+            self._full_since = time.monotonic()
         return True
 
     async def enter(self, *, bounded: bool) -> None:
@@ -62,5 +77,7 @@ class Mailbox:
             if not turn.done():  # who was cancelled has not looked yet
                 turn.set_result(None)
                 return
+        if not self._free:
+            self._full_seconds += time.monotonic() - self._full_since
         self._free += 1
         self.running -= 1

@@ -130,6 +130,7 @@ class Supervision(BaseModel):
     within: Seconds = 60.0
     backoff: Seconds = 0.2
     backoff_max: Seconds = 10.0
+    rest: Seconds = Field(30.0, description="how long an idle actor stays down that made room for others")
 
 
 class SystemEntry(BaseModel):

@@ -17,6 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from actors.host import SHED
 from actors.meshfile import ActorEntry, MeshFile
 from actors.process import ActorExitedError, ActorProcess
 from bus.errors import BusError
@@ -36,6 +37,7 @@ class State(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RESTARTING = "restarting"
+    RESTING = "resting"
     STOPPING = "stopping"
     FAILED = "failed"
     STOPPED = "stopped"
@@ -257,6 +259,9 @@ class Supervisor:
                 break
             if status == WRONG_USAGE:
                 return self._fail(child, child.reason)
+            if status == SHED:
+                await self._rest(child)
+                continue
             policy, now = self._mesh.supervision, time.monotonic()
             child.crashes.append(now)
             while child.crashes and now - child.crashes[0] > policy.within:
@@ -306,8 +311,19 @@ class Supervisor:
         child.restarts += 1
         self._change(child, State.RESTARTING)
         ceiling = min(policy.backoff_max, policy.backoff * 2.0 ** (len(child.crashes) - 1))
+        await self._wait(child, random.uniform(ceiling / 2, ceiling))  # noqa: S311
+
+    async def _rest(self, child: Child) -> None:
+        """It was idle and made room for others on this host: it has not failed, and is back after a while."""
+        rest = self._mesh.supervision.rest
+        child.reason = f"it made room for others, and is started again after {rest:g} s"
+        self._change(child, State.RESTING)
+        await self._wait(child, rest)
+
+    async def _wait(self, child: Child, seconds: float) -> None:
+        """Wait so long, unless it is to stop before."""
         try:
-            async with asyncio.timeout(random.uniform(ceiling / 2, ceiling)):  # noqa: S311
+            async with asyncio.timeout(seconds):
                 await child.stopping.wait()
         except TimeoutError:
             return

@@ -16,7 +16,7 @@ from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import BusError, NotFoundError, ServerError
 from bus.outcomes import Settle
-from bus.pull import Puller
+from bus.pull import Puller, Source
 from bus.wire import Message
 
 log = logging.getLogger(__name__)
@@ -38,8 +38,7 @@ class Advisories:
         self._spawn = spawn
         self._puller = Puller(
             connection,
-            subjects.ADVISORIES,
-            [(_KEY, subjects.STEWARD, 0)],
+            [Source(_KEY, subjects.STEWARD, 0, subjects.ADVISORIES)],
             self._on_message,
             spawn=spawn,
             fail=self._fail,

@@ -117,7 +117,8 @@ async def create(connection: Connection, folder: Path, on_bytes: OnBytes) -> Bac
     await asyncio.to_thread(_prepare, folder)
     taken: list[Kept] = []
     files: dict[str, str] = {}
-    names = [config["name"] for config in topology.streams(connection.settings, connection.max_payload)]
+    wanted = topology.streams(connection.settings, connection.max_payload)
+    names = [config["name"] for config in wanted if config["name"] != subjects.PROBES]  # which are of the moment
     names.sort(key=lambda name: name != subjects.TASKS)  # which comes first, see above
     for name in names:
         try:

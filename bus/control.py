@@ -9,12 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bus import codec, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import DecodeError
-from bus.messages import CONTENT_TYPE, Beat, Status
+from bus.messages import CONTENT_TYPE, MSGPACK, Beat, Status
 from bus.wire import Message
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,22 @@ class EndOrder(BaseModel):
     status: Status
 
 
+class PauseOrder(BaseModel):
+    """Take nothing more, for this reason; with an empty one: go on."""
+
+    reason: str = Field("", max_length=256)
+
+
 class TasksQuestion(BaseModel):
     """What have you in hand? With a task id only who has that one answers."""
 
     task_id: str = ""
+
+
+class ShedOrder(BaseModel):
+    """Leave, if you are idle: others on your host need the room."""
+
+    reason: str = ""
 
 
 class Control:
@@ -43,12 +55,17 @@ class Control:
         instance: str,
         *,
         on_end: Callable[[EndOrder], None],
+        on_shed: Callable[[ShedOrder], None],
         beat: Callable[[], Beat],
+        on_pause: Callable[[str], None],
     ) -> None:
         self._connection = connection
         self._names = ((subjects.EVERYONE, subjects.EVERYONE), (agent, instance))
         self._on_end = on_end
+        self._on_shed = on_shed
+        self._own = subjects.control(agent, instance, "shed")
         self._beat = beat
+        self._on_pause = on_pause
         self._subscriptions: list[Subscription] = []
 
     async def open(self) -> None:
@@ -68,6 +85,12 @@ class Control:
         try:
             if verb == "end":
                 self._on_end(codec.read(EndOrder, headers, message.data, subject=message.subject))
+            elif verb == "pause" and message.reply:
+                order = codec.read(PauseOrder, headers, message.data or b"{}", subject=message.subject)
+                self._on_pause(order.reason)
+                self._connection.send(message.reply, codec.encode(order.model_dump()), {CONTENT_TYPE: MSGPACK})
+            elif message.subject == self._own:  # an order to one, never to all
+                self._on_shed(codec.read(ShedOrder, headers, message.data or b"{}", subject=message.subject))
             elif verb == "tasks" and message.reply:
                 question = codec.read(TasksQuestion, headers, message.data or b"{}", subject=message.subject)
                 self._answer(question, headers, message.reply)

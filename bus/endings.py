@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bus import codec, jetstream, subjects
+from bus import codec, faults, jetstream, subjects
 from bus.connection import Connection
 from bus.errors import BusError, DecodeError, WrongSequenceError
 from bus.messages import (
@@ -206,17 +206,23 @@ async def note_double(connection: Connection, envelope: Envelope, standing: Resu
 
 def error_info(error: BaseException) -> ErrorInfo:
     """An exception as it crosses the wire; long texts are cut, so that it always fits."""
-    code = getattr(error, "code", None)
     details = getattr(error, "details", None)
     frames = "" if isinstance(error, BusError) else "".join(traceback.format_exception(error))
     return ErrorInfo(
-        code=code if isinstance(code, str) and code else _snake(type(error).__name__),
+        code=error_code(error),
         message=str(error)[:MAX_MESSAGE],
         retryable=is_retryable(error),
         type=f"{type(error).__module__}.{type(error).__qualname__}",
         details=_bounded(details) if isinstance(details, dict) else {},
         traceback=frames[-MAX_TRACEBACK:],
+        fault=faults.classify(error),
     )
+
+
+def error_code(error: BaseException) -> str:
+    """The error's name on the wire: what it says itself, or its type's in snake case."""
+    code = getattr(error, "code", None)
+    return code if isinstance(code, str) and code else _snake(type(error).__name__)
 
 
 def is_retryable(error: BaseException) -> bool:

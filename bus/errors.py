@@ -393,6 +393,8 @@ class RemoteError(BusError):
         self.message = message
         self.retryable = retryable  # type: ignore[misc]  # of the one error, where the class cannot know
         self.details = dict(details or {})
+        self.fault = ""
+        """The class of the fault (`bus.faults`), where the other side says it."""
 
     @property
     def code(self) -> str:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 AGENT: Final = "agent"
 SYSTEM: Final = "system"
+FAULT: Final = "fault"
+"""What went wrong with an instance; `what` is its class (`bus.faults`)."""
+BREAKER: Final = "breaker"
+"""A capability of an instance, or what it asks, is left alone for a while, tried again, and well."""
 _PATIENCE: Final = 5.0
 
 

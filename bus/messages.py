@@ -95,6 +95,8 @@ class ErrorInfo(BaseModel):
     type: str = ""
     details: dict[str, Any] = {}
     traceback: str = ""
+    fault: str = ""
+    """Its class, as in `bus.faults`; empty: of a version that does not say."""
 
 
 class Result(BaseModel):

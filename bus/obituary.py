@@ -1,4 +1,6 @@
-"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat."""
+"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat. Tells
+of its death as the fault that it is.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,10 @@ import logging
 import time
 from typing import Final
 
-from bus import attempts, codec, endings, subjects
+from bus import attempts, codec, endings, events, subjects
 from bus.connection import Connection
 from bus.errors import NoRespondersError, RequestTimeoutError
+from bus.faults import Fault, Ledger
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, InHand, SpanRecord
 from bus.telemetry import Telemetry
 
@@ -40,20 +43,34 @@ class Obituary:
     def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
         self._connection = connection
         self._telemetry = telemetry
+        self._ledger = Ledger()
 
     async def write(self, beat: Beat, reason: str) -> None:
-        """Write the spans of what a worker had in hand when it was last heard of, unless they ended before it did.
+        """Write the spans of what a worker had in hand when it was last heard of, unless they ended before it did, and
+        tell of its death, once however many stewards do. Whoever looks after its process starts another: `revo up`, or
+        Kubernetes.
 
         Raises:
             TransportError: not all could be written; doing it again is safe.
         """
+        fault, lost = self._ledger.met(beat.agent, "crash", time.monotonic()), []
         for task in beat.in_hand:
-            if task.span_id and await self._was_lost(task):
+            if await self._was_lost(task):
+                lost.append(task.task_id)
+                if not task.span_id:
+                    continue
                 names = (task.client, task.capability, task.task_id, task.span_id)
                 body = {"instance": beat.instance, "reason": reason, "at": time.time()}
                 if await endings.note(self._connection, "lost", *names, body=body):
-                    self._telemetry.end_for(_span(beat, task, reason))
+                    self._telemetry.end_for(_span(beat, task, reason, fault))
                     log.warning("%s: %s, with attempt %d of task %s", beat.instance, reason, task.attempt, task.task_id)
+
+        about = {"severity": str(fault.severity), "recovery": fault.recovery, "count": fault.count, "reason": reason}
+        name, by = beat.instance, self._telemetry.instance
+        once = f"crash-{name}"
+        await events.tell(
+            self._connection, events.FAULT, name, "crash", agent=beat.agent, by=by, once=once, **about, tasks=lost[:20]
+        )
 
     async def _was_lost(self, task: InHand) -> bool:
         """Whether the attempt did not come to an end of its own after that heartbeat."""
@@ -65,7 +82,7 @@ class Obituary:
         return record.errors < task.attempt and record.returned < task.deliveries
 
 
-def _span(beat: Beat, task: InHand, reason: str) -> SpanRecord:
+def _span(beat: Beat, task: InHand, reason: str, fault: Fault) -> SpanRecord:
     return SpanRecord(
         trace_id=task.trace_id,
         span_id=task.span_id,
@@ -86,5 +103,8 @@ def _span(beat: Beat, task: InHand, reason: str) -> SpanRecord:
             "revo.deliveries": task.deliveries,
             "revo.attempt": task.attempt,
             "revo.outcome": "lost",
+            "revo.fault.class": fault.kind,
+            "revo.fault.severity": str(fault.severity),
+            "revo.fault.recovery": fault.recovery,
         },
     )

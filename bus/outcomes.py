@@ -65,9 +65,11 @@ class Policy:
         """The policy that a consumer or a steward tells of: what another version knows besides is left out."""
         return cls(**{field.name: given[field.name] for field in fields(cls) if field.name in given})  # type: ignore[arg-type]
 
-    def pause(self, errors: int) -> float:
-        """Seconds before the attempt that follows `errors` errors: exponential, with half of it jitter."""
-        full = min(self.backoff_max, self.backoff * 2.0 ** min(errors - 1, 30))
+    def pause(self, errors: int, slower: float = 1.0) -> float:
+        """Seconds before the attempt that follows `errors` errors: exponential, with half of it jitter, so many times
+        `slower`, and never longer than `backoff_max`.
+        """
+        full = min(self.backoff_max, slower * self.backoff * 2.0 ** min(errors - 1, 30))
         return full * random.uniform(0.5, 1.0)  # noqa: S311  (spreads load, guards nothing)
 
 

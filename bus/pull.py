@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bus import jetstream, subjects
 from bus.connection import Connection, Subscription
@@ -53,13 +53,26 @@ class ConsumerGoneError(BusError):
         return f"consumer {self.consumer} is gone: {self.reason}"
 
 
+class Source(NamedTuple):
+    """One consumer to pull from."""
+
+    key: str
+    """`capability.priority`, as in a delivery's subject, or the whole of a shorter subject."""
+    consumer: str
+    """Its durable name."""
+    rank: int
+    """The lowest is the most urgent."""
+    stream: str = subjects.TASKS
+    needed: bool = True
+    """Whether the worker cannot go on without it."""
+
+
 @dataclass(slots=True)
 class _Pull:
     """One consumer and what may still come of the pull that stands on it."""
 
     index: int
-    consumer: str
-    rank: int
+    source: Source
     outstanding: int = 0
     backlog: int = 0
     """How many messages the consumer still had when it last delivered one."""
@@ -75,10 +88,10 @@ class _Pull:
 class Generation:
     """The pulls that share one inbox. Dropping the inbox ends them all on the server, without a message lost."""
 
-    def __init__(self, inbox: str, consumers: Sequence[tuple[str, str, int]], *, unseen: bool = False) -> None:
+    def __init__(self, inbox: str, sources: Sequence[Source], *, unseen: bool = False) -> None:
         self.inbox = inbox
-        self.pulls = [_Pull(index, consumer, rank) for index, (_, consumer, rank) in enumerate(consumers)]
-        self.by_key = {key: pull for (key, *_), pull in zip(consumers, self.pulls, strict=True)}
+        self.pulls = [_Pull(index, source) for index, source in enumerate(sources)]
+        self.by_key = {pull.source.key: pull for pull in self.pulls}
         self.idle = len(self.pulls)
         """On how many of the consumers no pull stands."""
         self.subscription: Subscription | None = None
@@ -91,8 +104,7 @@ class Puller:
     def __init__(
         self,
         connection: Connection,
-        stream: str,
-        consumers: Sequence[tuple[str, str, int]],
+        sources: Sequence[Source],
         on_task: Callable[[Message], None],
         *,
         spare: Callable[[int], int] | None = None,
@@ -102,15 +114,14 @@ class Puller:
     ) -> None:
         """Nothing is pulled before the first `want`.
 
-        `consumers` are `capability.priority`, as in a delivery's subject, durable name and rank; the lowest rank is the
-        most urgent. `spare` says how many more messages of a rank there is use for although nothing is wanted, or more
+        `spare` says how many more messages of a rank there is use for although nothing is wanted, or more
         urgent ones wait. `spawn` runs a coroutine, `fail` ends the worker, `on_quiet` hears that nothing stands and
         nothing is on its way.
         """
         self._spare = spare or _none
         self._connection = connection
-        self._stream = stream
-        self._consumers = list(consumers)
+        self._sources = list(sources)
+        self._left_out: frozenset[str] = frozenset()
         self._on_task = on_task
         self._spawn = spawn
         self._fail = fail
@@ -154,6 +165,15 @@ class Puller:
         elif self._generation is not None and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._retire)
 
+    def leave_out(self, addresses: frozenset[str]) -> None:
+        """Pull nothing for these capabilities, or agents as `@name`, until it is said otherwise; what is on its way
+        still comes. Pulls end with their inbox only, so all of them are stood anew.
+        """
+        if addresses != self._left_out:
+            self._left_out = addresses
+            self._retire()
+            self.want(self._wanted, ahead=self._ahead)
+
     async def stop(self) -> None:
         """End every pull; returns when all that was on its way has been handed to `on_task`."""
         self._stopped = True
@@ -183,7 +203,7 @@ class Puller:
                 # urgent ones wait.
                 batch = 1
                 if urgent or self._wanted <= 0:
-                    batch = self._spare(pull.rank)
+                    batch = self._spare(pull.source.rank)
                 elif pull.busy:
                     batch = self._wanted if self._ahead else max(1, room)
                     room -= batch
@@ -194,7 +214,9 @@ class Puller:
     async def _open(self) -> None:
         connection = self._connection
         unseen = connection.restricted and connection.clustered
-        generation = Generation(connection.client.new_inbox(), self._consumers, unseen=unseen)
+        left_out = self._left_out
+        wanted = [source for source in self._sources if source.key.rpartition(".")[0] not in left_out]
+        generation = Generation(connection.client.new_inbox(), wanted, unseen=unseen)
 
         def on_message(message: Message) -> None:
             self._on_message(generation, message)
@@ -206,12 +228,16 @@ class Puller:
         if self._stopped or not (self._wanted or self._ahead):
             await self._drain(generation)
             return
+        if left_out != self._left_out:
+            await self._drain(generation)
+            self._pull()
+            return
         self._generation = generation
         self._pull()
 
     def _send(self, generation: Generation, pull: _Pull, batch: int) -> None:
         loop = asyncio.get_running_loop()
-        subject = subjects.api("CONSUMER.MSG.NEXT", self._stream, pull.consumer)
+        subject = subjects.api("CONSUMER.MSG.NEXT", pull.source.stream, pull.source.consumer)
         pull.outstanding = batch
         generation.idle -= 1
         pull.heard = pull.sent = loop.time()
@@ -222,7 +248,7 @@ class Puller:
         try:
             self._connection.send(subject, request, reply=f"{generation.inbox}.{pull.index}")
         except TransportError:
-            log.debug("pull from %s not sent: the connection is lost", pull.consumer)
+            log.debug("pull from %s not sent: the connection is lost", pull.source.consumer)
 
     def _listen(self, generation: Generation, pull: _Pull) -> None:
         """Stand a new pull when the server has been silent about this one for two heartbeats."""
@@ -238,7 +264,7 @@ class Puller:
             self._on_status(generation, message, message.headers.get("Status", ""))
             return
         parts = message.subject.split(".")
-        pull = generation.by_key.get(f"{parts[2]}.{parts[3]}")
+        pull = generation.by_key.get(f"{parts[2]}.{parts[3]}" if len(parts) > 3 else message.subject)
         if pull is not None:
             pull.failures = 0
             pull.heard = asyncio.get_running_loop().time()
@@ -260,8 +286,9 @@ class Puller:
         if pull.outstanding:
             self._ended(generation, pull)
         pull.backlog, pull.busy = 0, False
-        if status == "409" and "consumer deleted" in description.lower():
-            self._fail(ConsumerGoneError(pull.consumer, description))
+        source = pull.source
+        if status == "409" and "consumer deleted" in description.lower() and source.needed:
+            self._fail(ConsumerGoneError(source.consumer, description))
         elif status in ("408", "404"):
             pull.failures = 0
             self.want(self._wanted, ahead=self._ahead)
@@ -270,21 +297,23 @@ class Puller:
             pull.failures += 1
             pause = min(RESTART_MAX, RESTART_FIRST * 2.0 ** min(pull.failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
             pull.timer = asyncio.get_running_loop().call_later(pause, self._expired, generation, pull)
+            if not source.needed:
+                return
             if pull.failures == 5:
-                log.warning("consumer %s does not answer: %s %s", pull.consumer, status, description)
+                log.warning("consumer %s does not answer: %s %s", source.consumer, status, description)
                 if not self._connection.restricted:
-                    self._spawn(self._check(pull.consumer))
+                    self._spawn(self._check(source))
             elif pull.failures == PATIENCE and self._connection.restricted:
-                self._fail(ConsumerGoneError(pull.consumer, "it does not answer"))  # a new process asks a steward
+                self._fail(ConsumerGoneError(source.consumer, "it does not answer"))  # a new process asks a steward
 
-    async def _check(self, consumer: str) -> None:
+    async def _check(self, source: Source) -> None:
         """Tell a consumer that is away for now from one that is gone."""
         try:
-            await jetstream.call(self._connection, "CONSUMER.INFO", self._stream, consumer)
+            await jetstream.call(self._connection, "CONSUMER.INFO", source.stream, source.consumer)
         except NotFoundError as error:
-            self._fail(ConsumerGoneError(consumer, str(error)))
+            self._fail(ConsumerGoneError(source.consumer, str(error)))
         except TransportError as error:
-            log.debug("no answer about %s: %s", consumer, error)
+            log.debug("no answer about %s: %s", source.consumer, error)
 
     def _ended(self, generation: Generation, pull: _Pull) -> None:
         """No more will come of this pull."""

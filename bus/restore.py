@@ -89,6 +89,7 @@ async def restore(
         told = await snapshots.restore(connection, path, taken, functools.partial(on_bytes, kept.stream))
         state = told["state"]
         done.append(Restored(kept.stream, int(state["messages"]), int(state.get("consumer_count", 0)), kept.size))
+    await topology.apply(connection)  # what is of the moment is in no backup
     return done
 
 

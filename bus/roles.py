@@ -168,13 +168,16 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.rpc(subjects.STEWARD, "cancel", user),
         subjects.rpc(subjects.STEWARD, "others_die", user),
         subjects.rpc(subjects.STEWARD, "policy", user),
+        subjects.rpc(subjects.STEWARD, "shed", user),
         subjects.beat(user, "*"),
-        f"revo.event.agent.{user}.*.*",
+        subjects.probed(user, "*"),
+        f"$JS.ACK.{subjects.PROBES}.{user}.>",
+        *(f"revo.event.{kind}.{user}.*.*" for kind in ("agent", "fault", "breaker")),
         subjects.note("double", "*"),
         f"{SHARED_INBOX}.>",
         prompted.presence,
     ]
-    pulls = [*own.pulls]
+    pulls = [*own.pulls, subjects.api("CONSUMER.MSG.NEXT", subjects.PROBES, user)]
     for address in (*wish.does, subjects.agent_address(user)):
         result, attempt = f"revo.result.*.{address}.*", f"$KV.ATTEMPTS.*.{address}.*"
         sends += [
@@ -252,6 +255,11 @@ def _registry(user: str) -> Grants:
         subjects.api("STREAM.INFO", bucket),
         subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
         subjects.api("CONSUMER.DELETE", bucket, "*"),
+        subjects.PROBE_SUBJECTS,
+        subjects.api("CONSUMER.CREATE", subjects.PROBES, "*", subjects.PROBE_SUBJECTS),
+        subjects.api("STREAM.CREATE", subjects.PROBES),
+        subjects.api("STREAM.INFO", subjects.PROBES),
+        hears=(subjects.PROBED,),
     )
 
 
@@ -296,6 +304,7 @@ def _bridge(user: str, foreign: Sequence[str]) -> Grants:
         subjects.api("STREAM.INFO", subjects.ATTEMPTS),
         subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
         *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
+        subjects.rpc(subjects.STEWARD, "shed"),
         subjects.beat(subjects.BRIDGE, "*"),
         subjects.note("double", "*"),
         subjects.micro("INFO", subjects.AGENTS),

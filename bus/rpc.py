@@ -30,6 +30,7 @@ from bus.errors import (
     RemoteError,
     RequestTimeoutError,
 )
+from bus.health import Meter
 from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
 from bus.telemetry import Attributes, Telemetry
 from bus.wire import Message, OnMessage
@@ -117,7 +118,9 @@ def read_reply(headers: Mapping[str, str], body: bytes, subject: str) -> Any:
             info = codec.read(ErrorInfo, headers, body, subject=subject)
         except DecodeError:
             raise RemoteError(headers[SERVICE_ERROR_CODE], headers.get(SERVICE_ERROR, "")) from None
-        raise RemoteError(info.code, info.message, info.retryable, info.details)
+        error = RemoteError(info.code, info.message, info.retryable, info.details)
+        error.fault = info.fault
+        raise error
     if not body:
         return None
     return codec.decode(body, codec.content_type_of(headers, subject=subject), subject=subject)
@@ -134,6 +137,8 @@ class Service:
     version: str
     description: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    meter: Meter | None = None
+    """Counts what came to an end."""
     _endpoints: dict[str, _Endpoint] = field(default_factory=dict)
     _control: list[Subscription] = field(default_factory=list)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
@@ -150,15 +155,25 @@ class Service:
     async def start(self) -> None:
         """Serve; returns when the server knows of every endpoint."""
         self._started = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
+        await self.resume()
+        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
+            for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
+                subject = subjects.micro(verb, name, instance)
+                self._control.append(await self.connection.subscribe(subject, self._answer(answer)))
+
+    async def resume(self) -> None:
+        """Take requests, from the start or after a pause."""
         for method, endpoint in self._endpoints.items():
             receive = self._receiver(method, endpoint)
             for subject in (endpoint.subject, f"{endpoint.subject}.*"):  # the second with the caller's name
                 subscription = await self.connection.subscribe(subject, receive, queue=endpoint.queue)
                 endpoint.subscriptions.append(subscription)
-        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
-            for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
-                subject = subjects.micro(verb, name, instance)
-                self._control.append(await self.connection.subscribe(subject, self._answer(answer)))
+
+    async def pause(self) -> None:
+        """Take no more requests for now, so that they go to other instances; those in hand are answered."""
+        for endpoint in self._endpoints.values():
+            while endpoint.subscriptions:
+                await endpoint.subscriptions.pop().drain()
 
     async def drain(self, timeout: float) -> None:
         """Take no more requests and answer those in hand; cut off what takes longer than `timeout` seconds.
@@ -167,9 +182,7 @@ class Service:
         """
         for subscription in self._control:
             await subscription.drain()
-        for endpoint in self._endpoints.values():
-            for subscription in endpoint.subscriptions:
-                await subscription.drain()
+        await self.pause()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=timeout)
             for task in late:
@@ -194,6 +207,7 @@ class Service:
         headers = message.headers
         endpoint.requests += 1
         content_type = MSGPACK
+        failed = False
         name = f"{self.name}/{method}"
         attributes = functools.partial(_attributes, self.name, method)
         with self.telemetry.span(name, kind="server", headers=headers, attributes=attributes) as span:
@@ -212,9 +226,13 @@ class Service:
                 endpoint.errors += 1
                 endpoint.last_error = f"{type(error).__name__}: {error}"[:200]
                 span.fail(error)
+                failed = not isinstance(error, BusError) or isinstance(error, EncodeError)  # others are the caller's
                 body, reply = _failure(error, content_type)
             finally:
-                endpoint.processing += time.perf_counter() - started
+                took = time.perf_counter() - started
+                endpoint.processing += took
+                if self.meter is not None:
+                    self.meter.ended(took, failed=failed)
             await self._reply(message, body, reply)
 
     async def _before(self, deadline: float, work: Awaitable[object], name: str) -> object:

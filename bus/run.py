@@ -55,6 +55,8 @@ class Run:
     started_at: float = 0.0
     took: float | None = None
     """Seconds that its handler ran; None: it did not."""
+    failed: bool = False
+    """Whether that was the handler's failure, and not the caller's, as what does not decode is."""
     in_handler: bool = False
     concluding: bool = False
     """Whether what became of it is being carried out: from then on it is not stopped any more."""
@@ -62,6 +64,12 @@ class Run:
     """Its result, once one is known to be stored."""
     span: Span = NOTHING
     family: Family | None = None
+    way: int = 0
+    """By which way its breaker let it start (`bus.breaker`); 0: by none, or what came of it has been told."""
+    trial: bool = False
+    """Whether it shows, in a half-open breaker, whether all is well again."""
+    pause: float | None = None
+    """Seconds until it comes again, when it is handed back; None: by its policy, or at once when nothing failed."""
     announced: bool = False
     """Whether a heartbeat has carried it."""
 

@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, Final
 
 from bus import attempts, endings, rpc, subjects
 from bus.connection import Connection
@@ -20,7 +20,8 @@ from bus.errors import (
     TransportError,
     WorkerDiedError,
 )
-from bus.outcomes import Happening
+from bus.outcomes import Happening, decide
+from bus.recovery import Recovery
 from bus.run import Run
 from bus.settling import Settler
 from bus.suspicion import is_poison, others_die_alone
@@ -28,6 +29,10 @@ from bus.tasks import FAMILY, Family
 from bus.telemetry import Attributes, Span, Telemetry
 
 log = logging.getLogger(__name__)
+
+
+_FAILED: Final = frozenset({Happening.RAISED, Happening.RAISED_FOR_GOOD, Happening.UNENCODABLE})
+_FAULTS: Final = _FAILED | {Happening.UNREADABLE, Happening.KILLED_ITS_PROCESS}
 
 
 class Runner:
@@ -38,6 +43,7 @@ class Runner:
         connection: Connection,
         telemetry: Telemetry,
         settler: Settler,
+        recovery: Recovery,
         *,
         seclude: Callable[[Run], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
@@ -46,6 +52,7 @@ class Runner:
         self._connection = connection
         self._telemetry = telemetry
         self._settler = settler
+        self._recovery = recovery
         self._seclude = seclude
         self._spawn = spawn
 
@@ -73,11 +80,25 @@ class Runner:
         run.began_at = time.time()
         with self._telemetry.span(name, kind="consumer", headers=envelope.headers, attributes=attributes) as span:
             run.span = span
+            if run.trial:
+                span.set("revo.breaker", "half-open")
             happening, payload = await self._happen(run, span)
+            run.failed = happening in _FAILED
+            self._judge(run, happening, payload)
             await self._settler.conclude(run, span, happening, payload)
             if self._telemetry.metrics.counting:
                 self._count(run, happening)
             await self._cancel_children(run)
+
+    def _judge(self, run: Run, happening: Happening, payload: object) -> None:
+        """Have done what is to be done about an attempt that failed; one that went well closes its breaker."""
+        if happening is Happening.RETURNED:
+            self._recovery.well(run)
+        elif isinstance(payload, BaseException) and (
+            happening in _FAULTS or (happening is Happening.EXPIRED and run.took is not None)
+        ):
+            outcome = decide(happening, attempt=run.envelope.attempt, policy=run.capability.policy)
+            self._recovery.met(run, payload, last=outcome.result is not None)
 
     def _count(self, run: Run, happening: Happening) -> None:
         envelope, standing, metrics = run.envelope, run.standing, self._telemetry.metrics

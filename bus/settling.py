@@ -16,11 +16,11 @@ from typing import Any, Final, TypeVar
 
 from bus import attempts, endings, subjects
 from bus.connection import Connection
-from bus.errors import EncodeError, PayloadTooLargeError, Retry, TransportError
+from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError
 from bus.extender import Extender
-from bus.messages import MAX_DEADLINE, Envelope, Result, Status
+from bus.messages import Attempts, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
-from bus.run import Run
+from bus.run import NEW, Run
 from bus.telemetry import Span
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,17 @@ class Settler:
         agent: str,
         instance: str,
         changed: Callable[[], None],
+        unstored: Callable[[Run, BusError], None],
     ) -> None:
-        """`changed` is called when `waiting` rises from or falls to a new value."""
+        """`changed` is called when `waiting` rises from or falls to a new value, `unstored` when a task begins to wait
+        for the server to confirm something.
+        """
         self._connection = connection
         self._extender = extender
         self._agent = agent
         self.instance = instance
         self._changed = changed
+        self._unstored = unstored
         self.waiting = 0
         self._hurried = asyncio.Event()
 
@@ -86,7 +90,7 @@ class Settler:
                 await self._make_sure_of_the_rest(run, payload)
                 await self._settle(run, outcome.settle)
             elif outcome.result is None:
-                await self._give_back(run, span, outcome, error)
+                await self._give_back(run, span, outcome)
             else:
                 await self._end(run, span, outcome, payload, error)
         except TransportError as failure:
@@ -139,24 +143,27 @@ class Settler:
         elif result.status == "failed":
             await self.persist(run, lambda: endings.bury(self._connection, run.envelope, result))
 
-    async def _give_back(self, run: Run, span: Span, outcome: Outcome, error: BaseException | None) -> None:
+    async def _give_back(self, run: Run, span: Span, outcome: Outcome) -> None:
         """Record how this delivery ended, then hand the task back: at once, or after a pause when it failed."""
         envelope = run.envelope
-        delay = 0.0
+        delay = run.pause or 0.0
+        update: dict[str, Any] = {"returned": envelope.deliveries}
         if outcome.counts:
-            asked = error.delay if isinstance(error, Retry) else None
-            delay = run.capability.policy.pause(envelope.attempt) if asked is None else min(asked, MAX_DEADLINE)
+            if run.pause is None:
+                delay = run.capability.policy.pause(envelope.attempt)
             span.event("retry", delay=delay, attempt=envelope.attempt)
-            update: dict[str, Any] = {"errors": envelope.attempt, "suspect": False, "alone": 0}
-        else:
-            update = {"suspect": run.record.suspect}
-            if run.ran_alone:
-                update["alone"] = max(0, run.record.alone - 1)  # it came back: nothing died of it
-        update["returned"] = envelope.deliveries
-        await self.persist(
-            run,
-            lambda: attempts.change(self._connection, envelope, lambda record: record.model_copy(update=update)),
-        )
+            update |= {"errors": envelope.attempt, "suspect": False, "alone": 0}
+        elif run.ran_alone:
+            update["alone"] = max(0, run.record.alone - 1)  # it came back: nothing died of it
+
+        def edit(record: Attempts) -> Attempts:
+            if outcome.counts:
+                return record.model_copy(update=update)
+            # One that was never started has not been looked up: what is known of it stays known.
+            suspect = attempts.suspects(record, envelope) if run.record is NEW else run.record.suspect
+            return record.model_copy(update={**update, "suspect": suspect})
+
+        await self.persist(run, lambda: attempts.change(self._connection, envelope, edit))
         await self._settle(run, outcome.settle, delay=delay)
 
     async def _settle(self, run: Run, settle: Settle, *, delay: float = 0.0) -> None:
@@ -203,6 +210,7 @@ class Settler:
             except TransportError as error:
                 first = error
         log.warning("task %s: %s; trying again", run.envelope.task_id, first)
+        self._unstored(run, first)
         until = time.monotonic() + self._connection.settings.settle_patience
         pause = 0.1
         self.waiting += 1

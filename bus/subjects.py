@@ -51,6 +51,16 @@ REGISTRY_BUCKET: Final = "REGISTRY"
 """Who lives and what the capabilities are: leases that the instances renew, and definitions."""
 LEASES: Final = "lease"
 """The first token of the keys of leases in that bucket; an agent and an instance follow."""
+SUSPECTS: Final = "suspect"
+"""The first token of the keys that say, for as long as it holds, what is wrong with an instance: agent and instance
+follow, as in a lease."""
+PAUSES: Final = "pause"
+"""The first token of the keys that say which capabilities are paused."""
+REGISTRY_NEWS: Final = "revo.registry.>"
+"""Where all that is written to that bucket is told, for those who may not read streams."""
+PROBES: Final = "PROBES"
+"""The stream of what proves that an agent does what it is given."""
+PROBE_SUBJECTS: Final = "revo.probe.*"
 EVENTS: Final = "EVENTS"
 EVENT_SUBJECTS: Final = "revo.event.>"
 
@@ -230,6 +240,29 @@ def beat(agent: str, instance: str) -> str:
     return f"revo.beat.{agent}.{instance}"
 
 
+def probe(agent: str) -> str:
+    """A probe for the instances of an agent, whichever takes it."""
+    return f"revo.probe.{token(agent, 'agent name')}"
+
+
+def probed(agent: str, instance: str) -> str:
+    """Where an instance says that it has done a probe."""
+    return f"revo.probed.{agent}.{instance}"
+
+
+PROBED: Final = "revo.probed.*.*"
+
+
+def lease_news(agent: str, instance: str = "*") -> str:
+    """Where the leases of an agent's instances are told as they are renewed."""
+    return f"revo.registry.{LEASES}.{agent}.{instance}"
+
+
+def suspect_news(agent: str, instance: str = "*") -> str:
+    """Where it is told that something is wrong with an agent's instances."""
+    return f"revo.registry.{SUSPECTS}.{agent}.{instance}"
+
+
 def broadcast(capability: str, caller: str = "") -> str:
     """Where every instance that has a capability hears what is meant for all of them; `caller` as in `rpc`."""
     return _called(f"revo.cast.{token(capability, 'capability')}", caller)
@@ -270,14 +303,23 @@ def rpc(service: str, method: str, caller: str = "") -> str:
     return _called(f"revo.rpc.{token(service, 'service')}.{token(method, 'method')}", caller)
 
 
+def direct(service: str, instance: str, method: str, caller: str = "") -> str:
+    """The subject that one instance of a service answers a method on, as in `rpc`."""
+    service, instance = token(service, "service"), token(instance, "instance name")
+    return _called(f"revo.direct.{service}.{instance}.{token(method, 'method')}", caller)
+
+
 def _called(subject: str, caller: str) -> str:
     return f"{subject}.{caller}" if caller else subject
 
 
 def caller_of(subject: str) -> str:
-    """Who asks on a subject of `rpc` (five tokens) or of `broadcast` (four); empty: see `rpc`."""
+    """Who asks on a subject of `rpc` (five tokens), `direct` (six) or `broadcast` (four); empty: see `rpc`."""
     parts = subject.split(".")
-    return parts[-1] if len(parts) == (5 if parts[1] == "rpc" else 4) else ""
+    return parts[-1] if len(parts) == _WITH_CALLER.get(parts[1], 0) else ""
+
+
+_WITH_CALLER: Final = {"rpc": 5, "direct": 6, "cast": 4}
 
 
 def micro(verb: str, name: str = "", instance: str = "") -> str:

@@ -31,8 +31,15 @@ DEDUP_WINDOW: Final = 120 * NS
 MARKER_TTL: Final = 600.0
 """Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
-_GRANTS: Final = ("allow_direct",)
+_GRANTS: Final = ("allow_direct", "republish")
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
+
+PROBE_AGE: Final = 5.0
+"""Seconds that a probe waits for somebody to do it."""
+MAX_PROBES: Final = 1000
+"""Probes of one agent that wait."""
+
+_FOR_EVER: Final = "9999-12-31T00:00:00Z"
 
 _NAME_IN_USE: Final = 10058
 
@@ -108,11 +115,24 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "max_bytes": settings.registry_max_bytes,
             "max_msgs_per_subject": 1,
             "discard": "new",
+            "republish": {"src": subjects.entry(subjects.REGISTRY_BUCKET, ">"), "dest": subjects.REGISTRY_NEWS},
             "subject_delete_marker_ttl": int(MARKER_TTL * NS),
             "allow_rollup_hdrs": True,  # the server wants it for its markers
             "allow_direct": True,  # who renews a lease may read that one alone
             "deny_delete": True,
             **kept,
+        },
+        {
+            "name": subjects.PROBES,
+            "description": "what proves that an agent does what it is given",
+            "subjects": [subjects.PROBE_SUBJECTS],
+            "retention": "workqueue",
+            "discard": "old",
+            "max_age": int(PROBE_AGE * NS),
+            "max_msgs_per_subject": MAX_PROBES,
+            "duplicate_window": int(PROBE_AGE * NS),  # every registry sends them, and one of each is enough
+            "allow_direct": False,
+            **common,
         },
         {
             "name": subjects.EVENTS,
@@ -168,11 +188,21 @@ async def apply(connection: Connection) -> list[str]:
         except PermissionDeniedError as error:
             raise ForbiddenTopologyError(f"stream {name}", "look at") from error
         if any(wanted.get(key) and not standing["config"].get(key) for key in _GRANTS):
-            more = {key: True for key in _GRANTS if wanted.get(key)}
+            more = {key: wanted[key] for key in _GRANTS if wanted.get(key)}
             with contextlib.suppress(PermissionDeniedError):  # then it is a difference like others
                 standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
     return found
+
+
+async def create_stream(connection: Connection, name: str) -> None:
+    """Create one stream; that it exists is no error.
+
+    Raises:
+        ForbiddenTopologyError: the credentials do not allow it.
+    """
+    wanted = next(one for one in streams(connection.settings, connection.max_payload) if one["name"] == name)
+    await _create_stream(connection, wanted)
 
 
 async def _create_stream(connection: Connection, wanted: Config) -> dict[str, Any]:
@@ -267,6 +297,20 @@ def consumers(capability: str, policy: Policy, agent: str, replicas: int) -> lis
     ]
 
 
+def probe_consumer(agent: str, replicas: int) -> Config:
+    """The pull consumer that an agent's replicas take their probes from."""
+    return {
+        "durable_name": agent,
+        "description": f"probes of {agent}",
+        "filter_subject": subjects.probe(agent),
+        "ack_policy": "explicit",
+        "ack_wait": int(2 * PROBE_AGE * NS),  # nobody does one twice
+        "max_ack_pending": -1,
+        "max_waiting": MAX_WAITING,
+        "num_replicas": replicas,
+    }
+
+
 def compare_policies(wanted: Mapping[str, Any], standing: Mapping[str, Any]) -> list[str]:
     """In which way two consumers of a capability differ; whose word it is makes no difference."""
     keys = ("ack_wait", "max_deliver", "max_ack_pending", "filter_subject")
@@ -333,6 +377,19 @@ def settle(
     ours, other = dataclasses.asdict(policy), dataclasses.asdict(held)
     lines = tuple(f"{key} {other[key]:g} and {ours[key]:g}" for key in ours if ours[key] != other[key])
     return held, PolicyConflictError(capability, agent, theirs, lines)
+
+
+async def pause_capability(connection: Connection, capability: str, *, paused: bool) -> None:
+    """Have the server deliver no more tasks of a capability, or go on. Those that wait stay; it survives restarts.
+
+    Raises:
+        NotFoundError: nobody ever had the capability; nothing was changed.
+        PermissionDeniedError: the credentials are no operator's.
+    """
+    body = {"pause_until": _FOR_EVER} if paused else None
+    for priority in reversed(subjects.PRIORITIES):  # the last that is made is the first to be missed
+        name = subjects.consumer(capability, priority)
+        await jetstream.call(connection, "CONSUMER.PAUSE", subjects.TASKS, name, body=body)
 
 
 async def has_workers(connection: Connection, capability: str) -> bool:

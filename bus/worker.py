@@ -10,21 +10,23 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from bus import subjects
 from bus.connection import Connection
-from bus.control import Control, EndOrder
+from bus.control import Control, EndOrder, ShedOrder
 from bus.errors import BusError, DecodeError
 from bus.extender import Extender, Pulse, both
+from bus.health import Meter
 from bus.heartbeat import Heart
 from bus.intake import Intake
 from bus.messages import CAPABILITY, Beat, Envelope
 from bus.outcomes import Happening, Policy
 from bus.pace import Pace
-from bus.pull import Puller
+from bus.pull import Puller, Source
+from bus.recovery import Recovery
 from bus.run import Capability, Handler, Run
 from bus.running import Runner
 from bus.settling import Settler
@@ -40,6 +42,19 @@ HELD: Final = 1.0
 """Seconds that a task waits in hand for a slot, then another worker shall have it."""
 REMEMBERED: Final = 1000
 """Tasks that others ended which a worker remembers, in case one of them is still on its way to it."""
+
+
+class Signs(Protocol):
+    """Who must know whether a worker hears its queue."""
+
+    meter: Meter
+    """Counts what it has done."""
+
+    def proved(self) -> None:
+        """A task came, or left."""
+
+    async def probe(self) -> None:
+        """Do what a task does on its way, and nothing else."""
 
 
 class Worker:
@@ -59,9 +74,13 @@ class Worker:
         concurrency: int = 1,
         named: Policy | None = None,
         pulse: Pulse | None = None,
+        signs: Signs | None = None,
+        on_pause: Callable[[str], None] | None = None,
     ) -> None:
         """With `named`, the policy of those consumers, it also does the tasks that are sent to the agent by name.
         `pulse` is called beside the worker's own heartbeat, from another thread, while a handler blocks the loop.
+        `signs` is told of what proves that the worker hears its queue, and does the probes that are sent to it.
+        `on_pause` hears why somebody paused it, and with an empty reason that it goes on.
         """
         self._connection = connection
         self._settings = connection.settings
@@ -84,17 +103,23 @@ class Worker:
         self._idle = asyncio.Event()
         self.failed: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
         """Done when the worker cannot go on: its process should end, so that a new one takes over."""
+        self.shed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Done when others need the room and we are idle, with why: the process should drain and stay away a while."""
         self._address = subjects.agent_address(agent)
         addresses = [*self._capabilities, *([self._address] if named is not None else [])]
-        consumers = [
-            (f"{address}.{priority}", subjects.consumer(address, priority), rank)
+        sources = [
+            Source(f"{address}.{priority}", subjects.consumer(address, priority), rank)
             for rank, priority in enumerate(subjects.PRIORITIES)
             for address in addresses
         ]
+        self._signs = signs
+        self._probes = subjects.probe(agent) if signs is not None else ""
+        if signs is not None:  # the last to be pulled, and nothing hangs on it: the registry makes this consumer
+            sources.append(Source(self._probes, agent, len(subjects.PRIORITIES) - 1, subjects.PROBES, needed=False))
+        self._paused = False
         self._puller = Puller(
             connection,
-            subjects.TASKS,
-            consumers,
+            sources,
             self._on_message,
             spare=self._spare,
             spawn=self._spawn,
@@ -102,7 +127,16 @@ class Worker:
             on_quiet=self._schedule,
         )
         self._heart = Heart(connection, self._beat, self._news, self._spawn)
-        self._control = Control(connection, agent, instance, on_end=self._on_end, beat=self._beat)
+        self._on_pause = on_pause
+        self._control = Control(
+            connection,
+            agent,
+            instance,
+            on_end=self._on_end,
+            on_shed=self._on_shed,
+            beat=self._beat,
+            on_pause=self._pause,
+        )
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
@@ -111,8 +145,27 @@ class Worker:
             pulse=self._heart.pulse if pulse is None else both(self._heart.pulse, pulse),
         )
         connection.on_reconnect(self._back)
-        self._settler = Settler(connection, self._extender, agent=agent, instance=instance, changed=self._schedule)
-        self._runner = Runner(connection, telemetry, self._settler, seclude=self._seclude, spawn=self._spawn)
+        self._recovery = Recovery(
+            connection,
+            telemetry,
+            self._capabilities,
+            agent=agent,
+            instance=instance,
+            spawn=self._spawn,
+            in_hand=self._in_hand.values,
+            changed=self._leave_out,
+        )
+        self._settler = Settler(
+            connection,
+            self._extender,
+            agent=agent,
+            instance=instance,
+            changed=self._schedule,
+            unstored=self._recovery.unstored,
+        )
+        self._runner = Runner(
+            connection, telemetry, self._settler, self._recovery, seclude=self._seclude, spawn=self._spawn
+        )
 
     def start(self) -> None:
         """Take work from now on."""
@@ -130,13 +183,33 @@ class Worker:
         return len(self._in_hand)
 
     @property
+    def taking(self) -> bool:
+        """Whether it has room for a task, and takes one."""
+        return self._clear and len(self._active) < self._concurrency
+
+    @property
+    def unstored(self) -> int:
+        """How many tasks have come to an end that could not be stored yet."""
+        return self._settler.waiting
+
+    @property
     def waiting(self) -> int:
         """How many of those have not been started, or wait to be alone."""
         return len(self._held) + len(self._secluded)
 
+    @property
+    def breakers(self) -> dict[str, Literal["open", "half-open"]]:
+        """The capabilities of which it takes nothing, or one to see, for they fail; any thread may ask."""
+        return self._recovery.guards.states
+
     # --- work comes in ------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message) -> None:
+        if self._signs is not None:
+            if message.subject == self._probes:
+                self._spawn(self._probe(self._signs, message.reply))
+                return
+            self._signs.proved()
         envelope = receive(message, self._settings.deadline)
         known = self._in_hand.get(envelope.sequence)
         if known is not None:
@@ -161,6 +234,14 @@ class Worker:
             patience = min(HELD, self._settings.hold)
             run.timer = self._connection.alarms.set(patience, lambda: self._hand_back_held(run))
 
+    async def _probe(self, signs: Signs, reply: str) -> None:
+        """Prove that what comes is done. With all slots taken the tasks in them prove it when they end."""
+        if self.taking:
+            await signs.probe()
+            await self._connection.publish(subjects.probed(self._agent, self._instance), b"")
+        await self._connection.publish(reply, b"+ACK")
+        self._schedule()
+
     def _capability_of(self, envelope: Envelope) -> Capability:
         """What is to be done with a task. One that was sent to the agent by name says so in a header, unless it has
         only one capability; what makes no sense is the task's fault.
@@ -183,6 +264,7 @@ class Worker:
         return (
             self._listening
             and not self._draining
+            and not self._paused
             and self._exclusive is None
             and not self._secluded
             and not self._settler.waiting
@@ -191,6 +273,9 @@ class Worker:
     def _schedule(self) -> None:
         """Start what may start and say how much more may come. Called after every change."""
         if self._draining or not self._listening:
+            return
+        if self._paused:
+            self._puller.want(0, now=True)
             return
         if self._clear and not self._held and len(self._active) < self._concurrency and self._puller.settled:
             return  # nothing waits, and pulls stand for what may come
@@ -221,9 +306,20 @@ class Worker:
         if run.timer is not None:
             run.timer.clear()
             run.timer = None
+        if not self._recovery.admit(run):
+            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
+            return
         self._active.add(run)
         run.task = asyncio.get_running_loop().create_task(self._work(run))  # kept by `_in_hand`
         self._heart.soon()
+
+    def _leave_out(self) -> None:
+        """Take nothing of the capabilities that are shut: it waits with the server, or goes to another replica. What is
+        sent to the agent by name may be for any of them.
+        """
+        shut = self._recovery.guards.shut
+        self._puller.leave_out(shut | {self._address} if len(shut) == len(self._capabilities) else shut)
+        self._schedule()
 
     # --- one task -----------------------------------------------------------------------------------------
 
@@ -237,9 +333,14 @@ class Worker:
             self._leave(run)
 
     def _leave(self, run: Run) -> None:
+        if self._signs is not None:
+            self._signs.proved()
+            if run.took is not None:
+                self._signs.meter.ended(run.took, failed=run.failed)
         if run.timer is not None:
             run.timer.clear()
         self._extender.release(run.envelope.sequence)
+        self._recovery.left(run)
         self._in_hand.pop(run.envelope.sequence, None)
         self._active.discard(run)
         if self._exclusive is run:
@@ -264,6 +365,23 @@ class Worker:
 
     # --- others speak to us -------------------------------------------------------------------------------
 
+    def _pause(self, reason: str) -> None:
+        """Take nothing until told to go on, and hand back what has not been started."""
+        self._paused = bool(reason)
+        if self._on_pause is not None:
+            self._on_pause(reason)
+        if self._paused:
+            self._hand_back_all_held()
+            for run in list(self._secluded):
+                run.stop(Happening.HANDED_BACK)
+        self._schedule()
+
+    def _hand_back_all_held(self) -> None:
+        for run in self._held.clear():
+            if run.timer is not None:
+                run.timer.clear()
+            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
+
     def _on_end(self, order: EndOrder) -> None:
         """Somebody else has ended a task, its result stands: let go of it, now or when it arrives."""
         why = Happening.EXPIRED if order.status == "expired" else Happening.CANCELLED
@@ -274,6 +392,11 @@ class Worker:
         self._ended[order.sequence] = why
         if len(self._ended) > REMEMBERED:
             del self._ended[next(iter(self._ended))]
+
+    def _on_shed(self, order: ShedOrder) -> None:
+        """Somebody on this host is short of what we hold. Who has work by now stays."""
+        if not self._in_hand and not self._draining and not self.shed.done():
+            self.shed.set_result(order.reason)
 
     def _let_go(self, run: Run, why: Happening) -> None:
         if run.task is not None:
@@ -338,11 +461,9 @@ class Worker:
         if self._draining:
             return
         self._draining = True
+        self._recovery.close()
         await self._puller.stop()
-        for run in self._held.clear():
-            if run.timer is not None:
-                run.timer.clear()
-            run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
+        self._hand_back_all_held()
         for run in list(self._secluded):
             run.stop(Happening.HANDED_BACK)
         await self._until_idle(timeout)

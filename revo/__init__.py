@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from bus.settings import Settings
     from bus.telemetry import span
 
+    __version__: str
+
 __all__ = [
     "Actor",
     "ActorRef",

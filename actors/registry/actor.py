@@ -37,6 +37,7 @@ from actors.registry.model import (
     owner_of,
     owns,
 )
+from actors.registry.prober import Prober
 from bus import codec, events, subjects
 from bus.dial import RECONNECT_MAX
 from bus.errors import ConfigError, NotFoundError, WrongSequenceError
@@ -68,7 +69,10 @@ class Registry(Actor):
         """By when everybody is back who lost the server when we did."""
         connection.on_reconnect(self._on_reconnect)
         await self._catalog.open()
+        self._prober = Prober(connection, self._catalog, self.mesh.telemetry.instance)
+        await self._prober.open()
         self.spawn(self._tell_of_the_dead())
+        self.spawn(self._prober.run())
 
     async def on_stop(self) -> None:
         """Follow the bucket no more."""
@@ -120,6 +124,8 @@ class Registry(Actor):
             await self._take_back(known, replaced)
             names, moment = ", ".join(declared), "both came at the same moment"
             raise DefinitionConflictError(names, registration.agent, known.conflict, moment, registration.version)
+        if registration.kind == "agent":
+            await self._prober.expect(registration.agent)
         self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
         return self._registered(instance, revision)
 
@@ -259,7 +265,14 @@ class Registry(Actor):
         found = self._catalog.all(query.after)
         if query.agent:
             found = (known for known in found if known.instance.agent == query.agent)
-        return self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
+        page = self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
+        if query.dead and not page.more:
+            page.instances += [
+                {"agent": agent, "instance": name, "condition": "dead", "reason": f"its lease ran out {ago:.0f} s ago"}
+                for name, ago in self._catalog.lately_dead().items()
+                if (agent := name.rpartition("-")[0]) and query.agent in ("", agent)
+            ]
+        return page
 
     @rpc("find")
     async def find(self, query: Find) -> Page:
@@ -269,7 +282,7 @@ class Registry(Actor):
         found = (
             known
             for known in self._catalog.having(query.capability, query.after)
-            if known.instance.state == "ready" and wanted <= known.instance.labels.items()
+            if self._works(known) and wanted <= known.instance.labels.items()
         )
         page = self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
         if query.names:
@@ -278,9 +291,14 @@ class Registry(Actor):
             page.definition = self._catalog.definitions[query.capability][0]
         return page
 
+    def _works(self, known: Known) -> bool:
+        instance = known.instance
+        return instance.state == "ready" and not instance.paused and not self._catalog.suspicion(instance.instance)
+
     def _page(self, found: list[Known], limit: int) -> Page:
         return Page(
-            instances=[known.plain for known in found[:limit]],
+            instances=[self._catalog.plain(known) for known in found[:limit]],
+            pauses=dict(self._catalog.pauses),
             more=len(found) > limit,
             revision=self._catalog.revision,
         )
@@ -297,7 +315,9 @@ class Registry(Actor):
         if known is None:
             raise NotFoundError(f"instance {name.instance}", "none of that name lives")
         definitions = [self._catalog.definitions[one][0] for one in known.instance.capabilities]
-        return Details(instance=known.instance, definitions=definitions, revision=self._catalog.revision)
+        found = self._catalog.condition(known)
+        instance = known.instance.model_copy(update={"condition": found.condition, "reason": found.reason})
+        return Details(instance=instance, definitions=definitions, revision=self._catalog.revision)
 
     @rpc("capabilities")
     async def capabilities(self) -> Capabilities:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Word, owns
+from actors.registry import condition
+from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Pause, Suspicion, Word, owns
 from bus import codec, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, TransportError
@@ -25,6 +26,10 @@ from bus.watch import Watch
 
 log = logging.getLogger(__name__)
 
+REMEMBERED: Final = 60.0
+"""Seconds for which the dead are shown."""
+MANY_DEAD: Final = 1000
+"""So many of them at the most."""
 _CATCH_UP: Final = 2.0
 """Seconds that a question waits until this replica knows what the asker knows."""
 
@@ -46,13 +51,14 @@ class Known:
     """An instance as it was last heard of."""
 
     instance: Instance
-    plain: dict[str, Any]
     body: bytes
     revision: int
     seen: float
     """When its lease was last renewed, by our monotonic clock."""
     conflict: str = ""
     """The agent of an instance whose word contradicted this one's when it came."""
+    plain: dict[str, Any] | None = None
+    """The instance as it is told, once somebody has asked."""
 
 
 class Catalog:
@@ -75,6 +81,11 @@ class Catalog:
         self._words: dict[str, Counter[Word]] = {}
         self.definitions: dict[str, tuple[Definition, int]] = {}
         """By capability: what it is, and the revision of that."""
+        self._suspicions: dict[str, str] = {}
+        self.pauses: dict[str, str] = {}
+        """By capability: why it is paused."""
+        self.dead: dict[str, float] = {}
+        """Instances whose lease ran out lately, and when, in unix seconds."""
         self._clock = 0.0
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         bucket = subjects.REGISTRY_BUCKET
@@ -124,6 +135,27 @@ class Catalog:
         known = self._known.get(name)
         return known if known is not None and self._lives(known) else None
 
+    def suspicion(self, name: str) -> str:
+        """What others have found of an instance; empty: nothing."""
+        return self._suspicions.get(name, "")
+
+    def plain(self, known: Known) -> dict[str, Any]:
+        """What is told of an instance, with the condition that it is in now."""
+        if known.plain is None:
+            known.plain = known.instance.model_dump(exclude={"owner"})
+        found = self.condition(known)
+        return {**known.plain, "condition": found.condition, "reason": found.reason}
+
+    def condition(self, known: Known) -> condition.Finding:
+        """In which condition an instance is now."""
+        return condition.find(
+            known.instance,
+            suspicion=self.suspicion(known.instance.instance),
+            age=time.monotonic() - known.seen,
+            heartbeat=self._connection.settings.lease_heartbeat,
+            pauses=self.pauses,
+        )
+
     def having(self, capability: str, after: str = "") -> Iterator[Known]:
         """Those that have a capability, by name."""
         return self._living(self._having.get(capability, []), after)
@@ -164,6 +196,10 @@ class Catalog:
         try:
             if kind == LEASES:
                 self._on_lease(entry, rest.rpartition(".")[2])
+            elif kind == subjects.SUSPECTS:
+                self._on_word(self._suspicions, rest.rpartition(".")[2], entry, Suspicion)
+            elif kind == subjects.PAUSES:
+                self._on_word(self.pauses, rest, entry, Pause)
             elif kind == DEFINITIONS and entry.live:
                 definition = codec.read(Definition, entry.headers, entry.body, subject=stored.subject)
                 self.definitions[rest] = (definition, entry.revision)
@@ -174,6 +210,11 @@ class Catalog:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def _on_word(self, words: dict[str, str], name: str, entry: Entry, model: type[Suspicion | Pause]) -> None:
+        words.pop(name, None)
+        if entry.live:
+            words[name] = codec.read(model, entry.headers, entry.body, subject=entry.key).reason
+
     def _on_lease(self, entry: Entry, name: str) -> None:
         agent = entry.key.split(".")[1]
         if not owns(agent, name):
@@ -183,6 +224,8 @@ class Catalog:
         if not entry.live:
             if known is not None:
                 self._remove(name, known)
+            if entry.expired:
+                self._bury(name, entry.stored_at)
             self._on_gone(name, entry)
         elif known is not None and known.body == entry.body:
             known.revision, known.seen = entry.revision, seen
@@ -190,8 +233,8 @@ class Catalog:
             instance = codec.read(Instance, entry.headers, entry.body, subject=entry.key)
             if entry.key != instance.key:
                 raise DecodeError(entry.key, f"it is the lease of {instance.instance}")
-            plain = instance.model_dump(exclude={"owner"})
-            fresh = Known(instance, plain, entry.body, entry.revision, seen)
+            self.dead.pop(name, None)
+            fresh = Known(instance, entry.body, entry.revision, seen)
             if known is not None and known.instance.capabilities == instance.capabilities:
                 fresh.conflict = known.conflict
                 self._known[name] = fresh
@@ -218,8 +261,19 @@ class Catalog:
             self._words[capability] -= Counter([known.instance.word(capability)])  # which forgets what nobody says
             _discard(self._having[capability], name)
 
+    def _bury(self, name: str, at: float) -> None:
+        self.dead[name] = at
+        while self.dead and (next(iter(self.dead.values())) < at - REMEMBERED or len(self.dead) > MANY_DEAD):
+            del self.dead[next(iter(self.dead))]
+
+    def lately_dead(self) -> dict[str, float]:
+        """Instances whose lease ran out in the last minute, and how many seconds ago."""
+        now = time.monotonic() + self._clock
+        return {name: now - at for name, at in self.dead.items() if now - at <= REMEMBERED}
+
     def _forget(self) -> None:
-        for table in (self._known, self._names, self._having, self._words, self.definitions):
+        tables = (self._known, self._names, self._having, self._words, self.definitions, self._suspicions, self.pauses)
+        for table in (*tables, self.dead):
             table.clear()
 
 

@@ -40,8 +40,9 @@ class RegistryClient:
         self._mesh = mesh
         self._known = 0
 
-    async def instances(self, agent: str = "") -> list[Instance]:
-        """All instances that live, or those of one agent, by name.
+    async def instances(self, agent: str = "", *, dead: bool = False) -> list[Instance]:
+        """All instances that live, or those of one agent, by name; with `dead` also those whose lease ran out in the
+        last minute.
 
         Raises:
             NoRegistryError: no registry runs.
@@ -49,7 +50,8 @@ class RegistryClient:
         """
         found: list[Instance] = []
         while True:
-            query = Query(agent=agent, after=found[-1].instance if found else "", limit=MAX_PAGE, known=self._known)
+            after = found[-1].instance if found else ""
+            query = Query(agent=agent, after=after, limit=MAX_PAGE, known=self._known, dead=dead)
             page = await self._ask("list", query, Page)
             found += [Instance.model_validate(one) for one in page.instances]
             if not page.more:

@@ -20,8 +20,11 @@ MAX_PAGE: Final = 1000
 
 Kind = Literal["agent", "actor", "system"]
 State = Literal["starting", "ready", "draining"]
+Condition = Literal["starting", "idle", "busy", "degraded", "paused", "draining", "suspect", "error", "dead"]
 Text = Annotated[str, Field(max_length=256)]
 Count = Annotated[int, Field(ge=0, le=1_000_000_000)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Share = Annotated[float, Field(ge=0, le=1e6)]
 Labels = Annotated[dict[Annotated[str, Field(max_length=64)], Text], Field(max_length=32)]
 
 
@@ -64,6 +67,31 @@ class Registration(BaseModel):
     capabilities: Annotated[list[CapabilityInfo], Field(max_length=256)] = []
 
 
+class Health(BaseModel):
+    """How an instance is, by its own word at the last renewal of its lease."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    cpu: Share = 0.0
+    """Processor time, in cores, since the renewal before."""
+    memory: Annotated[int, Field(ge=0)] = 0
+    """Resident, in bytes."""
+    lag: Seconds = 0.0
+    """How late the event loop was at worst since the renewal before, in seconds."""
+    done: Annotated[int, Field(ge=0)] = 0
+    """Tasks, requests and prompts that came to an end, well or not, since it started."""
+    error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The share of those that failed, the recent ones counting more."""
+    latency: dict[str, Seconds] = {}
+    """Quantiles `p50`, `p95` and `p99` of how long the last ones took, in seconds; empty before the first."""
+    idle: Seconds | None = None
+    """Seconds since it last did something from its queue, of those that it had room for more; None: it has none."""
+    degraded: list[Text] = []
+    """Why it is not as it should be, though it works."""
+    error: Text = ""
+    """Why it cannot work."""
+
+
 class Instance(BaseModel):
     """One process that lives: the body of its lease, which it renews itself."""
 
@@ -93,6 +121,16 @@ class Instance(BaseModel):
     """Whether it is none of ours: it speaks the Synadia Agent Protocol, and bridges hold its lease. Not a kind, for
     versions before this know no more of those.
     """
+    paused: Text = ""
+    """Why it takes nothing for now, by somebody's order."""
+    breakers: Annotated[dict[Text, Literal["open", "half-open"]], Field(max_length=256)] = {}
+    """The breakers that are not closed: of a capability of its own, or of an `agent/capability` that it asks."""
+    health: Health | None = None
+    """None: of a version that does not say."""
+    condition: Condition | None = None
+    """What the registry makes of all this; never in a lease."""
+    reason: Text = ""
+    """Why it is in that condition."""
 
     @property
     def key(self) -> str:
@@ -102,6 +140,25 @@ class Instance(BaseModel):
     def word(self, capability: str) -> Word:
         """What one of its capabilities is to it."""
         return Word(self.capabilities[capability], self.agent, self.version)
+
+
+class Suspicion(BaseModel):
+    """What others have found of an instance: it may not be chosen. Stands for as long as it holds."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: Text
+    by: Text = ""
+
+
+class Pause(BaseModel):
+    """A capability whose tasks wait, by somebody's order."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    reason: Text
+    by: Text = ""
+    at: UnixSeconds = 0.0
 
 
 class Definition(BaseModel):
@@ -143,6 +200,7 @@ class Removed(BaseModel):
 
 class Query(BaseModel):
     """Which instances: those of an agent, all by default. They come by name, in pages; `after` is the last one seen.
+    With `dead` those whose lease ran out in the last minute come on the last page, too.
 
     `known` is the highest revision that the asker has seen of the registry: a replica that is behind waits for it.
     """
@@ -151,6 +209,7 @@ class Query(BaseModel):
     after: str = ""
     limit: Annotated[int, Field(ge=1, le=MAX_PAGE)] = 100
     known: int = 0
+    dead: bool = False
 
 
 class Find(BaseModel):
@@ -177,6 +236,8 @@ class Page(BaseModel):
     instances: list[dict[str, Any]]
     more: bool = False
     revision: int = 0
+    pauses: dict[str, str] = {}
+    """Capabilities that are paused, and why."""
     definition: Definition | None = None
 
 
@@ -215,6 +276,20 @@ def lease_key(agent: str, instance: str) -> str:
         InvalidSubjectError: a name that cannot stand in a subject.
     """
     return f"{LEASES}.{subjects.token(agent, 'agent name')}.{subjects.token(instance, 'instance name')}"
+
+
+def suspect_key(agent: str, instance: str) -> str:
+    """The key of what others have found of an instance."""
+    return f"{subjects.SUSPECTS}.{agent}.{instance}"
+
+
+def pause_key(capability: str) -> str:
+    """The key that says that a capability is paused.
+
+    Raises:
+        InvalidSubjectError: a name that cannot stand in a subject.
+    """
+    return f"{subjects.PAUSES}.{subjects.token(capability, 'capability')}"
 
 
 def owns(agent: str, instance: str) -> bool:

@@ -11,7 +11,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.registry.errors import RefusedError
@@ -50,12 +50,12 @@ class Registrar:
         self,
         connection: Connection,
         registration: Registration,
-        load: Callable[[], tuple[int, int]],
+        say: Callable[[], Mapping[str, Any]],
     ) -> None:
-        """`load` says how many messages are handled at the moment and how many wait; any thread may call it."""
+        """`say` gives what changes from one renewal to the next, as fields of `Instance`; any thread may call it."""
         self._connection = connection
         self._registration = registration
-        self._load = load
+        self._say = say
         self._heartbeat = connection.settings.lease_heartbeat
         self._ttl = connection.settings.lease_ttl
         self._key = lease_key(registration.agent, registration.instance)
@@ -137,6 +137,10 @@ class Registrar:
                 self._wake.set()
             await self._tell(state)
 
+    def renew_soon(self) -> None:
+        """What we say of ourselves has changed, and others should know at once."""
+        self._wake.set()
+
     async def leave(self) -> None:
         """Give the lease up. Should that fail it runs out by itself."""
         if not self.registered or not self._connection.is_connected:
@@ -207,15 +211,13 @@ class Registrar:
 
     def _instance(self) -> Instance:
         registration = self._registration
-        running, waiting = self._load()
         return Instance(
             **registration.model_dump(exclude={"secret", "capabilities"}),
             capabilities=self._meanings,
             state=self._state,
-            running=running,
-            waiting=waiting,
             registered_at=self._registered_at,
             owner=owner_of(registration.secret),
+            **self._say(),
         )
 
     async def _tell(self, what: str) -> None:

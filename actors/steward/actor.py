@@ -2,7 +2,8 @@
 
 It ends tasks whose deadline has passed, whether or not a worker of their capability lives, and those that the server
 delivers no more. It cancels, redrives and drops for clients that may not touch streams. It writes the span of an
-attempt whose process died. What it does may be done again, by itself or by another, after a crash at any step.
+attempt whose process died, and tells of the death; it finds who can make room where resources run short. What it does
+may be done again, by itself or by another, after a crash at any step.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, BaseModel, Field
 
 from actors.actor import Actor, rpc
+from actors.registry.client import RegistryClient
+from actors.steward.shedding import Shed, Shedder, Shortage
 from bus import subjects, topology
 from bus.advisories import Advisories
 from bus.backlog import Backlog
@@ -91,6 +94,7 @@ class Steward(Actor):
         connection, telemetry = self.mesh.connection, self.mesh.telemetry
         self._ender = Ender(connection, self.name, telemetry.instance, telemetry.metrics)
         self._backlog = Backlog(connection)
+        self._shedder = Shedder(connection, RegistryClient(self.mesh), telemetry.instance)
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)
         await self._watch.open()
@@ -140,6 +144,11 @@ class Steward(Actor):
         """For an agent, or a client, that may not look at consumers: how is a capability run?"""
         held, agent = await topology.standing_policy(self.mesh.connection, subjects.address(capability.name))
         return Standing(policy=dataclasses.asdict(held) if held else {}, agent=agent)
+
+    @rpc("shed")
+    async def shed(self, shortage: Shortage) -> Shed:
+        """For an agent whose host's resources run short: have an idle instance leave it."""
+        return await self._shedder.shed(shortage, CALLER.get())
 
     @rpc("drop")
     async def drop(self, task: Name) -> DeadLetter:

@@ -38,6 +38,9 @@ class Metrics:
     def prompted(self, outcome: str, *, waited: float | None, took: float | None, trace_id: str) -> None:
         """A prompt came to its end. It waited so many seconds for its turn, and its handler took so many, if it ran."""
 
+    def faulted(self, capability: str, kind: str, recovery: str) -> None:
+        """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
+
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""
 
@@ -92,6 +95,12 @@ class Counted(Metrics):
         self._answered = Histogram(
             "revo_prompt_run_seconds", "From start to end of its handler.", buckets=_SECONDS, registry=registry
         )
+        self._faults = Counter(
+            "revo_faults",
+            "Faults, by class and by what is done about them.",
+            ("capability", "class", "recovery"),
+            registry=registry,
+        )
         self._lag = Histogram("revo_loop_lag_seconds", "How late the event loop is.", buckets=_LAG, registry=registry)
         self._capabilities = _Names()
         self._reasons = _Names()
@@ -128,6 +137,10 @@ class Counted(Metrics):
             self._turn.observe(waited, exemplar)
         if took is not None:
             self._answered.observe(took, exemplar)
+
+    def faulted(self, capability: str, kind: str, recovery: str) -> None:
+        """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
+        self._faults.labels(self._capabilities.known(capability), kind, recovery).inc()
 
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""

@@ -13,7 +13,7 @@ from bus.connection import Connection
 from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.outcomes import Policy
-from bus.pull import Puller
+from bus.pull import Puller, Source
 from bus.wire import Message
 from revo.bench.asks import submit_many
 from revo.bench.echo import BURNER, ECHO, Burn
@@ -135,14 +135,13 @@ async def _taken(connection: Connection, count: int) -> float:
     def fail(error: BusError) -> None:
         raise error
 
-    consumers = [
-        (f"echo.{priority}", subjects.consumer("echo", priority), rank)
+    sources = [
+        Source(f"echo.{priority}", subjects.consumer("echo", priority), rank)
         for rank, priority in enumerate(subjects.PRIORITIES)
     ]
     puller = Puller(
         connection,
-        subjects.TASKS,
-        consumers,
+        sources,
         on_task,
         spare=lambda _rank: WANTED // 8,
         spawn=spawn,

@@ -80,7 +80,7 @@ async def _measure(instances: int, rate: float, seconds: float) -> Figures:
             for n in range(CONNECTIONS)
         ]
         await topology.apply(connections[0])
-        registrars = [Registrar(connections[n % CONNECTIONS], _registration(n), _load) for n in range(instances)]
+        registrars = [Registrar(connections[n % CONNECTIONS], _registration(n), dict) for n in range(instances)]
         began = time.perf_counter()
         await _all(registrars)
         figures.registered_s = time.perf_counter() - began
@@ -156,7 +156,3 @@ def _registration(number: int) -> Registration:
         host="bench",
         capabilities=[CapabilityInfo(name=name, message=_SCHEMA, result={"type": "string"})],
     )
-
-
-def _load() -> tuple[int, int]:
-    return 0, 0

@@ -188,6 +188,34 @@ def ps(
     return show(agent, capability, url=url, output=output)
 
 
+@app.command(
+    epilog="Examples: revo pause echo-1f2e3d4c --reason 'its disk is full' | revo pause code_review --output json"
+)
+def pause(
+    name: Annotated[str, typer.Argument(help="an instance, or a capability", autocompletion=completion.capabilities)],
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="what others are told")] = "paused by hand",
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Let an instance take no more, or a capability's tasks wait, until `revo resume`. What runs is finished."""
+    from revo.cli.pause import pause as turn
+
+    return turn(name, reason, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo resume echo-1f2e3d4c | revo resume code_review --output json")
+def resume(
+    name: Annotated[str, typer.Argument(help="an instance, or a capability", autocompletion=completion.capabilities)],
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Let an instance or a capability go on that was paused."""
+    from revo.cli.pause import resume as turn
+
+    return turn(name, url=url, output=output)
+
+
 @app.command(epilog="Examples: revo top | revo top --interval 5 | revo top --count 1 --output json")
 def top(
     interval: Annotated[float, typer.Option("--interval", min=0.1, help="seconds between two looks")] = 1.0,
@@ -203,7 +231,7 @@ def top(
 
 @app.command(epilog="Examples: revo events | revo events --follow | revo events --kind agent --since 86400 -o json")
 def events(
-    kind: Annotated[str, typer.Option("--kind", help="agent or system; default: both")] = "",
+    kind: Annotated[str, typer.Option("--kind", help="agent, system, fault or breaker; default: all")] = "",
     name: Annotated[str, typer.Option("--name", help="of one instance, or one part of the system")] = "",
     since: Annotated[float | None, typer.Option("--since", min=0, help="seconds to look back; default: 3600")] = None,
     *,

@@ -32,13 +32,14 @@ def ls(capability: str, *, url: str | None, output: Output) -> int:
         print_json([_as_json(letter) for letter in letters])
         return DONE
     title = f"{len(letters)} dead letters" if letters else "no dead letters"
-    found = table(title, "=task", "capability", "died", "reason", ">attempts", "redriven as")
+    found = table(title, "=task", "capability", "died", "class", "reason", ">attempts", "redriven as")
     for one in letters:
         letter = one.letter
         found.add_row(
             letter.task_id,
             letter.capability,
             f"{ago(letter.died_at)} ago",
+            letter.error.fault,
             letter.reason,
             str(letter.attempts),
             one.redriven_as,
@@ -75,6 +76,8 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
     terminal = console()
     for key, value in rows:
         _line(key, value)
+    if said.error.fault:
+        _line("class", said.error.fault)
     if said.error.details:
         _line("details", json.dumps(said.error.details, default=str))
     _line("message", json.dumps(_message(letter), default=str)[:BODY_SHOWN])

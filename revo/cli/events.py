@@ -17,22 +17,32 @@ from revo.cli.common import DONE, Output, console, print_json, quiet_logs, run_a
 if TYPE_CHECKING:
     from rich.text import Text
 
-KINDS: Final = (events.AGENT, events.SYSTEM)
+KINDS: Final = (events.AGENT, events.SYSTEM, events.FAULT, events.BREAKER)
 _STYLE: Final = {
     "ready": "green",
     "up": "green",
     "dead": "bold red",
     "failed": "bold red",
     "restarting": "yellow",
+    "resting": "yellow",
     "draining": "yellow",
+    "deaf": "bold red",
+    "heard": "green",
+    "paused": "yellow",
+    "resumed": "green",
+    "shed": "yellow",
+    "open": "bold red",
+    "half-open": "yellow",
+    "closed": "green",
 }
+_SEVERITY: Final = {"low": "default", "medium": "yellow", "high": "red", "critical": "bold red"}
 
 
 def show(kind: str, name: str, *, since: float, follow: bool, url: str | None, output: Output) -> int:
     """Print what happened in the last `since` seconds and, with `follow`, what happens; returns the exit status."""
     quiet_logs()
     if kind and kind not in KINDS:
-        raise ConfigError(f"--kind {kind}", f"is one of {' and '.join(KINDS)}")
+        raise ConfigError(f"--kind {kind}", f"is one of {', '.join(KINDS)}")
     subject = f"revo.event.{kind}.>" if kind else subjects.EVENT_SUBJECTS
     of = subjects.token(name, "name") if name else ""
     if follow:
@@ -93,8 +103,9 @@ def line_of(event: Event) -> Text:
 
     clock = datetime.datetime.fromtimestamp(event.at).astimezone().strftime("%H:%M:%S")
     line = Text(f"{clock} ", style="dim")
-    line.append(f"{event.kind:6} ", style="cyan")
-    line.append(f"{event.what:10} ", style=_STYLE.get(event.what, "default"))
+    line.append(f"{event.kind:7} ", style="cyan")
+    style = _SEVERITY.get(str(event.details.get("severity", "")), "default")
+    line.append(f"{event.what:13} ", style=_STYLE.get(event.what, style))
     line.append(event.name, style="bold")
     details = ", ".join(f"{key} {_plain(value)}" for key, value in event.details.items() if value not in ("", [], None))
     if details:

@@ -9,13 +9,18 @@ from actors.meshhome import MeshHome
 from actors.registry.client import RegistryClient
 from actors.registry.model import Instance
 from bus.mesh import Mesh
-from bus.settings import Settings
+from bus.settings import MIB, Settings
 from revo.cli.common import DONE, Output, ago, console, print_json, quiet_logs, run_async, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-STYLES: Final = {"ready": "green", "draining": "yellow", "starting": "yellow", "restarting": "yellow", "failed": "red"}
+STYLES: Final = {
+    "idle": "green",
+    "busy": "green",
+    **dict.fromkeys(("degraded", "paused", "draining", "starting", "restarting", "resting"), "yellow"),
+    **dict.fromkeys(("suspect", "error", "dead", "failed"), "red"),
+}
 _WIDE: Final = 110
 """Columns of a terminal from which on there is room for more."""
 
@@ -40,12 +45,13 @@ async def _look(agent: str, capability: str, url: str | None) -> list[dict[str, 
     settings = Settings.from_env()
     async with Mesh.connect(url, settings=settings, service="revo-ps") as mesh:
         client = RegistryClient(mesh)
-        found = await client.instances(agent)
+        found = await client.instances(agent, dead=not capability)
         if capability:
             found = [instance for instance in found if capability in instance.capabilities]
         rows = [row_of(instance) for instance in found]
         if not capability:
-            rows += supervised(settings, mesh.connection.url, agent, {instance.instance for instance in found})
+            living = {instance.instance for instance in found if instance.condition != "dead"}
+            rows += supervised(settings, mesh.connection.url, agent, living)
     return sorted(rows, key=lambda row: (row["kind"] != "system", row["agent"], row["instance"]))
 
 
@@ -53,7 +59,9 @@ def row_of(instance: Instance) -> dict[str, Any]:
     """An instance as scripts see it."""
     row = instance.model_dump(exclude={"owner", "capabilities"})
     row["kind"] = "foreign" if row.pop("foreign") else instance.kind
-    return {**row, "capabilities": sorted(instance.capabilities), "uptime": time.time() - instance.started_at}
+    uptime = time.time() - instance.started_at if instance.started_at else 0.0
+    row["condition"] = row["condition"] or instance.state  # an older registry does not say
+    return {**row, "capabilities": sorted(instance.capabilities), "uptime": uptime}
 
 
 def supervised(settings: Settings, url: str, agent: str, known: set[str]) -> list[dict[str, Any]]:
@@ -74,6 +82,7 @@ def supervised(settings: Settings, url: str, agent: str, known: set[str]) -> lis
                 "agent": child["name"],
                 "instance": child["label"],
                 "state": child["state"],
+                "condition": child["state"],
                 "restarts": child["restarts"],
                 "reason": child["reason"],
                 "running": 0,
@@ -87,14 +96,28 @@ def supervised(settings: Settings, url: str, agent: str, known: set[str]) -> lis
 
 
 def _table(rows: list[dict[str, Any]], *, wide: bool) -> Table:
+    from rich.markup import escape
+
     columns = ["kind", "=instance", "state", ">load", ">up", ">restarts"]
-    found = table("", *columns, *(["host", "version", "capabilities"] if wide else []))
+    found = table("", *columns, *([">cpu", ">memory", ">failed", ">p95", "host", "capabilities"] if wide else []))
     for row in rows:
-        state = f"[{STYLES.get(row['state'], 'default')}]{row['state']}[/]"
+        state = f"[{STYLES.get(row['condition'], 'default')}]{row['condition']}[/]"
+        if row["reason"]:
+            state += f" [dim]{escape(row['reason'])}[/]"
         up = ago(time.time() - row["uptime"]) if row["uptime"] else ""
-        more = [row.get("host", ""), row.get("version", ""), ", ".join(row["capabilities"])] if wide else []
+        more = [*health_of(row), row.get("host", ""), ", ".join(row["capabilities"])] if wide else []
         found.add_row(row["kind"], row["instance"], state, load_of(row), up, str(row["restarts"]), *more)
     return found
+
+
+def health_of(row: dict[str, Any]) -> list[str]:
+    """Processor time in cores, memory, the share that failed, and how long 95 of 100 took."""
+    health = row.get("health")
+    if not health:
+        return [""] * 4
+    p95 = health["latency"].get("p95")
+    took = "" if p95 is None else f"{p95 * 1000:.0f} ms" if p95 < 1 else f"{p95:.1f} s"
+    return [f"{health['cpu']:.2f}", f"{health['memory'] / MIB:.0f} MB", f"{health['error_rate']:.0%}", took]
 
 
 def load_of(row: dict[str, Any]) -> str:

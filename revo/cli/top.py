@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _COUNTED: Final = {"accepted": subjects.TASKS, "ended": subjects.RESULTS, "dead": subjects.DEAD}
-_WORTH_TELLING: Final = frozenset({"dead", "failed", "restarting", "server-restarted", "reload-refused"})
+_WORKING: Final = frozenset({"idle", "busy", "degraded"})
+_WORTH_TELLING: Final = frozenset({"dead", "deaf", "failed", "restarting", "server-restarted", "reload-refused"})
 
 
 @dataclass
@@ -105,7 +106,7 @@ class Top:
         for instance in instances:
             agent = agents.setdefault(instance.agent, Agent(instance.agent))
             agent.instances += 1
-            agent.ready += instance.state == "ready"
+            agent.ready += (instance.condition or "idle") in _WORKING
             agent.running += instance.running
             agent.slots += instance.concurrency
             agent.waiting += instance.waiting

@@ -19,7 +19,7 @@ from actors.keyring import Keyring
 from actors.meshfile import MeshFile
 from actors.meshhome import MeshHome
 from actors.supervisor import ActorFailedError, Child, State, Supervisor
-from bus import events, topology
+from bus import events, faults, topology
 from bus.connection import Connection
 from bus.credentials import OPERATOR
 from bus.errors import BusError
@@ -228,9 +228,14 @@ class Whole:
     # --- what is said of it ---------------------------------------------------------------------------------
 
     def _changed(self, child: Child) -> None:
-        if child.state in (State.RESTARTING, State.FAILED):
+        if child.state in (State.RESTARTING, State.RESTING, State.FAILED):
             self._say(child.label, f"{child.state}: {child.reason}")
-            self._tell(child.name, str(child.state), number=child.number, restarts=child.restarts, reason=child.reason)
+            about: dict[str, Any] = {"number": child.number, "restarts": child.restarts, "reason": child.reason}
+            if child.state is not State.RESTING:
+                recovery = faults.recovery_of("crash", last=child.state is State.FAILED)
+                severity = faults.severity_of("crash", len(child.crashes))
+                about |= {"fault": "crash", "severity": str(severity), "recovery": recovery}
+            self._tell(child.name, str(child.state), **about)
         self._write()
 
     def _write(self) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Instance:
             secret=f"secret of {self.name}",
             capabilities=[CapabilityInfo(name="work", message={"type": "object"})],
         )
-        self.registrar = Registrar(mesh.connection, registration, lambda: (0, 0))
+        self.registrar = Registrar(mesh.connection, registration, dict)
         self._keeping: asyncio.Task[None] | None = None
 
     async def come(self) -> None:

@@ -171,7 +171,7 @@ async def test_events_are_shown_and_followed(running: Shell) -> None:
 
 def test_events_refuse_a_kind_that_is_none(shell: Shell) -> None:
     done = shell.revo("events", "--kind", "weather", "--url", "nats://127.0.0.1:1")
-    assert (done.returncode, "agent and system" in done.stderr) == (2, True)
+    assert (done.returncode, "fault, breaker" in done.stderr) == (2, True)
 
 
 def test_without_a_registry_the_commands_say_so(shell: Shell) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from bus.pull import Puller
 from revo import Agent, Retry, TaskContext, rpc, task
 
 log = logging.getLogger(__name__)
@@ -160,6 +161,30 @@ class Faltering(Toiler):
     async def _fall_over(self) -> None:
         await asyncio.sleep(0.2)  # noqa: TID251  (after it has said that it is ready)
         raise ValueError("it fell over")
+
+
+class Listener(Agent):
+    """Goes deaf by SIGUSR1: connected, its heart beating, and nothing from its queue arrives. SIGUSR2 heals it."""
+
+    concurrency = 2
+
+    async def on_start(self) -> None:
+        loop, hear = asyncio.get_running_loop(), Puller._on_message
+        loop.add_signal_handler(signal.SIGUSR1, setattr, Puller, "_on_message", lambda *_: None)
+        loop.add_signal_handler(signal.SIGUSR2, setattr, Puller, "_on_message", hear)
+
+    @task("listen", ack_wait=1.0, time_limit=60.0)
+    async def listen(self, work: Work) -> str:
+        if work.what == "block":
+            time.sleep(work.seconds)  # noqa: TID251  (the fault that the test is about)
+        if work.what == "raise":
+            raise ValueError("as told")
+        return self.mesh.telemetry.instance
+
+    @rpc("hear")
+    async def hear(self) -> str:
+        """Which instance this is."""
+        return self.mesh.telemetry.instance
 
 
 class Where(BaseModel):

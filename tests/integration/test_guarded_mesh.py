@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
@@ -22,6 +23,7 @@ from bus.roles import Wish
 from bus.server import Server
 from bus.stewards import ask
 from bus.store import Bucket
+from bus.wire import Message
 from tests.eventually import eventually
 from tests.guarded import Guarded
 from tests.integration import agents
@@ -82,10 +84,26 @@ async def test_tasks_requests_and_broadcasts_reach_who_is_granted(here: Househol
         gathered = await mesh.broadcast("where", {"n": 5}, timeout=10)
         assert {reply.instance for reply in gathered.replies} == {first.instance, second.instance}
         assert gathered.missing == []
+        assert await probed(here, {toiler.instance, first.instance, second.instance}), "probes reach their accounts"
         with pytest.raises(PermissionDeniedError, match=r"revo\.rpc\.parent\.x\.alice"):
             await mesh.ask("parent", "x")
         with pytest.raises(PermissionDeniedError, match="may not"):
             await mesh.broadcast("toil", {}, timeout=1)
+
+
+async def probed(here: Household, names: set[str]) -> bool:
+    """Whether the registry hears of probes that all of these have done."""
+    async with here.mesh("operator") as mesh:
+        left, all_did = set(names), asyncio.Event()
+
+        def hear(message: Message) -> None:
+            left.discard(message.subject.rpartition(".")[2])
+            if not left:
+                all_did.set()
+
+        await mesh.connection.subscribe(subjects.PROBED, hear)
+        await asyncio.wait_for(all_did.wait(), 20)
+        return not any(one.condition == "suspect" for one in await RegistryClient(mesh).instances())
 
 
 async def test_an_agent_does_what_it_declares_and_is_refused_the_rest(here: Household) -> None:

@@ -368,7 +368,7 @@ async def test_a_refused_agent_says_why_and_ends(
     server: Server, mesh: Mesh, registry: ActorProcess, client: RegistryClient, tmp_path: Path
 ) -> None:
     painter = registration("painter", capabilities=[CapabilityInfo(name="toil", message={"type": "null"})])
-    registrar = Registrar(mesh.connection, painter, lambda: (0, 0))
+    registrar = Registrar(mesh.connection, painter, dict)
     await registrar.start()
     keeping = asyncio.create_task(registrar.keep())  # however long the other takes to come
     with pytest.raises(AssertionError, match="agents painter and toiler disagree on the capability toil"):
@@ -380,7 +380,7 @@ async def test_a_refused_agent_says_why_and_ends(
 async def test_the_lease_is_renewed_from_another_thread_only_while_it_must(
     mesh: Mesh, registry: ActorProcess, connection: Connection
 ) -> None:
-    registrar = Registrar(mesh.connection, registration("painter"), lambda: (0, 0))
+    registrar = Registrar(mesh.connection, registration("painter"), dict)
     await registrar.start()
     assert registrar.registered
     stream = subjects.bucket(subjects.REGISTRY_BUCKET)

@@ -79,6 +79,10 @@ SIDE_BY_SIDE = VERSIONS + "test_two_versions_of_one_agent_live_side_by_side_whic
 ONE_VERSION = VERSIONS + "test_within_one_version_two_schemas_are_refused_and_the_error_says_what_to_do"
 SAME_VIEW = REGISTRY + "test_every_replica_answers_the_same_and_knows_what_its_asker_knows"
 
+FAULTS = "tests/integration/test_faults.py::"
+OPENS = FAULTS + "test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt"
+SUSPECT = FAULTS + "test_a_suspect_that_is_handed_back_without_being_run_stays_one"
+
 PERMISSIONS = "tests/integration/test_permissions.py::"
 PUBLISHES = PERMISSIONS
 PUBLISHES += "test_a_role_may_publish_nothing_that_is_granted_to_the_others_and_is_told_so_at_once_by_name"
@@ -99,6 +103,22 @@ _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "suc
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
+    Mutant(
+        "a task in hand starts although its breaker is open",
+        "bus/worker.py",
+        "        if not self._recovery.admit(run):",
+        "        if self._recovery.admit(run) is None:",
+        OPENS,
+        "({'echo': 'open'}, 5)",
+    ),
+    Mutant(
+        "a task that is handed back without being run is suspected no more",
+        "bus/settling.py",
+        "suspect = attempts.suspects(record, envelope) if run.record is NEW else run.record.suspect",
+        "suspect = run.record.suspect",
+        SUSPECT,
+        "(False, 2) == (True, 2)",
+    ),
     Mutant(
         "an agent may store results of any capability",
         "bus/roles.py",

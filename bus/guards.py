@@ -1,0 +1,140 @@
+"""What a worker keeps for each of its capabilities against trouble: a breaker, and a budget of retries.
+
+It turns the pure ones (`bus.breaker`, `bus.budget`) by the loop's clock, and says which capabilities are shut at the
+moment. A capability that has never failed costs one look in a table for each task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, State
+from bus.budget import Budget
+
+FIRST = Breaker().admit(0.0)
+"""The way of whoever began before anybody looked: a new breaker's."""
+
+
+@dataclass(slots=True)
+class _Guard:
+    breaker: Breaker = field(default_factory=Breaker)
+    budget: Budget = field(default_factory=Budget)
+    watched: bool = False
+    """Whether anything has ever failed: before that there is nothing to count."""
+    timer: asyncio.TimerHandle | None = None
+
+
+class Guards:
+    """The guards of one worker's capabilities."""
+
+    def __init__(
+        self,
+        capabilities: Iterable[str],
+        *,
+        on_change: Callable[[str, State, float], None],
+        on_shut: Callable[[], None],
+    ) -> None:
+        """`on_change` hears how a breaker changed, and in how many seconds it is tried again; `on_shut` that `shut` is
+        another.
+        """
+        self._guards = {name: _Guard() for name in capabilities}
+        self._on_change = on_change
+        self._on_shut = on_shut
+        self._loop = asyncio.get_running_loop()
+        self.shut: frozenset[str] = frozenset()
+        """The capabilities of which no task may start now: open, or being tried."""
+
+    @property
+    def states(self) -> dict[str, Literal["open", "half-open"]]:
+        """The breakers that are not closed."""
+        now, found = self._loop.time(), dict[str, Literal["open", "half-open"]]()
+        for name, guard in self._guards.items():
+            state = guard.breaker.state(now)
+            if state != CLOSED:
+                found[name] = state
+        return found
+
+    def retry_in(self, name: str) -> float:
+        """Seconds until a task may start."""
+        return self._guards[name].breaker.retry_in(self._loop.time())
+
+    def admit(self, name: str) -> int:
+        """A way for a task to start, or 0: it may not now. `well`, `failed` or `left` is to be told of it."""
+        guard = self._guards[name]
+        if not guard.watched:
+            return FIRST
+        way = guard.breaker.admit(self._loop.time())
+        if guard.breaker.state(self._loop.time()) != CLOSED:
+            self._look()
+        return way
+
+    def is_trial(self, name: str) -> bool:
+        """Whether what has just been admitted is to show whether all is well again."""
+        guard = self._guards[name]
+        return guard.watched and guard.breaker.state(self._loop.time()) == HALF_OPEN
+
+    def well(self, name: str, way: int, *, first: bool) -> State | None:
+        """A task went well; `first`: at its first attempt. Returns what that changed."""
+        guard = self._guards[name]
+        if not guard.watched:
+            return None
+        if first:
+            guard.budget.called()
+        return self._ended(name, guard, way, good=True)
+
+    def failed(self, name: str, way: int, *, counts: bool, first: bool) -> State | None:
+        """A task failed; `counts`: by what the breaker is for. Returns what that changed."""
+        guard = self._guards[name]
+        guard.watched = True
+        if first:
+            guard.budget.called()
+        return self._ended(name, guard, way, good=False if counts else None)
+
+    def left(self, name: str, way: int) -> None:
+        """A task let go of its way, and nobody knows how it would have ended."""
+        guard = self._guards[name]
+        if guard.watched:
+            self._ended(name, guard, way, good=None)
+
+    def may_retry(self, name: str) -> bool:
+        """Whether the budget has one more; if so it is taken."""
+        return self._guards[name].budget.take(self._loop.time())
+
+    def close(self) -> None:
+        """Look at the clock no more."""
+        for guard in self._guards.values():
+            if guard.timer is not None:
+                guard.timer.cancel()
+
+    def _ended(self, name: str, guard: _Guard, way: int, *, good: bool | None) -> State | None:
+        now = self._loop.time()
+        state = guard.breaker.ended(way, now, good=good, chance=random.random())  # noqa: S311
+        if state is not None:
+            wait = guard.breaker.retry_in(now)
+            self._on_change(name, state, wait)
+            if state == OPEN:
+                guard.timer = self._loop.call_later(wait, self._time_is_over, name, guard)
+        self._look()
+        return state
+
+    def _time_is_over(self, name: str, guard: _Guard) -> None:
+        left = guard.breaker.retry_in(self._loop.time())
+        if left > 0:  # the loop's timers may come a little early
+            guard.timer = self._loop.call_later(left, self._time_is_over, name, guard)
+            return
+        guard.timer = None
+        self._on_change(name, HALF_OPEN, 0.0)
+        self._look()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        shut = frozenset(
+            name for name, guard in self._guards.items() if guard.watched and guard.breaker.retry_in(now) > 0
+        )
+        if shut != self.shut:
+            self.shut = shut
+            self._loop.call_soon(self._on_shut)  # whoever starts a task has not noted yet that it has

@@ -1,0 +1,65 @@
+"""What is made of what an instance says, and how its figures are counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from actors.registry.condition import find
+from actors.registry.model import Health, Instance
+from bus.health import HALF_LIFE, Meter
+
+
+def instance(**more: Any) -> Instance:
+    given = {"agent": "echo", "instance": "echo-1", "state": "ready", "capabilities": {"echo": "00", "shout": "01"}}
+    return Instance.model_validate({**given, **more})
+
+
+@pytest.mark.parametrize(
+    ("said", "others", "condition", "reason"),
+    [
+        ({}, {}, "idle", ""),
+        ({"running": 1}, {}, "busy", ""),
+        ({"waiting": 1}, {}, "busy", ""),
+        ({"state": "starting"}, {}, "starting", ""),
+        ({"state": "draining", "paused": "why"}, {}, "draining", ""),
+        ({"paused": "its disk is full", "running": 1}, {}, "paused", "its disk is full"),
+        ({}, {"pauses": {"echo": "a", "shout": "b"}}, "paused", "echo is paused: a; shout is paused: b"),
+        ({"running": 1}, {"pauses": {"echo": "a"}}, "busy", "echo is paused: a"),
+        ({"health": Health(error="no licence", degraded=["slow"])}, {}, "error", "no licence"),
+        ({"health": Health(degraded=["slow", "old"])}, {}, "degraded", "slow; old"),
+        ({"breakers": {"echo": "open"}}, {}, "degraded", "the breaker of echo is open"),
+        ({"paused": "why"}, {"suspicion": "deaf: nothing"}, "suspect", "deaf: nothing"),
+        ({}, {"age": 2.9}, "idle", ""),
+        ({}, {"age": 3.1}, "suspect", "its lease was not renewed for 3.1 s"),
+    ],
+)
+def test_the_worst_that_can_be_said_of_an_instance_counts(
+    said: dict[str, Any], others: dict[str, Any], condition: str, reason: str
+) -> None:
+    known = {"suspicion": "", "age": 0.0, "heartbeat": 2.0, "pauses": {}, **others}
+    assert find(instance(**said), **known) == (condition, reason)
+
+
+def test_what_failed_long_ago_counts_for_little() -> None:
+    now = 100.0
+    meter = Meter(lambda: now)
+    assert meter.error_rate == meter.weight == 0.0
+    assert meter.latency() == {}
+    for _ in range(8):
+        meter.ended(0.1, failed=True)
+    assert (meter.error_rate, meter.weight, meter.done) == (1.0, 8.0, 8)
+    now += HALF_LIFE
+    assert meter.weight == pytest.approx(4.0), "an old share stands for little"
+    assert meter.error_rate == 1.0, "yet nothing better is known"
+    for _ in range(4):
+        meter.ended(0.1, failed=False)
+    assert meter.error_rate == pytest.approx(0.5)
+
+
+def test_quantiles_are_of_the_last_durations() -> None:
+    meter = Meter()
+    for took in range(10_000, 0, -1):
+        meter.ended(took / 1000, failed=False)
+    assert meter.latency() == {"p50": 0.128, "p95": 0.243, "p99": 0.253}
