@@ -1,4 +1,4 @@
-"""How an actor is written: a class, typed methods, and two decorators that say what it handles.
+"""How an actor is written: a class, typed methods, and decorators that say what it handles.
 
 The message model is learnt from the annotations. Must not know how messages travel.
 """
@@ -17,13 +17,14 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
 
+from actors.prompting import Prompt, Prompted, prompt, prompted
 from actors.ref import ActorRef
 from bus import subjects
 from bus.errors import ConfigError, InvalidSubjectError, Retry
 from bus.mesh import Mesh
 from bus.outcomes import Policy
 
-__all__ = ["Actor", "ActorRef", "Agent", "Handler", "Retry", "TaskContext", "rpc", "task"]
+__all__ = ["Actor", "ActorRef", "Agent", "Handler", "Prompt", "Retry", "TaskContext", "prompt", "rpc", "task"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -137,6 +138,8 @@ class Actor:
     """The requests that it makes of other actors, as `service.method`. Where the server knows users, no others."""
     broadcasts: ClassVar[Sequence[str]] = ()
     """The capabilities whose every instance it speaks to. Where the server knows users, of no others."""
+    prompts: ClassVar[Sequence[str]] = ()
+    """The agents that it prompts, by name. Where the server knows users, no others."""
     Settings: ClassVar[type[BaseModel] | None] = None
     """The model of its table in the mesh file."""
 
@@ -282,12 +285,21 @@ def check_class(actor: type[Actor]) -> list[Handler]:
         raise ConfigError(f"{actor.__name__}.name", str(error)) from error
     if not isinstance(actor.concurrency, int) or actor.concurrency < 1:
         raise ConfigError(f"{actor.__name__}.concurrency", f"{actor.concurrency!r} is not a number above zero")
-    found = handlers(actor)
+    found, answers_prompts = handlers(actor), prompted_by(actor) is not None
     served = [one.name for one in found if one.kind == "rpc"]
     served += [subjects.topic_method(topic) for one in found for topic in one.topics]
     for name in served:
         if served.count(name) > 1:
             raise ConfigError(f"{actor.__name__}: {name}", "is handled by two methods; one method each")
-    if not found:
-        raise ConfigError(actor.__name__, "handles nothing; give a method @task(...) or @rpc(...)")
+    if not found and not answers_prompts:
+        raise ConfigError(actor.__name__, "handles nothing; give a method @task(...), @rpc(...) or @prompt")
     return found
+
+
+def prompted_by(actor: type[Actor]) -> Prompted | None:
+    """The method of a class that answers prompts.
+
+    Raises:
+        ConfigError: when it cannot be served.
+    """
+    return prompted(actor, agent=issubclass(actor, Agent))

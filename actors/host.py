@@ -19,12 +19,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from actors import logs
-from actors.actor import Actor, Agent, Handler, check_class
+from actors.actor import Actor, Agent, Handler, check_class, prompted_by
 from actors.enrolment import registration_of
 from actors.loading import actor_settings, default_policy, load
 from actors.mailbox import Mailbox
 from actors.registry.registrar import Registrar
-from actors.runtime import Threads, broadcast_handler, rpc_handler, task_handler
+from actors.runtime import Threads, broadcast_handler, prompt_service, rpc_handler, task_handler
 from actors.selfreport import SelfReport
 from actors.vitals import DRAINING, READY, Vitals
 from bus import lifeline, stewards, subjects, topology
@@ -33,6 +33,7 @@ from bus.credentials import OPERATOR
 from bus.errors import BusError, ConfigError
 from bus.mesh import Mesh
 from bus.outcomes import Policy
+from bus.prompts import PromptService
 from bus.rpc import Service
 from bus.settings import Settings
 from bus.telemetry import Telemetry
@@ -84,7 +85,8 @@ def run(
     logs.configure("info", "%(asctime)s %(levelname)s %(name)s: %(message)s", as_json=json_logs)
     actor = load(target)
     if name is not None:
-        actor = type(actor.__name__, (actor,), {"name": name, "__module__": actor.__module__})
+        same = {"__module__": actor.__module__, "__doc__": actor.__doc__}
+        actor = type(actor.__name__, (actor,), {"name": name, **same})
     host = Host(actor, settings or Settings.from_env())
     logs.identify(actor=actor.name, instance=host.instance)
     # What the imports made stays. Without this the collector looks through it again and again, 19 ms each time.
@@ -113,6 +115,7 @@ class Host:
         self._mailbox = Mailbox(actor.name, concurrency=actor.concurrency, capacity=settings.mailbox)
         self._worker: Worker | None = None
         self._service: Service | None = None
+        self._prompts: PromptService | None = None
         self._registrar: Registrar
         self._vitals = Vitals(actor.name, self.instance, settings)
         self._report = SelfReport(self._mailbox, self.actor.on_probe)
@@ -190,7 +193,7 @@ class Host:
             log.exception("%s: on_stop failed", self.instance)
 
     async def _open(self, connection: Connection, telemetry: Telemetry) -> None:
-        """Open the actor's doors: requests first, then tasks."""
+        """Open the actor's doors: requests first, then prompts, then tasks."""
         actor, mailbox = self.actor, self._mailbox
         description = (type(actor).__doc__ or "").strip().partition("\n")[0]
         self._service = Service(
@@ -209,6 +212,9 @@ class Host:
                 call = task_handler(actor, handler, mailbox, self.threads)
                 capabilities.append(Capability(handler.name, call, policy))
         await self._service.start()
+        if (prompted := prompted_by(type(actor))) is not None:
+            self._prompts = prompt_service(actor, prompted, mailbox, self.threads, self.instance)
+            await self._prompts.start()
         if isinstance(actor, Agent) and capabilities:
             self._worker = Worker(
                 connection,
@@ -283,6 +289,8 @@ class Host:
         async with asyncio.TaskGroup() as group:
             if self._service is not None:
                 group.create_task(self._service.drain(timeout))
+            if self._prompts is not None:
+                group.create_task(self._prompts.drain(timeout))
             if self._worker is not None:
                 group.create_task(self._worker.drain(timeout))
 

@@ -16,7 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from actors.actor import Actor, check_class
 from bus import accounts, credentials, nkeys, roles, subjects
@@ -25,7 +33,7 @@ from bus.errors import BusError, ConfigError
 from bus.roles import Grants, Wish
 from bus.settings import MAIN
 
-SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward"}
+SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward", subjects.BRIDGE: roles.BRIDGE}
 """The users that every tenant has, besides its operator."""
 
 
@@ -40,6 +48,7 @@ class User(BaseModel):
     submits: list[str] = []
     asks: list[str] = []
     broadcasts: list[str] = []
+    prompts: list[str] = []
     isolated: bool = Field(True, description="whether it has an account of its own (ADR 11)")
     made_at: float = 0.0
 
@@ -50,10 +59,17 @@ class User(BaseModel):
             raise ValueError("holds what is no public key of a NATS user")
         return value
 
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what an older version knows nothing of, and would refuse, where there is none of it."""
+        said: dict[str, Any] = dump(self)
+        return said if self.prompts else {key: value for key, value in said.items() if key != "prompts"}
+
     @property
     def wish(self) -> Wish:
         """What it is to do."""
-        return Wish(tuple(self.does), tuple(self.submits), tuple(self.asks), tuple(self.broadcasts))
+        wished = (self.does, self.submits, self.asks, self.broadcasts, self.prompts)
+        return Wish(*(tuple(one) for one in wished))
 
 
 class Ring(BaseModel):
@@ -130,7 +146,7 @@ class Keyring:
         reserved = {**SYSTEM, OPERATOR: OPERATOR}
         if name in reserved and role != reserved[name]:
             raise ConfigError(f"user {name}", f"is of role {reserved[name]} in every tenant; take another name")
-        isolated = isolated and role not in credentials.TRUSTED
+        isolated = isolated and role not in (*credentials.TRUSTED, roles.FOREIGN)
         given: dict[str, Any] = {key: list(value) for key, value in dataclasses.asdict(wish).items()}
         with self._changing() as ring:
             users = ring.tenants.setdefault(tenant, {})
@@ -173,8 +189,9 @@ class Keyring:
 
     def grants(self, name: str, tenant: str = MAIN) -> Grants:
         """What a user may do."""
-        user = _user(self.read(), name, tenant)
-        return roles.grants(user.role, name, user.wish)
+        ring = self.read()
+        user = _user(ring, name, tenant)
+        return roles.grants(user.role, name, user.wish, _foreign(ring.tenants[tenant]))
 
     def _holds(self, name: str, tenant: str, user: User) -> bool:
         """Whether the file of a user is of use: it is there, and a key of it is one that the server will know."""
@@ -215,7 +232,7 @@ class Keyring:
 def wish_of(actor: type[Actor]) -> Wish:
     """What an actor declares that it does, and wants of others."""
     does = tuple(handler.name for handler in check_class(actor) if handler.kind == "task")
-    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts))
+    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts), tuple(actor.prompts))
 
 
 def _user(ring: Ring, name: str, tenant: str) -> User:
@@ -226,10 +243,18 @@ def _user(ring: Ring, name: str, tenant: str) -> User:
 
 
 def _members(ring: Ring) -> dict[str, list[accounts.Member]]:
-    return {
-        tenant: [
-            accounts.Member(name, user.role, user.keys, roles.grants(user.role, name, user.wish), user.isolated)
+    found: dict[str, list[accounts.Member]] = {}
+    for tenant, users in ring.tenants.items():
+        foreign = _foreign(users)
+        found[tenant] = [
+            accounts.Member(
+                name, user.role, user.keys, roles.grants(user.role, name, user.wish, foreign), user.isolated
+            )
             for name, user in users.items()
         ]
-        for tenant, users in ring.tenants.items()
-    }
+    return found
+
+
+def _foreign(users: dict[str, User]) -> list[str]:
+    """The foreign agents of a tenant."""
+    return sorted(name for name, user in users.items() if user.role == roles.FOREIGN)

@@ -20,8 +20,11 @@ from bus.settings import is_local
 DEFAULT_NAME: Final = "mesh.toml"
 REGISTRY: Final = "actors.registry:Registry"
 STEWARD: Final = "actors.steward:Steward"
+BRIDGE: Final = "actors.bridge:Bridge"
 CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
 SECURITY_GUARDIAN: Final = "actors.agents.security_guardian:SecurityGuardian"
+
+_SYSTEM: Final = {subjects.REGISTRY: "registries", subjects.STEWARD: "stewards", subjects.BRIDGE: "bridges"}
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -131,12 +134,15 @@ class Supervision(BaseModel):
 
 
 class SystemEntry(BaseModel):
-    """The table `[system]`: the actors that every mesh needs."""
+    """The table `[system]`: the actors that every mesh needs, and those that it may have."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     registries: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
     stewards: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
+
+    bridges: int = Field(0, ge=0, le=100, description="to foreign agents (docs/foreign-agents.md)")
+    bridge: dict[str, Any] = Field({}, description="the settings of the bridges")
 
     def entries(self) -> dict[str, ActorEntry]:
         """They start first, and end last."""
@@ -145,6 +151,8 @@ class SystemEntry(BaseModel):
             found[subjects.REGISTRY] = ActorEntry(target=REGISTRY, count=self.registries)
         if self.stewards:
             found[subjects.STEWARD] = ActorEntry(target=STEWARD, count=self.stewards)
+        if self.bridges:
+            found[subjects.BRIDGE] = ActorEntry(target=BRIDGE, count=self.bridges, settings=self.bridge)
         return found
 
 
@@ -162,9 +170,8 @@ class MeshFile(BaseModel):
     @classmethod
     def _names(cls, value: dict[str, ActorEntry]) -> dict[str, ActorEntry]:
         for name in value:
-            if name in (subjects.STEWARD, subjects.REGISTRY):
-                key = "stewards" if name == subjects.STEWARD else "registries"
-                raise ValueError(f"{name} is a system actor; set [system] {key} = N")
+            if name in _SYSTEM:
+                raise ValueError(f"{name} is a system actor; set [system] {_SYSTEM[name]} = N")
             try:
                 subjects.token(name, "actor name")
             except InvalidSubjectError as error:

@@ -1,29 +1,32 @@
-"""From bytes to an actor's typed method and back: what a worker and a service call.
+"""From bytes to an actor's typed method and back: what a worker and the services call.
 
-Everything here has the shape of `bus.worker.Handler` or `bus.rpc.RpcHandler`.
+What is made here has the shape of `bus.worker.Handler`, `bus.rpc.RpcHandler` or `bus.prompts.PromptHandler`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from actors.actor import Actor, Handler, TaskContext
 from actors.descendants import kill_those_of
 from actors.mailbox import Mailbox
+from actors.prompting import Prompted
 from bus import codec, subjects
 from bus.errors import EncodeError
 from bus.messages import Envelope
+from bus.prompts import Prompt, PromptHandler, PromptService
 from bus.rpc import Request, RpcHandler
 from bus.worker import Handler as TaskHandler
 
@@ -160,6 +163,67 @@ def broadcast_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads:
         return await run(envelope)
 
     return handle
+
+
+def prompt_handler(actor: Actor, prompted: Prompted, threads: Threads) -> PromptHandler:
+    """Takes a prompt, runs the actor's method, and sends what it returns or yields."""
+    method, attribute = getattr(actor, prompted.attribute), prompted.attribute
+
+    async def handle(prompt: Prompt) -> None:
+        if prompted.streams:
+            async with contextlib.aclosing(method(prompt)) as parts:
+                async for part in parts:
+                    await _say(prompt, part, attribute)
+        elif prompted.in_thread:
+            await _say(prompt, await threads.run(prompt.stop.set, functools.partial(method, prompt)), attribute)
+        else:
+            await _say(prompt, await method(prompt), attribute)
+
+    return handle
+
+
+async def _say(prompt: Prompt, value: object, attribute: str) -> None:
+    """Send a part of an answer.
+
+    Raises:
+        EncodeError: it is neither text nor a model.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump_json()
+    if isinstance(value, str):
+        if value:
+            await prompt.send(value)
+    elif value is not None:
+        reason = f"{attribute} answered with {type(value).__name__}; return text or a pydantic model"
+        raise EncodeError("a prompt", reason)
+
+
+def prompt_service(
+    actor: Actor, prompted: Prompted, mailbox: Mailbox, threads: Threads, instance: str
+) -> PromptService:
+    """What answers the prompts of one instance, each on its turn in the mailbox."""
+    connection = actor.mesh.connection
+    settings = connection.settings
+
+    @contextlib.asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        await mailbox.enter(bounded=True)
+        try:
+            yield
+        finally:
+            mailbox.leave()
+
+    return PromptService(
+        connection,
+        actor.mesh.telemetry,
+        subjects.prompt_address(actor.name, settings.owner, settings.session),
+        instance,
+        actor.version,
+        (type(actor).__doc__ or "").strip().partition("\n")[0],
+        prompt_handler(actor, prompted, threads),
+        turn,
+        attachments=prompted.attachments,
+    )
 
 
 def plain_value(handler: Handler, value: object, subject: str) -> object:

@@ -52,9 +52,9 @@ class _Account:
         """Let another account have it."""
         self.exports.setdefault((kind, subject, many), []).append(to)
 
-    def take(self, kind: str, subject: str, of: str) -> None:
-        """Have what another account exports."""
-        taken = {kind: {"account": of, "subject": subject}}
+    def take(self, kind: str, subject: str, of: str, *, called: str = "") -> None:
+        """Have what another account exports, under its name there or another."""
+        taken: dict[str, Any] = {kind: {"account": of, "subject": subject}, **({"to": called} if called else {})}
         if taken not in self.imports:
             self.imports.append(taken)
 
@@ -100,11 +100,11 @@ def _add(accounts: dict[str, _Account], tenant: str, members: Sequence[Member]) 
         own.users += [{"nkey": key, "permissions": _permissions(tenant, member)} for key in member.keys]
         if own is not core:
             _grant(core, own, tenant, name, member.grants)
-            for subject in member.grants.serves:
-                own.export("service", subject, tenant)
-                core.take("service", subject, name)
+            _serve(core, own, tenant, name, member.grants)
         for capability in member.grants.casts:
             _let_speak(accounts, tenant, member, capability, agents)
+        if member.grants.prompts:
+            _let_find(accounts, tenant, member, agents)
 
 
 def _grant(core: _Account, own: _Account, tenant: str, name: str, granted: Grants) -> None:
@@ -117,6 +117,19 @@ def _grant(core: _Account, own: _Account, tenant: str, name: str, granted: Grant
         for subject in subjects_:
             core.export(kind, subject, name, many=many)
             own.take(kind, subject, tenant)
+
+
+def _serve(core: _Account, own: _Account, tenant: str, name: str, granted: Grants) -> None:
+    """Have the tenant's account take from a user's what it answers."""
+    for subject in granted.serves:
+        own.export("service", subject, tenant)
+        core.take("service", subject, name)
+    for subject in granted.streams:
+        own.export("service", subject, tenant, many=True)
+        core.take("service", subject, name)
+    for asked, subject in granted.listings:
+        own.export("service", subject, tenant, many=True)
+        core.take("service", subject, name, called=asked)
 
 
 def _let_speak(
@@ -135,15 +148,47 @@ def _let_speak(
             hearing.take(kind, subject, speaker)
 
 
+def _let_find(accounts: dict[str, _Account], tenant: str, member: Member, agents: Sequence[Member]) -> None:
+    """Let a user find the agents that it may prompt, and hear their heartbeats."""
+    finder, core = account_of(tenant, member), accounts[tenant]
+    if finder == tenant:
+        return
+    own, answers = accounts.setdefault(finder, _Account()), bool(member.grants.listings)
+    for asked, listed in member.grants.finds:
+        # Who answers this itself must not take it from those who take it from him: the server calls that a cycle, and
+        # does not start. He has it from each of the others, under the name by which nobody asks.
+        subject = listed if answers else asked
+        core.export("service", subject, finder, many=True)
+        own.take("service", subject, tenant, called=asked if answers else "")
+    for agent in agents:
+        theirs = account_of(tenant, agent)
+        if theirs in (tenant, finder) or not {agent.name, "*"}.intersection(member.grants.prompts):
+            continue
+        found = accounts.setdefault(theirs, _Account())
+        beats = subjects.PromptAddress(agent.name, "*", "*").presence
+        found.export("stream", beats, finder)
+        own.take("stream", beats, theirs)
+        for asked, listed in member.grants.finds if answers else ():
+            found.export("service", listed, finder, many=True)
+            own.take("service", listed, theirs, called=asked)
+
+
 def _permissions(tenant: str, member: Member) -> dict[str, Any]:
     """The same as subjects: what is not granted is refused by name, and not only heard by nobody."""
     granted = member.grants
     publish, subscribe = [*granted.sends, *granted.pulls], list(granted.hears)
+    publish += [asked for asked, _ in granted.finds]
     if member.role not in TRUSTED:
         alone = account_of(tenant, member) != tenant
-        subscribe += [f"{DEFAULT_INBOX}.>" if alone else f"{SHARED_INBOX}.{member.name}.>", *granted.serves]
+        subscribe += [
+            f"{DEFAULT_INBOX}.>" if alone else f"{SHARED_INBOX}.{member.name}.>",
+            *granted.serves,
+            *granted.streams,
+        ]
+        subscribe += [subject for both in granted.listings for subject in both]
         if granted.serves:
-            publish += ["_R_.>", "_CAST.>"]
+            # The last is for clients of the agent protocol in this account, which know no other inbox.
+            publish += ["_R_.>", "_CAST.>", f"{DEFAULT_INBOX}.>"]
             subscribe += [f"{subjects.broadcast(capability)}.*" for capability in granted.does]
         for capability in granted.casts:
             publish.append(subjects.broadcast(capability, member.name))

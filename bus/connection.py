@@ -163,14 +163,14 @@ class Connection:
         self._lost_at = time.monotonic()
         log.warning("connection %s to %s is lost; reconnecting", self.name, redact(self.url))
         self._calls.fail_all(None)
-        for callback in self._on_disconnect:
+        for callback in list(self._on_disconnect):
             callback()
 
     async def _on_back(self) -> None:
         self.reconnects += 1
         self._connected.set()
         log.warning("connection %s is back after %.1f s", self.name, time.monotonic() - self._lost_at)
-        for callback in self._on_reconnect:
+        for callback in list(self._on_reconnect):
             await callback()
 
     async def _on_closed(self) -> None:
@@ -188,6 +188,13 @@ class Connection:
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Have `callback` called when the connection is lost. It must be quick and must not raise."""
         self._on_disconnect.append(callback)
+
+    def forget(self, *callbacks: Callable[..., object]) -> None:
+        """Call these no more: whoever wanted them called has ended before the connection."""
+        for callback in callbacks:
+            for table in (self._on_reconnect, self._on_disconnect):
+                if callback in table:
+                    table.remove(callback)  # type: ignore[arg-type]  # it is in it
 
     # --- who we are ---------------------------------------------------------------------------------------
 

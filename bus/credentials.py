@@ -21,7 +21,7 @@ from bus.subjects import is_token
 
 OPERATOR: Final = "operator"
 """The role that may do everything in its tenant."""
-TRUSTED: Final = frozenset({OPERATOR, "observer", "registry", "steward", "memory"})
+TRUSTED: Final = frozenset({OPERATOR, "observer", "registry", "steward", "bridge", "memory"})
 """Roles that are granted streams; all others are granted subjects."""
 OWN: Final = "own"
 """The user has an account of its own."""

@@ -334,6 +334,18 @@ class Retry(BusError):  # noqa: N818  (a handler says it, it is no fault)
         return self.reason
 
 
+class PromptRefusedError(BusError):
+    """The prompt cannot be answered as it is: the caller's mistake (400), or a matter of time (429, 503)."""
+
+    def __init__(self, reason: str, number: int = 400) -> None:
+        super().__init__(reason, number)
+        self.reason = reason
+        self.number = number
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class TimeLimitError(BusError):
     """One attempt of a handler took longer than its capability allows."""
 

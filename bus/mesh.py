@@ -7,18 +7,19 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bus import cast, endings, jetstream, rpc, stewards, subjects, tasks, topics, topology
+from bus import cast, endings, jetstream, prompting, rpc, stewards, subjects, tasks, topics, topology
 from bus.arrivals import Arrivals, closed
 from bus.asking import Asker
 from bus.breaker import State
 from bus.cast import Gathered
 from bus.connection import Connection
+from bus.directory import Directory
 from bus.errors import (
     BusError,
     ConfigError,
@@ -27,6 +28,7 @@ from bus.errors import (
     TaskFailedError,
 )
 from bus.messages import Cancelled, DeadLetter, Redriven, Result, SpanRecord
+from bus.prompts import MAX_SILENCE, Attachment
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.traces import read_trace
@@ -111,6 +113,7 @@ class Mesh:
         self.arrivals = Arrivals(connection, client)
         """Where the results of our tasks arrive."""
         self._asker = Asker(connection, telemetry)
+        self._directory = Directory(connection)
         self._served: set[str] = set()
         self._warned: set[str] = set()
 
@@ -478,6 +481,38 @@ class Mesh:
         """
         plain = message.model_dump() if isinstance(message, BaseModel) else message
         return await topics.gather(self.connection, self.telemetry, topic, plain, timeout=timeout)
+
+    def prompt(
+        self,
+        agent: str,
+        text: str,
+        *,
+        attachments: Sequence[Attachment] = (),
+        owner: str | None = None,
+        session: str | None = None,
+        timeout: float | None = None,
+        inactivity: float = MAX_SILENCE,
+        on_query: prompting.OnQuery | None = None,
+    ) -> prompting.Asking:
+        """A prompt for an agent, ours or another that speaks the Synadia Agent Protocol. `await` it for the whole
+        answer, or go through its chunks with `async for`; see `bus.prompting.Asking` for what either raises.
+
+        Where an agent is in several places `owner` and `session` say which. `inactivity` is the seconds between two
+        signs of life, `timeout` those of all. `on_query` answers what the agent asks in the middle of its answer.
+        """
+        return prompting.prompt(
+            self.connection,
+            self.telemetry,
+            self._directory,
+            agent,
+            text,
+            attachments=attachments,
+            owner=owner,
+            session=session,
+            timeout=timeout,
+            inactivity=inactivity,
+            on_query=on_query,
+        )
 
     async def tell(self, service: str, method: str, message: object = None) -> None:
         """Send a service a message that nobody answers; see `bus.rpc.tell`."""

@@ -177,6 +177,7 @@ class Puller:
     async def stop(self) -> None:
         """End every pull; returns when all that was on its way has been handed to `on_task`."""
         self._stopped = True
+        self._connection.forget(self._lost, self._back)
         self._wanted = 0
         generation, self._generation = self._generation, None
         if self._linger is not None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from bus.errors import ConfigError, NoMeshError
-from bus.subjects import is_token, token
+from bus.subjects import is_token, place, token
 
 MIB = 1024 * 1024
 
@@ -72,6 +72,16 @@ class Settings(BaseModel):
     http: str = Field(
         "", description="where an actor serves /healthz, /readyz and /metrics, as 0.0.0.0:9464; empty: nowhere"
     )
+    owner: str = Field("revo", description="whose the agents are that take prompts; a token of their subjects")
+    session: str = Field("main", description="the last token of those subjects; replicas share it")
+    prompt_heartbeat: int = Field(
+        10, ge=1, le=3600, description="between two heartbeats of an agent that takes prompts"
+    )
+    prompt_keepalive: Annotated[float, Field(gt=0, le=50)] = Field(
+        20.0, description="between two signs of life to who waits for an answer; after 60 of silence he gives up"
+    )
+    prompt_limit: Seconds = Field(600.0, description="how long an agent may work on one prompt")
+    prompt_max_payload: Bytes = Field(MIB, description="of one prompt; where the server takes less, that counts")
     labels: dict[str, str] = Field({}, description="what to find this process's instance by, as zone=a,team=search")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
@@ -123,6 +133,11 @@ class Settings(BaseModel):
         if any(not key.strip() or not equals for key, equals, _ in pairs):
             raise ValueError("must look like zone=a,team=search")
         return {key.strip(): text.strip() for key, _, text in pairs}
+
+    @field_validator("owner", "session")
+    @classmethod
+    def _place(cls, value: str) -> str:
+        return place(value)
 
     @field_validator("client")
     @classmethod

@@ -70,8 +70,15 @@ STEWARD: Final = "revo-steward"
 """The name of the steward: its service and, on ADVISORIES, its consumer."""
 REGISTRY: Final = "revo-registry"
 """The name of the registry's service."""
+BRIDGE: Final = "revo-bridge"
+"""The name of the bridge to foreign agents: its service."""
 EVERYONE: Final = "all"
 """Stands for the instance in an order to all workers."""
+
+AGENTS: Final = "agents"
+"""The micro service that every agent of the Synadia Agent Protocol is an instance of, and its queue group."""
+PRESENCE: Final = "agents.hb.*.*.*"
+"""Where all of them say that they live."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 
@@ -334,6 +341,89 @@ _WITH_CALLER: Final = {"rpc": 5, "direct": 6, "cast": 4}
 def micro(verb: str, name: str = "", instance: str = "") -> str:
     """A control subject of the NATS micro service protocol (ADR-32); verb is PING, INFO or STATS."""
     return ".".join(part for part in ("$SRV", verb, name, instance) if part)
+
+
+# --- the Synadia Agent Protocol, v0.3: its tokens are its own, and in lower case ------------------------------
+
+_PROMPTED = re.compile(r"[a-z0-9-]{1,64}\Z")
+_PLACE = re.compile(r"[a-z0-9_-]{1,64}\Z")
+
+
+class PromptAddress(NamedTuple):
+    """Whom a prompt is for: all replicas that share it compete for its prompts."""
+
+    agent: str
+    owner: str
+    session: str
+
+    @property
+    def prompt(self) -> str:
+        """Where it is prompted."""
+        return self._on("prompt")
+
+    @property
+    def status(self) -> str:
+        """Where it is asked how it is."""
+        return self._on("status")
+
+    @property
+    def presence(self) -> str:
+        """Where it says that it lives."""
+        return self._on("hb")
+
+    def _on(self, verb: str) -> str:
+        return f"{AGENTS}.{verb}.{self.agent}.{self.owner}.{self.session}"
+
+
+def prompt_address(agent: str, owner: str, session: str) -> PromptAddress:
+    """The address of an agent that takes prompts.
+
+    Raises:
+        InvalidSubjectError: one of them is not what the protocol allows.
+    """
+    if not _PROMPTED.match(agent):
+        raise InvalidSubjectError(f"{agent:.80}", "an agent that takes prompts is 1 to 64 of a-z, 0-9 and hyphen")
+    return PromptAddress(agent, place(owner), place(session))
+
+
+def place(value: str) -> str:
+    """Return `value` if it may be the owner or the session of an agent that takes prompts.
+
+    Raises:
+        InvalidSubjectError: when it may not.
+    """
+    if not _PLACE.match(value):
+        raise InvalidSubjectError(f"{value:.80}", "an owner or session is 1 to 64 of a-z, 0-9, underscore and hyphen")
+    return value
+
+
+def parse_prompt_address(subject: str) -> PromptAddress:
+    """Read any of an agent's three subjects. Others choose their own tokens: any that a subject may hold is taken.
+
+    Raises:
+        InvalidSubjectError: when it is none of them.
+    """
+    parts = subject.split(".")
+    if len(parts) != 5 or parts[0] != AGENTS or parts[1] not in ("prompt", "status", "hb") or not all(parts):
+        raise InvalidSubjectError(f"{subject:.200}", "not a subject of an agent that takes prompts")
+    return PromptAddress(*parts[2:])
+
+
+def listing(verb: str, instance: str = "") -> str:
+    """Where an agent with an account of its own hears `micro(verb, AGENTS, instance)` of others.
+
+    By another name, because it may ask so itself: no account can take a subject from one that takes it back.
+    """
+    return ".".join(part for part in ("revo.listing", verb, instance) if part)
+
+
+def answer(agent: str, instance: str, token_: str) -> str:
+    """Where an instance hears what belongs to one prompt that it works on: an answer to what it asked in the middle of
+    it, or that its caller has left. With `*` for the token: all of them.
+
+    No inbox: callers with an account of their own must be able to answer, and the server knows no inbox across them.
+    """
+    return f"revo.answer.{agent}.{instance}.{token_}"
 
 
 def api(operation: str, *names: str) -> str:

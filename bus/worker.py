@@ -473,6 +473,7 @@ class Worker:
             run.stop(Happening.HANDED_BACK)
         await self._until_idle(5.0)
         self._left = True
+        self._connection.forget(self._back)
         await self._heart.stop()
         await self._control.close()
         await self._extender.close()

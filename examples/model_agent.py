@@ -2,7 +2,7 @@ import os
 
 from pydantic import BaseModel
 
-from revo import Agent, BusError, ConfigError, Retry, task
+from revo import Agent, BusError, ConfigError, Prompt, Retry, prompt, task
 
 try:
     import pydantic_ai
@@ -53,3 +53,7 @@ class Summarizer(Agent):
             if isinstance(error, ModelQuotaExceededError) or getattr(error, "status_code", None) in HOPELESS:
                 raise ModelRefusedError(said) from None
             raise Retry(getattr(error, "retry_after", None), f"the model gave no summary: {said}") from None
+
+    @prompt
+    async def answer(self, prompt: Prompt) -> Summary:
+        return await self.summarize(Text(text=prompt.text))

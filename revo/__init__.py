@@ -9,11 +9,12 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from actors.actor import Actor, ActorRef, Agent, TaskContext, rpc, task
+    from actors.actor import Actor, ActorRef, Agent, Prompt, TaskContext, prompt, rpc, task
     from actors.registry.client import RegistryClient
-    from bus.errors import BusError, ConfigError, Retry, TaskFailedError
+    from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
+    from bus.prompts import Attachment
     from bus.settings import Settings
     from bus.telemetry import span
 
@@ -23,10 +24,13 @@ __all__ = [
     "Actor",
     "ActorRef",
     "Agent",
+    "Attachment",
     "BusError",
     "ConfigError",
     "Handle",
     "Mesh",
+    "Prompt",
+    "PromptRefusedError",
     "RegistryClient",
     "Result",
     "Retry",
@@ -34,17 +38,19 @@ __all__ = [
     "TaskContext",
     "TaskFailedError",
     "__version__",
+    "prompt",
     "rpc",
     "span",
     "task",
 ]
 
 _HOMES: Final = {
-    "actors.actor": ("Actor", "ActorRef", "Agent", "TaskContext", "rpc", "task"),
+    "actors.actor": ("Actor", "ActorRef", "Agent", "Prompt", "TaskContext", "prompt", "rpc", "task"),
     "actors.registry.client": ("RegistryClient",),
-    "bus.errors": ("BusError", "ConfigError", "Retry", "TaskFailedError"),
+    "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
+    "bus.prompts": ("Attachment",),
     "bus.settings": ("Settings",),
     "bus.telemetry": ("span",),
 }

@@ -57,9 +57,11 @@ def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
     for name in ("echo", "other"):
         keyring.ensure(name, "agent", Wish(does=(name,)), tenant, isolated=isolated)
     for name in ("alice", "bob"):
-        keyring.ensure(name, "submitter", Wish(submits=("echo",)), tenant, isolated=isolated)
+        prompts = ("echo",) if name == "alice" else ()
+        keyring.ensure(name, "submitter", Wish(submits=("echo",), prompts=prompts), tenant, isolated=isolated)
     keyring.ensure("gate", "gateway", Wish(), tenant, isolated=isolated)
     keyring.ensure("eye", "observer", Wish(), tenant)
+    keyring.ensure("hermes", "foreign", Wish(), tenant)
     keyring.ensure("revo-memory", "memory", Wish(), tenant)
 
 

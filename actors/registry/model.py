@@ -120,6 +120,10 @@ class Instance(BaseModel):
     registered_at: UnixSeconds = 0.0
     owner: Hex = ""
     """A hash of the holder's secret."""
+    foreign: bool = False
+    """Whether it is none of ours: it speaks the Synadia Agent Protocol, and bridges hold its lease. Not a kind, for
+    versions before this know no more of those.
+    """
     paused: Text = ""
     """Why it takes nothing for now, by somebody's order."""
     breakers: Annotated[dict[Text, Literal["open", "half-open"]], Field(max_length=256)] = {}

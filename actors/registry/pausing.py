@@ -59,6 +59,8 @@ async def _turn(mesh: Mesh, name: str, reason: str) -> Paused:
     found = await RegistryClient(mesh).instances()
     instance = next((one for one in found if one.instance == name), None)
     if instance is not None:
+        if instance.foreign:
+            raise ConfigError(name, "is a foreign agent, which takes no orders")
         if instance.kind != "agent":
             raise ConfigError(name, f"is of {instance.agent}, which is no agent: it takes no tasks that could wait")
         await _tell_instance(mesh, instance.agent, name, reason)

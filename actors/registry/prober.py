@@ -105,7 +105,7 @@ class Prober:
         now = time.monotonic()
         wanted: Counter[str] = Counter()
         for known in self._catalog.all():
-            name, silence = known.instance.instance, self._silence(known, now)
+            silence = self._silence(known, now)
             if silence is None:
                 await self._clear(known)
                 continue

@@ -35,6 +35,9 @@ class Metrics:
     def died(self, capability: str, reason: str) -> None:
         """A task failed for good, and has a dead letter."""
 
+    def prompted(self, outcome: str, *, waited: float | None, took: float | None, trace_id: str) -> None:
+        """A prompt came to its end. It waited so many seconds for its turn, and its handler took so many, if it ran."""
+
     def faulted(self, capability: str, kind: str, recovery: str) -> None:
         """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
 
@@ -83,6 +86,15 @@ class Counted(Metrics):
         self._dead = Counter(
             "revo_dead_letters", "Tasks that failed for good, by why.", ("capability", "reason"), registry=registry
         )
+        self._prompts = Counter(
+            "revo_prompts", "Prompts that ended here, by what became of them.", ("outcome",), registry=registry
+        )
+        self._turn = Histogram(
+            "revo_prompt_wait_seconds", "From its arrival to its turn.", buckets=_SECONDS, registry=registry
+        )
+        self._answered = Histogram(
+            "revo_prompt_run_seconds", "From start to end of its handler.", buckets=_SECONDS, registry=registry
+        )
         self._faults = Counter(
             "revo_faults",
             "Faults, by class and by what is done about them.",
@@ -116,6 +128,15 @@ class Counted(Metrics):
     def died(self, capability: str, reason: str) -> None:
         """A task failed for good, and has a dead letter."""
         self._dead.labels(self._capabilities.known(capability), self._reasons.known(reason)).inc()
+
+    def prompted(self, outcome: str, *, waited: float | None, took: float | None, trace_id: str) -> None:
+        """A prompt came to its end. It waited so many seconds for its turn, and its handler took so many, if it ran."""
+        exemplar = {"trace_id": trace_id} if trace_id else None
+        self._prompts.labels(outcome).inc(exemplar=exemplar)
+        if waited is not None:
+            self._turn.observe(waited, exemplar)
+        if took is not None:
+            self._answered.observe(took, exemplar)
 
     def faulted(self, capability: str, kind: str, recovery: str) -> None:
         """An attempt failed, or something beneath all of them did, by its class and what is done about it."""

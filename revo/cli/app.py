@@ -150,6 +150,31 @@ def submit(
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
 
 
+@app.command(epilog="Examples: revo prompt hermes 'what is new?' | revo prompt hermes - --attach a.png < question.txt")
+def prompt(
+    agent: Annotated[str, typer.Argument(help="whom; ours, or a foreign one", autocompletion=completion.agents)],
+    text: Annotated[str, typer.Argument(help="what to say; - reads it from stdin")],
+    *,
+    attach: Annotated[list[Path] | None, typer.Option("--attach", "-a", help="a file; may be repeated")] = None,
+    answer: Annotated[
+        list[str] | None, typer.Option("--answer", help="what to say when it asks; else the terminal is asked")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--save", help="a folder for the files that it sends")] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="whose, where several have such an agent")] = None,
+    session: Annotated[str | None, typer.Option("--session", help="which, where it has several")] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.1, help="seconds for all of it")] = None,
+    inactivity: Annotated[float, typer.Option("--inactivity", min=0.1, help="seconds without any sign")] = 60.0,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Prompt an agent and show its answer as it comes. Nothing is stored: what must not be lost is a task."""
+    from revo.cli.prompt import Request
+    from revo.cli.prompt import prompt as say
+
+    request = Request(agent, text, attach or [], answer or [], owner, session, timeout, inactivity, save)
+    return say(request, url=url, output=output)
+
+
 @app.command(epilog="Examples: revo ps | revo ps --agent code-analyst | revo ps --capability echo --output json")
 def ps(
     agent: Annotated[str, typer.Option("--agent", help="only its instances", autocompletion=completion.agents)] = "",

@@ -207,6 +207,7 @@ def keys_add(
     submits: Annotated[Grant, typer.Option("--submits", help="a capability, @agent or '*', to submit to")] = None,
     asks: Annotated[Grant, typer.Option("--asks", help="a request that it makes: service.method")] = None,
     broadcasts: Annotated[Grant, typer.Option("--broadcasts", help="a capability to speak to all instances of")] = None,
+    prompts: Annotated[Grant, typer.Option("--prompts", help="an agent that it prompts, or '*'")] = None,
     *,
     shared: Annotated[bool, typer.Option("--shared", help="no account of its own: faster, and trusted more")] = False,
     tenant: TenantOption = "main",
@@ -216,7 +217,7 @@ def keys_add(
     from bus.roles import Wish
     from revo.cli.keys import add
 
-    given = (tuple(one or ()) for one in (does, submits, asks, broadcasts))
+    given = (tuple(one or ()) for one in (does, submits, asks, broadcasts, prompts))
     return add(name, role, tenant, target=target, wish=Wish(*given), shared=shared, output=output)
 
 

@@ -46,8 +46,9 @@ def add(name: str, role: str, tenant: str, *, target: str | None, wish: Wish, sh
         if role != AGENT:
             raise ConfigError("--target", f"is for agents, and {name} is to be of role {role}")
         wish = wish_of(load(target))
-    if role == SUBMITTER and not (wish.submits or wish.asks or wish.broadcasts):
-        raise ConfigError(name, "may do nothing: say --submits CAPABILITY (or '*'), --asks or --broadcasts")
+    if role == SUBMITTER and not (wish.submits or wish.asks or wish.broadcasts or wish.prompts):
+        reason = "may do nothing: say --submits CAPABILITY (or '*'), --asks, --broadcasts or --prompts AGENT"
+        raise ConfigError(name, reason)
     keyring, home = _keyring()
     made = keyring.init(tenant)
     made = keyring.ensure(name, role, wish, tenant, isolated=not shared) or made
@@ -108,7 +109,9 @@ def show(name: str, tenant: str, *, config: bool, kubernetes: Path | None, outpu
 def _show_one(keyring: Keyring, name: str, tenant: str, output: Output) -> int:
     granted = keyring.grants(name, tenant)
     user = keyring.read().tenants[tenant][name]
-    publish, subscribe = [*granted.sends, *granted.pulls], [*granted.hears, *granted.serves]
+    publish, subscribe = [*granted.sends, *granted.pulls], [*granted.hears, *granted.serves, *granted.streams]
+    publish += [asked for asked, _ in granted.finds]
+    subscribe += [subject for both in granted.listings for subject in both]
     if output is Output.JSON:
         print_json({**_public(keyring, tenant, name, user), "publish": publish, "subscribe": subscribe})
         return DONE
@@ -122,14 +125,14 @@ def _show_one(keyring: Keyring, name: str, tenant: str, output: Output) -> int:
 
 
 def _public(keyring: Keyring, tenant: str, name: str, user: User) -> dict[str, Any]:
-    grants = {key: getattr(user, key) for key in ("does", "submits", "asks", "broadcasts")}
+    grants = {key: getattr(user, key) for key in ("does", "submits", "asks", "broadcasts", "prompts")}
     account = "own" if user.isolated else "shared"
     named = {"tenant": tenant, "user": name, "role": user.role, "account": account, "keys": user.keys}
     return {**named, **grants, "credentials": str(keyring.path(name, tenant))}
 
 
 def _said(row: dict[str, Any]) -> str:
-    said = [f"{key} {', '.join(row[key])}" for key in ("does", "submits", "asks", "broadcasts") if row[key]]
+    said = [f"{key} {', '.join(row[key])}" for key in ("does", "submits", "asks", "broadcasts", "prompts") if row[key]]
     return "; ".join(said) or "what its role may"
 
 

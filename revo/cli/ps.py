@@ -58,6 +58,7 @@ async def _look(agent: str, capability: str, url: str | None) -> list[dict[str, 
 def row_of(instance: Instance) -> dict[str, Any]:
     """An instance as scripts see it."""
     row = instance.model_dump(exclude={"owner", "capabilities"})
+    row["kind"] = "foreign" if row.pop("foreign") else instance.kind
     uptime = time.time() - instance.started_at if instance.started_at else 0.0
     row["condition"] = row["condition"] or instance.state  # an older registry does not say
     return {**row, "capabilities": sorted(instance.capabilities), "uptime": uptime}

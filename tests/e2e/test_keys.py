@@ -18,7 +18,7 @@ def names(shell: Shell) -> set[str]:
 
 def test_a_mesh_knows_its_actors_and_commands_run_as_its_operator(shell: Shell) -> None:
     shell.json("up", echo_mesh(shell), "--detach")
-    assert names(shell) == {"operator", "revo-registry", "revo-steward", "echo"}
+    assert names(shell) == {"operator", "revo-registry", "revo-steward", "revo-bridge", "echo"}
     one = shell.json("keys", "show", "echo")
     assert (one["role"], one["account"], one["does"]) == ("agent", "shared", ["echo"])
     assert "revo.result.*.echo.*" in one["publish"]

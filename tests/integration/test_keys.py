@@ -42,7 +42,7 @@ def test_seeds_stand_in_files_of_their_owner_and_nowhere_else(tmp_path: Path) ->
     keyring.init()
     keyring.ensure("alice", "submitter", Wish(submits=("echo",)))
     seeds = seeds_below(tmp_path)
-    assert len(seeds) == 4
+    assert len(seeds) == 5
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.suffix != ".nk":
             assert not any(seed in path.read_text() for seed in seeds), path
@@ -184,7 +184,7 @@ async def test_keys_are_rotated_and_users_added_while_tasks_run_and_nothing_is_l
                     keyring.finish(name)
                 await server.reload()  # who was there by the old key is cut off, and comes back by the new one
             assert len(done) == 240
-            assert mesh.connection.is_connected
+            await eventually(lambda: mesh.connection.is_connected)
             assert echo.log.count("is ready") == 1, "it is the same process"
 
 

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bus import errors, jetstream, pull, restore, topology, worker
+from bus import directory, errors, jetstream, prompting, pull, restore, topology, worker
 from bus.errors import BusError
 
 EXAMPLES: list[BusError] = [
@@ -39,10 +39,13 @@ EXAMPLES: list[BusError] = [
     errors.TaskCancelledError("t1", "client a"),
     errors.DeliveriesExhaustedError("t1", 5),
     errors.NoStewardError("cancel"),
+    errors.PromptRefusedError("send a picture", 400),
     errors.RemoteError("oops", "it broke", True, {"n": 1}),
     errors.TaskFailedError("t1", "failed", "oops", "it broke", {"n": 1}),
     errors.ResultTimeoutError("t1", 2.0),
+    directory.NoSuchAgentError("zeus", ("hermes",)),
     jetstream.JetStreamBusyError("x", "no leader"),
+    prompting.UnansweredQueryError("hermes", "really?"),
     pull.ConsumerGoneError("echo-low", "deleted"),
     restore.StreamsStandError(("TASKS", "DEAD")),
     restore.AtWorkError(("echo-low",)),

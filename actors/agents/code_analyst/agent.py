@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
-from actors.actor import Agent, task
+from actors.actor import Agent, Prompt, prompt, task
+from actors.agents.answers import report_text, send_reports, table
 from actors.agents.code_analyst.analysis import complexities, report, ruff_findings
 from actors.agents.code_analyst.model import CodeReview, Finding, FunctionComplexity, Report
 from actors.agents.review import ReviewSettings, source_of
 from actors.agents.tools import first_error
+
+ABILITIES: Final = (
+    "I review Python source: what ruff finds in it, and the cognitive complexity of its functions. "
+    "Send me source as text, between ``` fences, or as attachments. "
+    "For many files, and for work that must not be lost, submit tasks for `code_review`."
+)
 
 
 class CodeAnalyst(Agent):
@@ -28,6 +36,18 @@ class CodeAnalyst(Agent):
             ToolError: a tool could not do its work.
         """
         name, source = await source_of(message, self.settings)
+        return await self._report(name, source)
+
+    @prompt
+    async def answer(self, prompt: Prompt) -> None:
+        """Review the source in a prompt, or say what to send."""
+
+        async def review(name: str, source: str) -> str:
+            return _readable(await self._report(name, source))
+
+        await send_reports(prompt, self.settings, review, ABILITIES)
+
+    async def _report(self, name: str, source: str) -> Report:
         findings, functions = await _both(source, name, self.settings.tool_timeout)
         return report(source, name, findings, functions)
 
@@ -40,3 +60,18 @@ async def _both(source: str, name: str, timeout: float) -> tuple[list[Finding], 
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
     return findings.result(), functions.result()
+
+
+def _readable(found: Report) -> str:
+    count = sum(found.rules.values())
+    summary = (
+        f"{count} finding{'' if count == 1 else 's'} in {found.lines} lines. Cognitive complexity "
+        f"{found.total_complexity} in {found.function_count} functions, {found.max_complexity} at most."
+    )
+    hardest = sorted((one for one in found.functions if one.complexity), key=lambda one: -one.complexity)[:10]
+    return report_text(
+        found.name,
+        summary,
+        table(("line", "rule", "finding"), ((one.line, one.rule, one.message) for one in found.findings), count),
+        table(("line", "function", "complexity"), ((one.line, one.name, one.complexity) for one in hardest), 0),
+    )
