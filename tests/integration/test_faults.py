@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import socket
 import struct
 import time
@@ -17,19 +16,16 @@ import pytest
 from actors.registry.client import RegistryClient
 from actors.registry.model import Instance
 from actors.steward.shedding import Shedder, Shortage
-from bus import attempts, inspection, traces
+from bus import inspection, traces
 from bus.errors import NotFoundError
 from bus.events import Event
 from bus.faults import CLASSES
 from bus.mesh import Handle, Mesh
 from bus.messages import Result, SpanRecord
-from bus.outcomes import Happening
-from bus.run import Run
 from bus.server import Server
 from bus.settings import Settings
-from bus.telemetry import Span
 from revo.cli.events import line_of, recent
-from tests.conftest import QUICK, Gate, StartWorker
+from tests.conftest import StartWorker
 from tests.e2e.conftest import Shell
 from tests.eventually import eventually
 from tests.proxy import proxied
@@ -219,51 +215,6 @@ async def test_a_connection_that_was_cut_is_told_once_it_is_back(
         told = Told(mesh)
         (event,) = await eventually(lambda: told.events("fault", "network"))
         assert (event.agent, event.details["severity"], event.details["recovery"]) == ("tester", "medium", "back-off")
-
-
-class UnreachableError(Exception):
-    """What the handler needs is away."""
-
-    fault_class = "communication"
-
-
-async def test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt(
-    mesh: Mesh, start_worker: StartWorker
-) -> None:
-    runs, healed = list[float](), False
-
-    async def reach(message: Any) -> Any:
-        runs.append(time.time())
-        if not healed:
-            raise UnreachableError
-        return message
-
-    worker = await start_worker(reach, policy=dataclasses.replace(QUICK, max_attempts=20), traced=True)
-    told = Told(mesh)
-    handles = [await mesh.submit("echo", {"n": n}, priority="normal" if n % 2 else "low") for n in range(8)]
-    (opened,) = await eventually(lambda: told.events("breaker", "open"))
-    assert (worker.breakers, len(runs)) == ({"echo": "open"}, 5)
-    healed = True
-    assert [await handle.result(timeout=10) for handle in handles] == [{"n": n} for n in range(8)]
-    (tried,) = await eventually(lambda: told.events("breaker", "half-open"))
-    assert not [at for at in runs if opened.at < at < tried.at]
-    (closed,) = await eventually(lambda: told.events("breaker", "closed"))
-    assert (closed.details["capability"], worker.breakers) == ("echo", {})
-    assert len(runs) == 8 + 5
-
-
-async def test_a_suspect_that_is_handed_back_without_being_run_stays_one(mesh: Mesh, start_worker: StartWorker) -> None:
-    gate = Gate()
-    worker = await start_worker(gate)
-    handle = await mesh.submit("echo", {})
-    await asyncio.wait_for(gate.begun.get(), 5)
-    (held,) = worker._in_hand.values()
-    envelope = dataclasses.replace(held.envelope, deliveries=2, reply="revo.nobody")
-    await worker._settler.conclude(Run(envelope, held.capability), Span(), Happening.HANDED_BACK, None)
-    record, _ = await attempts.read(mesh.connection, envelope)
-    assert (record.suspect, record.returned) == (True, 2)
-    gate.open.set()
-    assert (await handle.outcome(timeout=5)).status == "succeeded"
 
 
 class _Registry:

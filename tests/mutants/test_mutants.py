@@ -79,9 +79,9 @@ SIDE_BY_SIDE = VERSIONS + "test_two_versions_of_one_agent_live_side_by_side_whic
 ONE_VERSION = VERSIONS + "test_within_one_version_two_schemas_are_refused_and_the_error_says_what_to_do"
 SAME_VIEW = REGISTRY + "test_every_replica_answers_the_same_and_knows_what_its_asker_knows"
 
-FAULTS = "tests/integration/test_faults.py::"
-OPENS = FAULTS + "test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt"
-SUSPECT = FAULTS + "test_a_suspect_that_is_handed_back_without_being_run_stays_one"
+RETRIES = "tests/integration/test_retries.py::"
+OPENS = RETRIES + "test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt"
+SUSPECT = RETRIES + "test_a_suspect_that_is_handed_back_without_being_run_stays_one"
 
 PERMISSIONS = "tests/integration/test_permissions.py::"
 PUBLISHES = PERMISSIONS
