@@ -205,9 +205,10 @@ class Service:
 
     async def pause(self) -> None:
         """Take no more requests for now, so that they go to other instances; those in hand are answered."""
+        ending = [one for endpoint in self._endpoints.values() for one in endpoint.subscriptions]
         for endpoint in self._endpoints.values():
-            while endpoint.subscriptions:
-                await endpoint.subscriptions.pop().drain()
+            endpoint.subscriptions.clear()
+        await asyncio.gather(*(one.drain() for one in ending))
 
     async def _listen(self, endpoint: _Endpoint, method: str, subject: str, queue: str) -> None:
         receive = self._receiver(method, endpoint)
