@@ -15,21 +15,18 @@ from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple
 
 from bus import events, rpc, subjects
-from bus.breaker import CLOSED, OPEN, Breaker, State
-from bus.budget import Budget
+from bus.breaker import CLOSED, OPEN, State
 from bus.choosing import Candidate, check
 from bus.connection import Connection
 from bus.deadlines import TERM, within
 from bus.errors import (
     BreakerOpenError,
     BusError,
-    ConnectionLostError,
     NoRespondersError,
-    NoTimeLeftError,
     PermissionDeniedError,
-    RemoteError,
     TransportError,
 )
+from bus.lines import Line, judge
 from bus.roles import AGENT
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.view import View
@@ -49,28 +46,10 @@ SYSTEM_PREFIX: Final = "revo-"
 """Services whose names begin with it are Revo's own, of which a view is opened only when somebody chooses."""
 
 
-class _Line:
-    """What one client knows of one method of one agent."""
-
-    __slots__ = ("breaker", "budget", "method", "name", "preferred", "service", "subject", "told", "undirected")
-
-    def __init__(self, service: str, method: str, caller: str) -> None:
-        self.subject = subjects.rpc(service, method, caller)
-        self.service = service
-        self.method = method
-        self.name = f"{service}/{method}"
-        self.breaker = Breaker()
-        self.budget = Budget()
-        self.preferred = ""
-        self.told: State = CLOSED
-        self.undirected = False
-        """Whether we may ask it only by its queue group."""
-
-
 class _Ask(NamedTuple):
     """What is asked, and how its instance is chosen: by a strategy, by name, or by the server where both are empty."""
 
-    line: _Line
+    line: Line
     message: object
     way: str
     key: str
@@ -83,7 +62,7 @@ class Asker:
     def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
         self._connection = connection
         self._telemetry = telemetry
-        self._lines: dict[tuple[str, str], _Line] = {}
+        self._lines: dict[tuple[str, str], Line] = {}
         self._views: dict[str, View] = {}
         """Those that are open."""
         self._opening: dict[str, asyncio.Task[None]] = {}
@@ -204,7 +183,7 @@ class Asker:
                 good = True
             except BusError as error:
                 if chosen is None or not isinstance(error, NoRespondersError):  # else it is somebody else's turn
-                    good = self._judge(error)
+                    good = judge(error, connected=self._connection.is_connected)
                 raise
             finally:
                 ended = time.monotonic()
@@ -215,16 +194,6 @@ class Asker:
                     view, one = chosen
                     view.ended(one, began, line.method, ended - now, good=good, now=ended)
         return value
-
-    def _judge(self, error: BusError) -> bool | None:
-        """Whether who was asked works, by an error; None: that says nothing of it."""
-        if isinstance(error, RemoteError):
-            return not error.retryable
-        if isinstance(error, ConnectionLostError) or not self._connection.is_connected:
-            return None  # the fault is between us and the server
-        if isinstance(error, NoTimeLeftError) or not isinstance(error, TransportError):
-            return None
-        return False
 
     def _attributes(self, ask: _Ask, subject: str) -> Attributes:
         """What the span of an ask says."""
@@ -242,7 +211,7 @@ class Asker:
 
     # --- breakers ---------------------------------------------------------------------------------------------
 
-    def _tell(self, line: _Line, now: float, span: Span) -> None:
+    def _tell(self, line: Line, now: float, span: Span) -> None:
         """Say that a breaker changed: on the trace, in the log, and, where we may, as an event."""
         state = line.breaker.state(now)
         if state == line.told:
@@ -268,8 +237,8 @@ class Asker:
 
     # --- views ------------------------------------------------------------------------------------------------
 
-    def _line(self, service: str, method: str) -> _Line:
-        return self._lines.setdefault((service, method), _Line(service, method, self._connection.caller))
+    def _line(self, service: str, method: str) -> Line:
+        return self._lines.setdefault((service, method), Line(service, method, self._connection.caller))
 
     async def _open(self, service: str, *, wait: bool) -> View | None:
         """Have the view of an agent opened, and return it if it is there at once, or `wait` and it is there soon.
