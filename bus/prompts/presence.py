@@ -151,6 +151,8 @@ def _session(subject: str) -> str:
         return ""
 
 
+_Text = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
+"""nats-py writes null where nothing is said."""
 _Texts = Annotated[
     dict[Annotated[str, Field(max_length=256)], Annotated[str, Field(max_length=4096)]],
     BeforeValidator(lambda value: {} if value is None else value),
@@ -167,7 +169,7 @@ class _Info(BaseModel):
     name: str
     id: Word
     version: str = ""
-    description: str = ""
+    description: _Text = ""
     metadata: _Texts = {}
     endpoints: list[_Endpoint]
 

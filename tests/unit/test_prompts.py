@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,6 +84,20 @@ def test_sizes_and_subjects_are_the_protocol_s() -> None:
     for other in (b"{}", b"[]", b'{"name": "agents", "id": "a", "endpoints": [{"name": "prompt", "subject": ">"}]}'):
         with pytest.raises(DecodeError):
             read_info(other, subject="s")
+
+
+def test_an_agent_on_plain_nats_py_that_says_no_more_than_it_must_is_known() -> None:
+    said = {"agent": "a", "owner": "b", "session": "c", "protocol_version": "0.3"}
+    prompts = {"name": "prompt", "subject": "agents.prompt.a.b.c", "queue_group": "agents", "metadata": None}
+    info = {"name": "agents", "id": "i", "version": "1.0.0", "description": None, "metadata": said}
+    read = read_info(json.dumps({**info, "endpoints": [prompts]}).encode(), subject="s")
+    assert (read.agent, read.session, read.description, read.max_payload, read.attachments) == (
+        "a",
+        "c",
+        "",
+        None,
+        True,
+    )
 
 
 class Text(BaseModel):
