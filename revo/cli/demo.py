@@ -10,9 +10,8 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from actors.admission import let_in, prepare
 from actors.agents.code_analyst.direct import Totals, add_up, direct_totals
@@ -20,7 +19,7 @@ from actors.agents.files import python_files
 from actors.agents.security_guardian.direct import add_up_risks, direct_risks
 from actors.keyring import Keyring
 from actors.loading import load
-from actors.meshfile import CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
+from actors.meshfile import BRIDGE, CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
 from actors.process import ActorProcess
 from actors.registry.client import RegistryClient
 from bus import subjects
@@ -28,10 +27,13 @@ from bus.audit import Audit, audit
 from bus.credentials import OPERATOR
 from bus.errors import ConfigError
 from bus.mesh import Handle, Mesh
-from bus.messages import Result, SpanRecord
+from bus.messages import Result
+from bus.prompts import Attachment
 from bus.server import Server
 from bus.settings import KEYS, Settings
+from revo.cli import demo_guest
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
+from revo.cli.demo_story import Story, as_json
 
 REPLICAS: Final = 2
 ANALYST: Final = ("code-analyst", CODE_ANALYST)
@@ -41,56 +43,12 @@ GUARDED_EVERY: Final = 4
 HOPELESS: Final = "nobody-can-do-this"
 HOPELESS_DEADLINE: Final = 2.0
 """A task for a capability that no agent has, and the seconds after which a steward ends it."""
+ASKED_ABOUT: Final = 10_000
+"""About so many bytes has the file that the code analyst is prompted about."""
 LOOK_EVERY: Final = 0.05
 """Seconds between two questions to the registry."""
 KILL_AFTER: Final = 0.2
 """The share of the files that is done when a replica is killed."""
-
-
-@dataclass
-class Story:
-    """What happened."""
-
-    files: int
-    guarded: int = 0
-    """How many of them were reviewed for security too."""
-    totals: Totals | None = None
-    direct: Totals | None = None
-    risks: dict[str, int] = field(default_factory=dict)
-    direct_risks: dict[str, int] = field(default_factory=dict)
-    audit: Audit | None = None
-    seconds: float = 0.0
-    killed: str = ""
-    """The replica that was killed with a task in hand."""
-    noticed: float = 0.0
-    """Seconds from then until the registry did not know it any more."""
-    successor: str = ""
-    """Who took its place, by the registry's word."""
-    by_replica: dict[str, int] = field(default_factory=dict)
-    redelivered: int = 0
-    failed: dict[str, int] = field(default_factory=dict)
-    hopeless: str = ""
-    """How the task ended that no agent can do."""
-    trace: list[SpanRecord] = field(default_factory=list)
-
-    @property
-    def equal(self) -> bool:
-        """Whether the mesh found what the tools find when they are run directly."""
-        return self.totals == self.direct and self.risks == self.direct_risks
-
-    @property
-    def tasks(self) -> int:
-        """How many tasks there were for the agents."""
-        return self.files + self.guarded
-
-    @property
-    def good(self) -> bool:
-        """Whether nothing was lost although something was redelivered."""
-        audit = self.audit
-        if audit is None or audit.waiting or not audit.good:
-            return False
-        all_ended = audit.ended == self.tasks + 1 and self.hopeless == "expired"
-        return all_ended and self.redelivered > 0 and bool(self.successor) and self.equal
 
 
 def demo(path: Path | None, *, files: int, output: Output) -> int:
@@ -102,7 +60,7 @@ def demo(path: Path | None, *, files: int, output: Output) -> int:
         raise ConfigError(f"DEMO_PATH={path}", "holds no Python file that can be reviewed")
     story = run_async(Demo(root, chosen, quiet=output is Output.JSON).perform())
     if output is Output.JSON:
-        print_json(_as_json(story))
+        print_json(as_json(story))
     else:
         from revo.cli.demo_report import show
 
@@ -117,6 +75,7 @@ class Demo:
         self._root = root
         self._files = files
         self._quiet = quiet
+        self._has_guest = demo_guest.is_there()
         self._replicas: list[ActorProcess] = []
         self._noticing: asyncio.Task[None] | None = None
         self._stack = AsyncExitStack()
@@ -136,36 +95,25 @@ class Demo:
             raise KeyboardInterrupt from None
 
     async def _work(self) -> Story:
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-demo-")))
-        settings = Settings.from_env()
-        actors = {name: load(target) for name, target in (ANALYST, GUARDIAN)}
-        keyring = self._keyring = Keyring(folder / KEYS)
-        let_in(keyring, actors, isolated=False)
-        server = Server(folder / "nats", binary=settings.nats_server, accounts=keyring.accounts)
-        await self._stack.enter_async_context(server)
-        given = {"nats_url": server.url, "credentials": str(keyring.path(OPERATOR))}
-        settings = self._settings = settings.model_copy(update=given)
-        mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
-        await prepare(mesh.connection, actors)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._start(subjects.REGISTRY, REGISTRY, server.url))
-            await self._start(subjects.STEWARD, STEWARD, server.url)  # whom agents ask how their tasks are run
-            for name, target in [ANALYST, GUARDIAN] * REPLICAS:
-                group.create_task(self._start_replica(name, target, server.url))
+        mesh = await self._open()
+        story = Story(files=len(self._files))
+        await self._start_all(story, mesh)
         watching = await self._stack.enter_async_context(asyncio.TaskGroup())  # ends before the mesh does
         guarded = self._files[::GUARDED_EVERY]
-        story = Story(files=len(self._files), guarded=len(guarded))
+        summed_up = demo_guest.share(self._files) if self._has_guest else []
+        story.guarded, story.summed_up = len(guarded), len(summed_up)
         began = time.perf_counter()
         handles = [await mesh.submit("code_review", self._message(path)) for path in self._files]
         handles += [await mesh.submit("security_review", self._message(path)) for path in guarded]
+        handles += await demo_guest.submit(mesh, summed_up)
         hopeless = await mesh.submit(HOPELESS, {}, deadline=HOPELESS_DEADLINE)
         results = await self._await_all(story, handles, mesh, watching)
         story.seconds = time.perf_counter() - began
+        story.question, story.answer = await self._prompt(mesh)
         story.hopeless = (await hopeless.outcome(timeout=30)).status
         if self._noticing is not None:
             await self._noticing
-        for replica in self._replicas:
-            await _end(replica)  # what they still have to tell of their spans is told by then
+        await asyncio.gather(*map(_end, self._replicas))  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
         story.audit = await self._read_separately()
         story.direct, story.direct_risks = await asyncio.gather(
@@ -173,8 +121,48 @@ class Demo:
         )
         return story
 
+    async def _open(self) -> Mesh:
+        """A server that knows its users, and a client of it."""
+        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-demo-")))
+        settings = Settings.from_env()
+        actors = {name: load(target) for name, target in (ANALYST, GUARDIAN)}
+        keyring = self._keyring = Keyring(folder / KEYS)
+        let_in(keyring, actors, isolated=False)
+        if self._has_guest:
+            demo_guest.let_in(keyring)
+        server = Server(folder / "nats", binary=settings.nats_server, accounts=keyring.accounts)
+        await self._stack.enter_async_context(server)
+        given = {"nats_url": server.url, "credentials": str(keyring.path(OPERATOR))}
+        settings = self._settings = settings.model_copy(update=given)
+        mesh = await self._stack.enter_async_context(Mesh.connect(settings=settings, service="revo-demo"))
+        await prepare(mesh.connection, actors)
+        return mesh
+
+    async def _start_all(self, story: Story, mesh: Mesh) -> None:
+        url = mesh.connection.url
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._start(subjects.REGISTRY, REGISTRY, url))
+            await self._start(subjects.STEWARD, STEWARD, url)  # whom agents ask how their tasks are run
+            for name, target in [ANALYST, GUARDIAN] * REPLICAS:
+                group.create_task(self._start_replica(name, target, url))
+            if self._has_guest:
+                await demo_guest.start(self._stack, url, self._keyring)
+                group.create_task(self._start(subjects.BRIDGE, BRIDGE, url))
+                story.guest = await demo_guest.met(mesh)
+
     def _message(self, path: Path) -> dict[str, str]:
         return {"path": str(path.relative_to(self._root))}
+
+    async def _prompt(self, mesh: Mesh) -> tuple[str, str]:
+        """Ask the code analyst about a file, as any client of the agent protocol does: the question, and the answer's
+        first line below its title.
+        """
+        path = min(self._files, key=lambda path: abs(path.stat().st_size - ASKED_ABOUT))
+        question = f"what do you find in {path.name}?"
+        file = Attachment(filename=path.name, content=path.read_bytes())
+        answer = await mesh.prompt(ANALYST[0], question, attachments=[file])
+        said = (line for line in answer.text.splitlines() if line and not line.startswith("#"))
+        return question, next(said, "")
 
     async def _start(self, name: str, target: str, url: str, **settings: str) -> ActorProcess:
         process = ActorProcess(name, target, on_line=lambda _: None)
@@ -237,6 +225,7 @@ class Demo:
             await asyncio.sleep(LOOK_EVERY)
 
     async def _count(self, story: Story, mesh: Mesh, results: list[Result]) -> None:
+        story.answered = demo_guest.answered(results)
         story.by_replica = dict(Counter(result.instance for result in results))
         redelivered = [result for result in results if result.deliveries > 1]
         story.redelivered = len(redelivered)
@@ -272,26 +261,3 @@ async def _end(replica: ActorProcess) -> None:
     except TimeoutError:
         replica.kill()
         await replica.wait()
-
-
-def _as_json(story: Story) -> dict[str, Any]:
-    assert story.audit is not None
-    return {
-        "files": story.files,
-        "guarded": story.guarded,
-        "seconds": round(story.seconds, 3),
-        "tasks_per_second": round(story.tasks / story.seconds, 1),
-        "killed": story.killed,
-        "noticed_s": round(story.noticed, 3),
-        "successor": story.successor,
-        "redelivered": story.redelivered,
-        "lost": story.audit.lost,
-        "audit": asdict(story.audit),
-        "by_replica": story.by_replica,
-        "totals": asdict(story.totals) if story.totals else None,
-        "risks": story.risks,
-        "equal_to_direct": story.equal,
-        "failed": story.failed,
-        "hopeless": story.hopeless,
-        "trace": [span.model_dump() for span in story.trace],
-    }

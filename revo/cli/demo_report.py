@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from bus import subjects
 from revo.cli.common import console
 from revo.cli.trace import render
 
 if TYPE_CHECKING:
-    from revo.cli.demo import Story
+    from revo.cli.demo_story import Story
 
-TOP_RULES = 12
+TOP_RULES = 10
 
 
 def show(story: Story) -> None:
@@ -50,7 +51,9 @@ def _replicas(story: Story) -> Table:
     table.add_column("instance")
     table.add_column("tasks", justify="right")
     table.add_column("")
+    bridges = (name for name in story.by_replica if name.startswith(f"{subjects.BRIDGE}-"))
     notes = {story.killed: "killed -9 with a task in hand", story.successor: "took its place"}
+    notes |= dict.fromkeys(bridges, f"prompted {story.guest}")
     for instance in sorted({*story.by_replica, story.successor} - {""}):
         table.add_row(instance, str(story.by_replica.get(instance, 0)), notes.get(instance, ""))
     return table
@@ -71,6 +74,9 @@ def _count(story: Story) -> list[Text]:
             good=bool(story.killed and story.noticed and story.successor),
         ),
         _verdict("equal to running the tools directly", good=story.equal),
+        Text(f"code-analyst was prompted, by the Synadia Agent Protocol: {story.question}"),
+        _verdict(f"it said: {story.answer}", good=bool(story.answer)),
+        *_guest(story),
         _verdict(f"redelivered: {story.redelivered}", good=story.redelivered > 0),
         _verdict(
             f"accepted: {story.audit.accepted}  ended: {story.audit.ended}  doubled: {story.audit.doubled}",
@@ -81,6 +87,13 @@ def _count(story: Story) -> list[Text]:
     ]
     lines += [Text(f"{count} tasks failed: {code}") for code, count in story.failed.items()]
     return lines
+
+
+def _guest(story: Story) -> list[Text]:
+    if not story.summed_up:
+        return []
+    done = f"{story.answered} of {story.summed_up} tasks answered"
+    return [_verdict(f"{story.guest or 'nobody'}, an agent that knows nothing of Revo: {done}", good=story.guest_good)]
 
 
 def _rate(story: Story) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -24,12 +25,16 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert story["lost"] == 0
     assert story["redelivered"] >= 1
     assert story["equal_to_direct"]
-    assert (story["files"], story["guarded"]) == (60, 15)
-    counted = {"accepted": 76, "ended": 76, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
+    assert (story["files"], story["guarded"], story["summed_up"]) == (60, 15, 6)
+    counted = {"accepted": 82, "ended": 82, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
     assert story["audit"].items() >= counted.items()
     assert story["hopeless"] == "expired"
-    assert sum(story["by_replica"].values()) == 75
-    assert {name.rpartition("-")[0] for name in story["by_replica"]} == {"code-analyst", "security-guardian"}
+    assert sum(story["by_replica"].values()) == 81
+    agents = {"code-analyst", "security-guardian", "revo-bridge"}
+    assert {name.rpartition("-")[0] for name in story["by_replica"]} == agents
+    assert story["guest"].startswith("summarizer-"), "met by the bridge"
+    assert story["answered"] == 6
+    assert re.match(r"\d+ findings? in \d+ lines\.", story["answer"]), "by a prompt"
     assert 0 < story["noticed_s"] < 4.0 + 1.0, "two heartbeats, and a busy machine"
     assert story["successor"].startswith("code-analyst-")
     assert story["successor"] != story["killed"]
@@ -38,17 +43,23 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert not shell.home.exists()
 
 
-def test_the_demo_reviews_the_tree_that_is_named_and_reports_files_that_fail(shell: Shell, tmp_path: Path) -> None:
+def test_the_demo_reviews_the_tree_that_is_named_reports_files_that_fail_and_needs_no_guest(
+    shell: Shell, tmp_path: Path
+) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     for n in range(40):
         (tree / f"m{n}.py").write_text("import os\n" * (n + 1))
     (tree / "broken.py").write_text("def f(:\n")
-    done = shell.revo("demo", "--output", "json", timeout=100, DEMO_PATH=str(tree))
+    for package in ("bus", "actors", "revo"):  # as it is installed: without the examples
+        (tmp_path / package).symlink_to(ROOT / package)
+    done = shell.revo("demo", "--output", "json", timeout=100, DEMO_PATH=str(tree), PYTHONPATH=str(tmp_path))
     story = json.loads(done.stdout)
     assert story["failed"] == {"not_parseable": 2}, "the broken one is among those for the guardian, too"
     assert story["equal_to_direct"]
     assert story["lost"] == 0
+    assert (story["summed_up"], story["guest"]) == (0, "")
+    assert story["answer"]
 
 
 async def test_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path) -> None:
@@ -64,7 +75,7 @@ async def test_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path
     )
     with process:
         # In the middle of the work: a replica was killed and another one has taken its place.
-        await eventually(lambda: len(children(process.pid)) >= 7, timeout=20)
+        await eventually(lambda: len(children(process.pid)) >= 9, timeout=20)
         first = children(process.pid)
         await eventually(lambda: set(children(process.pid)) - set(first), timeout=20)
         family = children(process.pid)

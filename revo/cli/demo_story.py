@@ -1,0 +1,100 @@
+"""What happens in `revo demo`, as it is printed and as scripts read it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from actors.agents.code_analyst.direct import Totals
+from bus.audit import Audit
+from bus.messages import SpanRecord
+
+
+@dataclass
+class Story:
+    """What happened."""
+
+    files: int
+    guarded: int = 0
+    """How many of them were reviewed for security too."""
+    summed_up: int = 0
+    """How many of them went to the guest too."""
+    guest: str = ""
+    """The instance of the agent that is not ours, by the registry's word; empty where there is none."""
+    answered: int = 0
+    """How many of its tasks the guest answered."""
+    question: str = ""
+    """What the code analyst was prompted, as any agent is that speaks the Synadia Agent Protocol."""
+    answer: str = ""
+    totals: Totals | None = None
+    direct: Totals | None = None
+    risks: dict[str, int] = field(default_factory=dict)
+    direct_risks: dict[str, int] = field(default_factory=dict)
+    audit: Audit | None = None
+    seconds: float = 0.0
+    killed: str = ""
+    """The replica that was killed with a task in hand."""
+    noticed: float = 0.0
+    """Seconds from then until the registry did not know it any more."""
+    successor: str = ""
+    """Who took its place, by the registry's word."""
+    by_replica: dict[str, int] = field(default_factory=dict)
+    redelivered: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    hopeless: str = ""
+    """How the task ended that no agent can do."""
+    trace: list[SpanRecord] = field(default_factory=list)
+
+    @property
+    def equal(self) -> bool:
+        """Whether the mesh found what the tools find when they are run directly."""
+        return self.totals == self.direct and self.risks == self.direct_risks
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks there were for the agents."""
+        return self.files + self.guarded + self.summed_up
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was lost although something was redelivered."""
+        audit = self.audit
+        if audit is None or audit.waiting or not audit.good:
+            return False
+        all_ended = audit.ended == self.tasks + 1 and self.hopeless == "expired"
+        went_on = self.redelivered > 0 and bool(self.successor)
+        return all_ended and went_on and self.equal and bool(self.answer) and self.guest_good
+
+    @property
+    def guest_good(self) -> bool:
+        """Whether the guest, where there is one, was met and answered."""
+        return not self.summed_up or (bool(self.guest) and self.answered == self.summed_up)
+
+
+def as_json(story: Story) -> dict[str, Any]:
+    """The story for scripts."""
+    assert story.audit is not None
+    return {
+        "files": story.files,
+        "guarded": story.guarded,
+        "summed_up": story.summed_up,
+        "guest": story.guest,
+        "answered": story.answered,
+        "question": story.question,
+        "answer": story.answer,
+        "seconds": round(story.seconds, 3),
+        "tasks_per_second": round(story.tasks / story.seconds, 1),
+        "killed": story.killed,
+        "noticed_s": round(story.noticed, 3),
+        "successor": story.successor,
+        "redelivered": story.redelivered,
+        "lost": story.audit.lost,
+        "audit": asdict(story.audit),
+        "by_replica": story.by_replica,
+        "totals": asdict(story.totals) if story.totals else None,
+        "risks": story.risks,
+        "equal_to_direct": story.equal,
+        "failed": story.failed,
+        "hopeless": story.hopeless,
+        "trace": [span.model_dump() for span in story.trace],
+    }
