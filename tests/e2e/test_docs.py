@@ -72,6 +72,35 @@ def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_the_commands_for_a_foreign_agent_do_what_they_say(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "foreign-agents.md").read_text()
+    (script,) = re.findall(r"^```sh\n(revo up .*?)^```$", text, re.MULTILINE | re.DOTALL)
+    shell = Shell(tmp_path)
+    shell.env["REVO_HOME"] = ".revo"
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    try:
+        done = subprocess.run(
+            ["/bin/sh", "-e", "-c", f"trap 'kill $! || true' EXIT\n{script}"],
+            cwd=tmp_path,
+            env=shell.env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        shell.revo("down")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for said in (
+        "lines: 12, functions: 1, classes: 0",
+        "longest function: main, 4 lines from line 6",
+        "refused: it was",
+    ):
+        assert said in done.stdout
+    assert done.stdout.count("longest function") == 2, "as a task, and as a prompt"
+    assert "400: not Python source: invalid syntax" in done.stderr
+
+
 async def test_the_registry_document_works_as_it_stands(shell: Shell) -> None:
     text = (ROOT / "docs" / "registry.md").read_text()
     shell.json("up", str(ROOT / "examples" / "mesh.toml"), "--detach")
