@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from bus import codec, jetstream, subjects, topology
@@ -19,6 +20,9 @@ from bus.server import Server
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.worker import Capability, Worker
+
+hypothesis.settings.register_profile("revo", deadline=None)  # on a busy machine anything may take 200 ms
+hypothesis.settings.load_profile("revo")
 
 QUICK = Policy(ack_wait=1.0, max_attempts=3, time_limit=10.0, backoff=0.05, backoff_max=0.1, max_deaths=3)
 """A policy that makes tests short; its shape is the shipped one's."""

@@ -61,6 +61,8 @@ def row_of(instance: Instance) -> dict[str, Any]:
     row["kind"] = "foreign" if row.pop("foreign") else instance.kind
     uptime = time.time() - instance.started_at if instance.started_at else 0.0
     row["condition"] = row["condition"] or instance.state  # an older registry does not say
+    if row["condition"] == "dead":
+        row["state"] = "dead"
     return {**row, "capabilities": sorted(instance.capabilities), "uptime": uptime}
 
 

@@ -82,9 +82,14 @@ async def test_ps_shows_who_lives_and_who_should(running: Shell) -> None:
 
     def is_back() -> bool:
         found = running.json("ps", "--agent", "echo")
-        return sum(row["restarts"] == 1 and row["state"] == "ready" for row in found) == 1 and len(found) == 2
+        living = [row for row in found if row["condition"] != "dead"]
+        return sum(row["restarts"] == 1 and row["state"] == "ready" for row in living) == 1 and len(living) == 2
 
     await eventually(is_back, timeout=20)
+    (dead,) = [row for row in running.json("ps", "--agent", "echo") if row["condition"] == "dead"]
+    assert dead["instance"] == victim["instance"]
+    assert dead["state"] == "dead"
+    assert "its lease ran out" in dead["reason"]
     shown = running.revo("ps").stdout
     assert "kind" in shown.splitlines()[0]
     assert "0/1" in shown
