@@ -130,8 +130,8 @@ MUTANTS = [
     Mutant(
         "a client hears the results of all",
         "bus/roles.py",
-        "hears = (subjects.done(user),)",
-        'hears = ("revo.done.>",)',
+        "hears = [subjects.done(user)] if",
+        'hears = ["revo.done.>"] if',
         HEARS + "[own-alice]",
         "DID NOT RAISE",
     ),
