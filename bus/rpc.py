@@ -16,23 +16,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bus import codec, subjects
+from bus import codec, replies, subjects
 from bus.connection import Connection, Subscription
 from bus.deadlines import TERM, Term, reserve, within
-from bus.endings import error_info
-from bus.errors import (
-    BusError,
-    CodecError,
-    DecodeError,
-    EncodeError,
-    MailboxFullError,
-    NotFoundError,
-    PermissionDeniedError,
-    RemoteError,
-    RequestTimeoutError,
-)
+from bus.errors import BusError, DecodeError, EncodeError, PermissionDeniedError, RemoteError
 from bus.health import Meter
-from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
+from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, MSGPACK, SERVICE_ERROR
 from bus.micro import Endpoint, Micro
 from bus.telemetry import Attributes, Telemetry
 from bus.wire import Message, OnMessage
@@ -120,7 +109,7 @@ async def exchange(connection: Connection, question: Question) -> Any:
     """Send it and return the plain value of the reply; see `call`."""
     subject, body, headers, timeout = question
     reply = await connection.request(subject, body, headers, timeout=timeout)
-    return read_reply(reply.headers, reply.data, subject)
+    return replies.read(reply.headers, reply.data, subject)
 
 
 async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
@@ -129,26 +118,6 @@ async def tell(connection: Connection, telemetry: Telemetry, service: str, metho
     headers = {CONTENT_TYPE: MSGPACK}
     telemetry.inject(headers)
     await connection.publish(subject, codec.encode(message, subject=subject), headers)
-
-
-def read_reply(headers: Mapping[str, str], body: bytes, subject: str) -> Any:
-    """The value of a reply.
-
-    Raises:
-        RemoteError: when the reply is an error, ours or any other micro service's.
-        DecodeError: when it cannot be read.
-    """
-    if SERVICE_ERROR_CODE in headers:
-        try:
-            info = codec.read(ErrorInfo, headers, body, subject=subject)
-        except DecodeError:
-            raise RemoteError(headers[SERVICE_ERROR_CODE], headers.get(SERVICE_ERROR, "")) from None
-        error = RemoteError(info.code, info.message, info.retryable, info.details)
-        error.fault = info.fault
-        raise error
-    if not body:
-        return None
-    return codec.decode(body, codec.content_type_of(headers, subject=subject), subject=subject)
 
 
 @dataclass(slots=True)
@@ -263,13 +232,14 @@ class Service:
                 body = codec.encode(value, content_type, subject=message.subject)
                 reply = {CONTENT_TYPE: content_type}
             except asyncio.CancelledError:
-                await self._reply(message, *_failure(RemoteError("draining", "the actor stops", True), content_type))
+                stops = RemoteError("draining", "the actor stops", True)
+                await self._reply(message, *replies.failure(stops, content_type))
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises goes to the caller)
                 method.failed(f"{type(error).__name__}: {error}")
                 span.fail(error)
                 failed = not isinstance(error, BusError) or isinstance(error, EncodeError)  # others are the caller's
-                body, reply = _failure(error, content_type)
+                body, reply = replies.failure(error, content_type)
             finally:
                 took = time.perf_counter() - started
                 method.processing += took
@@ -308,7 +278,7 @@ class Service:
         try:
             await self.connection.publish(message.reply, body, headers)
         except BusError as error:
-            fault, reply = _failure(error, headers.get(CONTENT_TYPE, MSGPACK))
+            fault, reply = replies.failure(error, headers.get(CONTENT_TYPE, MSGPACK))
             log.warning("reply of %s not sent: %s", message.subject, error)
             if not error.retryable and self.connection.is_connected:
                 await self.connection.publish(message.reply, fault, reply)
@@ -324,23 +294,3 @@ def _deadline(headers: Mapping[str, str], default: float, subject: str) -> float
         return float(headers[DEADLINE]) if DEADLINE in headers else time.time() + default
     except ValueError:
         raise DecodeError(subject, f"header {DEADLINE}: {headers[DEADLINE]!r:.40} is not unix seconds") from None
-
-
-def _failure(error: BaseException, content_type: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a reply that says what went wrong."""
-    info = error_info(error)
-    info.traceback = ""  # ours to read in the log, not the caller's
-    number = "500"
-    if isinstance(error, CodecError) and not isinstance(error, EncodeError):
-        number = "400"
-    elif isinstance(error, NotFoundError):
-        number = "404"
-    elif isinstance(error, MailboxFullError):
-        number = "429"
-    elif isinstance(error, RequestTimeoutError) or info.code == "deadline_exceeded":
-        number = "504"
-    elif info.retryable and isinstance(error, BusError):
-        number = "503"
-    text = " ".join(f"{info.code}: {info.message}".split())[:500]
-    headers = {CONTENT_TYPE: content_type, SERVICE_ERROR_CODE: number, SERVICE_ERROR: text}
-    return codec.encode(info.model_dump(), JSON if content_type == JSON else MSGPACK), headers
