@@ -1,6 +1,6 @@
 """To each agent that subscribes to a topic, or that has a capability: who they are, and what they answer.
 
-Must not know how a task is submitted (`bus.mesh`), nor how an agent subscribes (`actors.registry`).
+Must not know how a task is submitted (`bus.submitting`), nor how an agent subscribes (`actors.registry`).
 """
 
 from __future__ import annotations
