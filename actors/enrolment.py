@@ -13,7 +13,8 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import JsonSchemaMode
 
 from actors.actor import Actor, Agent, Handler
-from actors.registry.model import CapabilityInfo, Kind, Registration
+from actors.registry.messages import CapabilityInfo, Registration
+from actors.registry.model import Kind
 from bus.settings import Settings
 
 RESTARTS: Final = "REVO_RESTARTS"

@@ -16,15 +16,13 @@ from actors.actor import Actor, rpc
 from actors.registry import schemas
 from actors.registry.catalog import BehindError, Catalog, Known
 from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError, NotYoursError
-from actors.registry.model import (
+from actors.registry.messages import (
     Agents,
     Capabilities,
     CapabilityInfo,
     CapabilitySummary,
-    Definition,
     Details,
     Find,
-    Instance,
     Lease,
     Name,
     Page,
@@ -33,12 +31,8 @@ from actors.registry.model import (
     Registration,
     Removed,
     Which,
-    Word,
-    definition_key,
-    lease_key,
-    owner_of,
-    owns,
 )
+from actors.registry.model import Definition, Instance, Word, definition_key, lease_key, owner_of, owns
 from actors.registry.prober import Prober
 from actors.registry.topics import Topics
 from bus import codec, events, subjects

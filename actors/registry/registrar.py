@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.registry.errors import RefusedError
-from actors.registry.model import Instance, Registered, Registration, State, lease_key, owner_of
+from actors.registry.messages import Registered, Registration
+from actors.registry.model import Instance, State, lease_key, owner_of
 from actors.registry.schemas import digest
 from bus import codec, events, replies, subjects
 from bus.connection import Connection

@@ -11,7 +11,8 @@ import time
 from typing import Final
 
 from actors.registry.catalog import Catalog
-from actors.registry.model import Doing, Registration, Subscription, topic_key
+from actors.registry.messages import Doing, Registration
+from actors.registry.model import Subscription, topic_key
 from bus import codec
 from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket

@@ -14,7 +14,8 @@ import pytest
 
 from actors.registry.client import RegistryClient
 from actors.registry.errors import NoRegistryError, RefusedError
-from actors.registry.model import CapabilityInfo, Instance, Registration
+from actors.registry.messages import CapabilityInfo, Registration
+from actors.registry.model import Instance
 from actors.registry.registrar import Registrar
 from bus import codec, events, jetstream, replies, subjects
 from bus.connection import Connection

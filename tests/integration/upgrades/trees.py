@@ -40,11 +40,11 @@ MODELS: Final[list[Edit]] = [
     ("bus/messages.py", "    children: int = 0\n", '    zone: str = "north"\n'),
     ("bus/outcomes.py", "    max_deaths: int = 3\n", "    max_deaths: int = 3\n    zone: float = 7.0\n"),
     # the registry
-    ("actors/registry/model.py", _RESTARTS + "Annotated", _ZONE + "Annotated"),
+    ("actors/registry/messages.py", _RESTARTS + "Annotated", _ZONE + "Annotated"),
     ("actors/registry/model.py", _RESTARTS + "dict", _ZONE + "dict"),
     ("actors/registry/model.py", '    version: Text = ""\n    defined_at', '    zone: str = "north"\n    defined_at'),
-    ("actors/registry/model.py", "    registered_at: float\n", '    registered_at: float\n    zone: str = "north"\n'),
-    ("actors/registry/model.py", "    more: bool = False\n", '    more: bool = False\n    zone: str = "north"\n'),
+    ("actors/registry/messages.py", "    ttl: float\n", '    ttl: float\n    zone: str = "north"\n'),
+    ("actors/registry/messages.py", "    more: bool = False\n", '    more: bool = False\n    zone: str = "north"\n'),
 ]
 WRITERS: Final[list[Edit]] = [
     ("bus/endings.py", '        "trace_id": trace_id,\n', '        "zone": "north",\n'),
