@@ -12,10 +12,12 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from bus import subjects
-from bus.messages import Hex, Token, UnixSeconds
+from bus.messages import CONTENT_TYPE, MSGPACK, Hex, Token, UnixSeconds
 
 LEASES: Final = subjects.LEASES
 DEFINITIONS: Final = "def"
+PACKED: Final = {CONTENT_TYPE: MSGPACK}
+"""The headers of what stands there."""
 
 Kind = Literal["agent", "actor", "system"]
 State = Literal["starting", "ready", "draining"]

@@ -395,7 +395,7 @@ MUTANTS = [
     ),
     Mutant(
         "whoever contradicts a definition is let in",
-        "actors/registry/actor.py",
+        "actors/registry/definitions.py",
         "raise DefinitionConflictError(name, ours, against.agent, difference, registration.version)",
         "return False",
         CONTRADICTS,

@@ -60,7 +60,7 @@ WRITERS: Final[list[Edit]] = [
     ("bus/early.py", '"last": backlog.last, "ttl": ttl}', '"last": backlog.last, "zone": "north"}'),
     ("bus/events.py", '"by": by, "details": details}', '"zone": "north", "details": details}'),
     ("actors/enrolment.py", "restarts=int(restarts) if restarts.isdecimal() else 0", 'zone="north"'),
-    ("actors/registry/actor.py", "                version=registration.version,\n", ""),
+    ("actors/registry/definitions.py", "                version=registration.version,\n", ""),
 ]
 
 
