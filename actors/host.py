@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import secrets
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from actors import logs
+from actors import logs, parent
 from actors.actor import Actor, Agent, Handler, check_class, prompted_by
 from actors.enrolment import registration_of
 from actors.loading import actor_settings, default_policy, load
@@ -27,7 +26,7 @@ from actors.registry.registrar import Registrar
 from actors.runtime import Threads, broadcast_handler, prompt_service, rpc_handler, task_handler
 from actors.selfreport import SelfReport
 from actors.vitals import DRAINING, READY, Vitals
-from bus import lifeline, stewards, subjects, topology
+from bus import stewards, subjects, topology
 from bus.connection import Connection
 from bus.credentials import OPERATOR
 from bus.errors import BusError, ConfigError
@@ -45,10 +44,6 @@ GC_THRESHOLDS: Final = (25_000, 10, 10)
 """A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
 LAST_WORDS: Final = 1.5
 """Seconds for what an actor says of its end."""
-SHED: Final = 75
-"""The exit status of who was idle and left for the sake of others (EX_TEMPFAIL): start it again, and not at once."""
-READY_FD: Final = "REVO_READY_FD"
-LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
 Runner = Callable[[Coroutine[Any, Any, int]], int]
 
@@ -156,7 +151,8 @@ class Host:
             await self._open(connection, telemetry)
             await self._registrar.enter("ready")
             self.actor.spawn(self._registrar.keep())
-            self._say_ready()
+            log.info("%s is ready", self.instance)
+            parent.say_ready(name, self.instance)
             self._vitals.phase = READY
             status = await self._live(connection)
             self._vitals.phase = DRAINING
@@ -280,7 +276,7 @@ class Host:
             return 1
         if self._worker is not None and self._worker.shed.done() and not self._stopping.is_set():
             log.warning("%s is idle and makes room: %s", self.instance, self._worker.shed.result())
-            return SHED
+            return parent.SHED
         log.info("%s drains", self.instance)
         return 0
 
@@ -307,23 +303,13 @@ class Host:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        fd = os.environ.pop(LIFELINE_FD, "")
-        if fd:
 
-            def orphaned() -> None:
-                log.warning("%s: its supervisor is gone", self.instance)
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._stopping.set)
+        def orphaned() -> None:
+            log.warning("%s: its supervisor is gone", self.instance)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._stopping.set)
 
-            lifeline.watch(int(fd), orphaned, grace=self._settings.drain_timeout + 10)
-
-    def _say_ready(self) -> None:
-        log.info("%s is ready", self.instance)
-        fd = os.environ.pop(READY_FD, "")
-        if fd:
-            line = {"actor": self.actor.name, "instance": self.instance, "pid": os.getpid()}
-            with contextlib.suppress(BrokenPipeError), os.fdopen(int(fd), "w") as pipe:
-                pipe.write(json.dumps(line) + "\n")
+        parent.watch(orphaned, grace=self._settings.drain_timeout + 10)
 
 
 async def _briefly(word: Coroutine[Any, Any, None]) -> None:
