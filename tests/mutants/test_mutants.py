@@ -435,8 +435,8 @@ MUTANTS = [
     ),
     Mutant(
         "the lease of an instance whose loop is blocked is not renewed",
-        "actors/host.py",
-        "                pulse=self._registrar.pulse,\n",
+        "actors/endpoints.py",
+        "            pulse=self._registrar.pulse,\n",
         "",
         BLOCKS,
         "it lives, and works",
