@@ -315,7 +315,7 @@ MUTANTS = [
     ),
     Mutant(
         "a worker is not told that its task was cancelled",
-        "bus/worker.py",
+        "bus/revoked.py",
         "            self._let_go(run, why)\n            return\n",
         "            return\n",
         CANCEL_STOPS,
