@@ -20,8 +20,9 @@ from actors.meshfile import MeshFile
 from bus import subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError, ConfigError, InvalidSubjectError
+from bus.grants import Wish
 from bus.plan import Wanted
-from bus.roles import AGENT, Wish
+from bus.roles import AGENT
 from bus.settings import MAIN, Settings
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import JsonSchemaMode
 
 from actors.actor import Actor, Agent, Handler
-from actors.registry.model import CapabilityInfo, Kind, Registration
+from actors.parent import RESTARTS
+from actors.registry.messages import CapabilityInfo, Registration
+from actors.registry.model import Kind
 from bus.settings import Settings
 
-RESTARTS: Final = "REVO_RESTARTS"
-"""The environment variable in which a supervisor says how often it has started this actor again."""
 SYSTEM_PREFIX: Final = "revo-"
 """Names that begin with it are Revo's own."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
 import logging
 import os
 import secrets
@@ -18,26 +17,24 @@ import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from actors import logs
-from actors.actor import Actor, Agent, Handler, check_class, prompted_by
+from actors import logs, parent
+from actors.actor import Actor, check_class
+from actors.endpoints import Endpoints
 from actors.enrolment import registration_of
-from actors.loading import actor_settings, default_policy, load
+from actors.loading import actor_settings, load
 from actors.mailbox import Mailbox
 from actors.registry.registrar import Registrar
-from actors.runtime import Threads, broadcast_handler, prompt_service, rpc_handler, task_handler
+from actors.runtime import Threads
 from actors.selfreport import SelfReport
 from actors.vitals import DRAINING, READY, Vitals
-from bus import lifeline, stewards, subjects, topology
+from bus import topology
 from bus.connection import Connection
 from bus.credentials import OPERATOR
 from bus.errors import BusError, ConfigError
 from bus.mesh import Mesh
-from bus.outcomes import Policy
-from bus.prompts import PromptService
-from bus.rpc import Service
 from bus.settings import Settings
 from bus.telemetry import Telemetry
-from bus.worker import Capability, Worker
+from bus.worker import Worker
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +42,6 @@ GC_THRESHOLDS: Final = (25_000, 10, 10)
 """A message leaves some objects behind but no cycles, so the collector need not look as often as by default."""
 LAST_WORDS: Final = 1.5
 """Seconds for what an actor says of its end."""
-SHED: Final = 75
-"""The exit status of who was idle and left for the sake of others (EX_TEMPFAIL): start it again, and not at once."""
-READY_FD: Final = "REVO_READY_FD"
-LIFELINE_FD: Final = "REVO_LIFELINE_FD"
 
 Runner = Callable[[Coroutine[Any, Any, int]], int]
 
@@ -114,8 +107,6 @@ class Host:
         self._stopping = asyncio.Event()
         self._mailbox = Mailbox(actor.name, concurrency=actor.concurrency, capacity=settings.mailbox)
         self._worker: Worker | None = None
-        self._service: Service | None = None
-        self._prompts: PromptService | None = None
         self._registrar: Registrar
         self._vitals = Vitals(actor.name, self.instance, settings)
         self._report = SelfReport(self._mailbox, self.actor.on_probe)
@@ -153,15 +144,16 @@ class Host:
             await self._start_actor()
             started = True
             await self._registrar.start()
-            await self._open(connection, telemetry)
+            endpoints = await self._open()
             await self._registrar.enter("ready")
             self.actor.spawn(self._registrar.keep())
-            self._say_ready()
+            log.info("%s is ready", self.instance)
+            parent.say_ready(name, self.instance)
             self._vitals.phase = READY
             status = await self._live(connection)
             self._vitals.phase = DRAINING
             await _briefly(self._registrar.enter("draining"))
-            await self._drain()
+            await endpoints.drain(self._settings.drain_timeout)
         except asyncio.CancelledError:
             log.warning("%s stops at once", self.instance)
             return 1
@@ -192,71 +184,15 @@ class Host:
         except Exception:
             log.exception("%s: on_stop failed", self.instance)
 
-    async def _open(self, connection: Connection, telemetry: Telemetry) -> None:
-        """Open the actor's doors: requests first, then prompts, then tasks."""
-        actor, mailbox = self.actor, self._mailbox
-        description = (type(actor).__doc__ or "").strip().partition("\n")[0]
-        self._service = Service(
-            connection, telemetry, actor.name, self.instance, actor.version, description, meter=self._report.meter
+    async def _open(self) -> Endpoints:
+        endpoints = Endpoints(
+            self.actor, self._handlers, self._mailbox, self.threads, report=self._report, registrar=self._registrar
         )
-        capabilities = []
-        for handler in self._handlers:
-            if handler.kind == "rpc":
-                self._service.endpoint(handler.name, rpc_handler(actor, handler, mailbox, self.threads))
-            else:
-                at_once = broadcast_handler(actor, handler, mailbox, self.threads)
-                self._service.on_broadcast(handler.name, at_once)
-                for topic in handler.topics:
-                    self._service.endpoint(subjects.topic_method(topic), at_once)
-                policy = await self._policy(connection, handler.name, handler)
-                call = task_handler(actor, handler, mailbox, self.threads)
-                capabilities.append(Capability(handler.name, call, policy))
-        await self._service.start()
-        if (prompted := prompted_by(type(actor))) is not None:
-            self._prompts = prompt_service(actor, prompted, mailbox, self.threads, self.instance)
-            await self._prompts.start()
-        if isinstance(actor, Agent) and capabilities:
-            self._worker = Worker(
-                connection,
-                telemetry,
-                capabilities,
-                agent=actor.name,
-                instance=self.instance,
-                concurrency=actor.concurrency,
-                named=await self._policy(connection, subjects.agent_address(actor.name), None),
-                pulse=self._registrar.pulse,
-                signs=self._report,
-                on_pause=self._on_pause,
-            )
-            self._vitals.know_worker(self._worker)
-            self._report.know(connection, self._worker)
-            self._worker.start()
-
-    def _on_pause(self, reason: str) -> None:
-        """Take no work, or go on; requests go to others meanwhile."""
-        self._report.pause(reason)
-        self.actor.spawn(self._turn(reason))
-
-    async def _turn(self, reason: str) -> None:
-        """Have requests go to others before anybody reads that we are paused."""
-        assert self._service is not None
-        await (self._service.pause() if reason else self._service.resume())
-        self._registrar.renew_soon()
-
-    async def _policy(self, connection: Connection, address: str, handler: Handler | None) -> Policy:
-        """How what is sent to an address is run: what stands there, and otherwise what we want."""
-        wanted = default_policy(self._settings)
-        if handler is not None:
-            wanted = handler.policy_over(wanted)
-        name = self.actor.name
-        if connection.restricted:
-            telemetry = self.actor.mesh.telemetry
-            standing, conflict = await stewards.policy_of(connection, telemetry, address, wanted, name)
-        else:
-            standing, conflict = await topology.ensure_capability(connection, address, wanted, name)
-        if conflict is not None:
-            log.warning("%s; what %s set up holds", conflict, conflict.theirs)
-        return standing
+        await endpoints.open()
+        if endpoints.worker is not None:
+            self._worker = endpoints.worker
+            self._vitals.know_worker(endpoints.worker)
+        return endpoints
 
     async def _live(self, connection: Connection) -> int:
         """Wait for a reason to leave; 0 when we were told to, 1 when we cannot go on."""
@@ -280,19 +216,9 @@ class Host:
             return 1
         if self._worker is not None and self._worker.shed.done() and not self._stopping.is_set():
             log.warning("%s is idle and makes room: %s", self.instance, self._worker.shed.result())
-            return SHED
+            return parent.SHED
         log.info("%s drains", self.instance)
         return 0
-
-    async def _drain(self) -> None:
-        timeout = self._settings.drain_timeout
-        async with asyncio.TaskGroup() as group:
-            if self._service is not None:
-                group.create_task(self._service.drain(timeout))
-            if self._prompts is not None:
-                group.create_task(self._prompts.drain(timeout))
-            if self._worker is not None:
-                group.create_task(self._worker.drain(timeout))
 
     # --- the world outside --------------------------------------------------------------------------------
 
@@ -307,23 +233,13 @@ class Host:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        fd = os.environ.pop(LIFELINE_FD, "")
-        if fd:
 
-            def orphaned() -> None:
-                log.warning("%s: its supervisor is gone", self.instance)
-                with contextlib.suppress(RuntimeError):
-                    loop.call_soon_threadsafe(self._stopping.set)
+        def orphaned() -> None:
+            log.warning("%s: its supervisor is gone", self.instance)
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._stopping.set)
 
-            lifeline.watch(int(fd), orphaned, grace=self._settings.drain_timeout + 10)
-
-    def _say_ready(self) -> None:
-        log.info("%s is ready", self.instance)
-        fd = os.environ.pop(READY_FD, "")
-        if fd:
-            line = {"actor": self.actor.name, "instance": self.instance, "pid": os.getpid()}
-            with contextlib.suppress(BrokenPipeError), os.fdopen(int(fd), "w") as pipe:
-                pipe.write(json.dumps(line) + "\n")
+        parent.watch(orphaned, grace=self._settings.drain_timeout + 10)
 
 
 async def _briefly(word: Coroutine[Any, Any, None]) -> None:

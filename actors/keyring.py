@@ -27,13 +27,13 @@ from pydantic import (
 )
 
 from actors.actor import Actor, check_class
-from bus import accounts, credentials, nkeys, roles, subjects
+from bus import accounts, credentials, nkeys, roles, subjects, trusted
 from bus.credentials import OPERATOR, Credentials
 from bus.errors import BusError, ConfigError
-from bus.roles import Grants, Wish
+from bus.grants import Grants, Wish
 from bus.settings import MAIN
 
-SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward", subjects.BRIDGE: roles.BRIDGE}
+SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward", subjects.BRIDGE: trusted.BRIDGE}
 """The users that every tenant has, besides its operator."""
 
 

@@ -8,18 +8,16 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pydantic import ValidationError
 
 from actors.actor import Actor
+from actors.parent import ACTOR_SETTINGS
 from bus import subjects
 from bus.errors import BusError, ConfigError
 from bus.outcomes import Policy
 from bus.settings import Settings
-
-ACTOR_SETTINGS: Final = "REVO_ACTOR_SETTINGS"
-"""The environment variable with the actor's own settings, as JSON."""
 
 
 def load(target: str) -> type[Actor]:

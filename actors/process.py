@@ -17,9 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from actors.enrolment import RESTARTS
-from actors.host import LIFELINE_FD, READY_FD
-from actors.loading import ACTOR_SETTINGS
+from actors.parent import ACTOR_SETTINGS, LIFELINE_FD, READY_FD, RESTARTS
 from bus.child import PIPE, STDOUT, Child, pipe_end
 from bus.errors import BusError
 from bus.lifeline import Lifeline

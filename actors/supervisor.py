@@ -17,8 +17,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from actors.host import SHED
 from actors.meshfile import ActorEntry, MeshFile
+from actors.parent import SHED
 from actors.process import ActorExitedError, ActorProcess
 from bus.errors import BusError
 

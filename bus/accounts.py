@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bus import subjects
 from bus.credentials import DEFAULT_INBOX, SHARED_INBOX, TRUSTED
-from bus.roles import Grants
+from bus.grants import Grants
 
 MAX_CONNECTIONS: Final = 1000
 """Of one user at once."""

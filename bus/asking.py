@@ -14,7 +14,7 @@ import time
 from collections.abc import Coroutine
 from typing import Any, Final, NamedTuple
 
-from bus import events, rpc, subjects
+from bus import events, replies, rpc, subjects
 from bus.breaker import CLOSED, OPEN, State
 from bus.choosing import Candidate, check
 from bus.connection import Connection
@@ -179,7 +179,7 @@ class Asker:
                 reply = await self._connection.request(
                     subject, question.body, question.headers, timeout=question.timeout
                 )
-                value = rpc.read_reply(reply.headers, reply.data, subject)
+                value = replies.read(reply.headers, reply.data, subject)
                 good = True
             except BusError as error:
                 if chosen is None or not isinstance(error, NoRespondersError):  # else it is somebody else's turn

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bus import codec, rpc, subjects
+from bus import codec, replies, rpc, subjects
 from bus.connection import Connection
 from bus.deadlines import reserve, within
 from bus.errors import BusError, CodecError, RemoteError
@@ -101,7 +101,7 @@ async def _gather(arrived: asyncio.Queue[Message], expected: set[str] | None, un
 def _read(headers: dict[str, str], body: bytes, subject: str) -> Reply:
     instance = headers.get(INSTANCE, "")
     try:
-        return Reply(instance, rpc.read_reply(headers, body, subject))
+        return Reply(instance, replies.read(headers, body, subject))
     except RemoteError as error:
         return Reply(instance, error=error)
     except CodecError as error:

@@ -2,105 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import secrets
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any
 
 from pydantic import BaseModel
 
-from bus import cast, endings, jetstream, prompting, rpc, stewards, subjects, tasks, topics, topology
-from bus.arrivals import Arrivals, closed
+from bus import cast, prompting, rpc, stewards, subjects, topics, topology, traces
+from bus.arrivals import Arrivals
 from bus.asking import Asker
 from bus.breaker import State
 from bus.cast import Gathered
 from bus.connection import Connection
 from bus.directory import Directory
-from bus.errors import (
-    BusError,
-    ConfigError,
-    NotFoundError,
-    ResultTimeoutError,
-    TaskFailedError,
-)
-from bus.messages import Cancelled, DeadLetter, Redriven, Result, SpanRecord
+from bus.errors import BusError, ConfigError
+from bus.handle import Client, Handle
+from bus.messages import Cancelled, DeadLetter, Redriven, SpanRecord
 from bus.prompts import MAX_SILENCE, Attachment
 from bus.settings import Settings
+from bus.submitting import Submitter
 from bus.telemetry import Telemetry
-from bus.traces import read_trace
 
-log = logging.getLogger(__name__)
-
-_WINDOW: Final = 1000
-"""Messages of `submit_many` that are on their way to the server at once."""
-
-
-class Handle:
-    """A submitted task. Its result may be awaited as often as one likes, from as many places."""
-
-    def __init__(self, mesh: Mesh, capability: str, task_id: str) -> None:
-        self._mesh = mesh
-        self.capability = capability
-        self.task_id = task_id
-        self.sequence = 0
-        """Where the task stands in TASKS."""
-        self.duplicate = False
-        """Whether the same task was submitted before; then this handle is of that one."""
-        self.warning = ""
-        """What the submitter should know, such as that no agent has the capability yet."""
-        self._known_before = True
-        self._arrival = mesh.arrivals.of(capability, task_id)
-
-    def _stored(self, stored: jetstream.Stored) -> None:
-        """It stands; whether it is new is known now."""
-        self.sequence, self.duplicate = stored.sequence, stored.duplicate
-        self._known_before |= stored.duplicate
-
-    async def outcome(self, timeout: float | None = None) -> Result:
-        """Wait for the task's end, however it ends, and return its result.
-
-        `timeout` is seconds; None waits until the task has ended, which its deadline bounds.
-
-        Raises:
-            ResultTimeoutError: there is no result yet. The task goes on.
-            BusClosedError: the mesh was closed meanwhile.
-        """
-        arrivals, arrival = self._mesh.arrivals, self._arrival
-        if not arrivals.listening:
-            await arrivals.listen()
-        if self._known_before and not arrival.done:
-            await arrivals.look(self.capability, self.task_id, arrival)  # it may have been stored before we listened
-        if not arrival.done and not await arrival.wait(self._mesh.connection, timeout):
-            assert timeout is not None
-            raise ResultTimeoutError(self.task_id, timeout)
-        if arrival.result is None:
-            raise await closed(self._mesh.connection)
-        return arrival.result
-
-    async def cancel(self) -> Cancelled:
-        """Cancel the task, and the children that its handler submitted; see `Mesh.cancel`."""
-        return await self._mesh.cancel(
-            self.task_id, capability=self.capability, client=self._mesh.client, sequence=self.sequence
-        )
-
-    async def result(self, timeout: float | None = None) -> Any:
-        """Wait for the task's end and return its value: plain data, as the handler's model dumps it.
-
-        Raises:
-            TaskFailedError: the task failed, expired or was cancelled; says why.
-            ResultTimeoutError: there is no result yet. The task goes on.
-        """
-        outcome = await self.outcome(timeout)
-        if outcome.status != "succeeded":
-            error = outcome.error
-            code = error.code if error else "unknown"
-            message = error.message if error else ""
-            raise TaskFailedError(self.task_id, outcome.status, code, message, error.details if error else None)
-        return outcome.value
+__all__ = ["Handle", "Mesh"]
 
 
 class Mesh:
@@ -112,10 +36,10 @@ class Mesh:
         self.client = subjects.token(client, "client")
         self.arrivals = Arrivals(connection, client)
         """Where the results of our tasks arrive."""
+        self._client = Client(self.client, connection, telemetry, self.arrivals)
+        self._submitter = Submitter(self._client)
         self._asker = Asker(connection, telemetry)
         self._directory = Directory(connection)
-        self._served: set[str] = set()
-        self._warned: set[str] = set()
 
     @classmethod
     @asynccontextmanager
@@ -150,7 +74,7 @@ class Mesh:
             finally:
                 await mesh.close()
 
-    async def submit(
+    def submit(
         self,
         capability: str,
         message: BaseModel | dict[str, Any],
@@ -162,7 +86,7 @@ class Mesh:
         by_content: bool = False,
         deadline: float | None = None,
         detached: bool = False,
-    ) -> Handle:
+    ) -> Coroutine[Any, Any, Handle]:
         """Store one task and return its handle. Whichever agent has the capability and is free does it, or the one
         that `agent` names; `@<agent>` in place of the capability is short for an agent that has only one.
 
@@ -178,34 +102,17 @@ class Mesh:
             QueueFullError: the queue is full; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
-        if not self.arrivals.listening:
-            await self.arrivals.listen()
-        chosen = self._chosen_id(message, task_id, idempotency_key, by_content=by_content)
-        work = "" if agent is None else subjects.token(capability, "capability")
-        if agent is not None:
-            capability = subjects.agent_address(agent)
-        handle = Handle(self, capability, chosen or tasks.new_task_id())
-        handle._known_before = chosen is not None  # noqa: SLF001
-        order = tasks.Order(capability, self.client, priority, deadline, detached, work)
-        stored = await tasks.submit(
-            self.connection, self.telemetry, order, message, task_id=handle.task_id, fresh=chosen is None
+        return self._submitter.submit(
+            capability,
+            message,
+            agent=agent,
+            priority=priority,
+            task_id=task_id,
+            idempotency_key=idempotency_key,
+            by_content=by_content,
+            deadline=deadline,
+            detached=detached,
         )
-        handle._stored(stored)  # noqa: SLF001
-        if capability not in self._served:
-            handle.warning = await self._check_served(capability)
-        return handle
-
-    def _chosen_id(
-        self, message: BaseModel | dict[str, Any], task_id: str | None, idempotency_key: str | None, *, by_content: bool
-    ) -> str | None:
-        """The id that the caller chose in one of the three ways; None when it is to be random."""
-        if (task_id is not None) + (idempotency_key is not None) + by_content > 1:
-            raise ConfigError("submit", "give one of task_id, idempotency_key and by_content, for each names the task")
-        if task_id is not None:
-            return subjects.token(task_id, "task id")
-        if idempotency_key is not None:
-            return tasks.task_id_of_key(idempotency_key, self.connection.secret)
-        return tasks.task_id_of_content(message, self.connection.secret) if by_content else None
 
     async def submit_many(
         self,
@@ -226,17 +133,9 @@ class Mesh:
         Raises:
             InvalidSubjectError, ConfigError: where they are to be sent makes no sense; nothing was sent.
         """
-        work = "" if agent is None else subjects.token(capability, "capability")
-        address = capability if agent is None else subjects.agent_address(agent)
-        subjects.task(address, priority, self.client)
-        if not self.arrivals.listening:
-            await self.arrivals.listen()
-        order = tasks.Order(address, self.client, priority, deadline, detached, work)
-        found = [end async for end in self._submit_all(order, messages)]
-        first = next((end for end in found if isinstance(end, Handle)), None)
-        if first is not None and address not in self._served:
-            first.warning = await self._check_served(address)
-        return found
+        return await self._submitter.submit_many(
+            capability, messages, agent=agent, priority=priority, deadline=deadline, detached=detached
+        )
 
     async def submit_each(
         self,
@@ -256,7 +155,7 @@ class Mesh:
         """
         subjects.token(capability, "capability")
         there = await topics.agents_of(self.connection, self.telemetry, capability=capability)
-        return await self._submit_to(there, message, priority=priority, deadline=deadline, detached=detached)
+        return await self._submitter.submit_to(there, message, priority=priority, deadline=deadline, detached=detached)
 
     async def publish(
         self,
@@ -280,77 +179,9 @@ class Mesh:
         subjects.topic_method(topic)
         chosen = None if publish_id is None else topics.task_id(topic, publish_id, self.connection.secret)
         there = await topics.agents_of(self.connection, self.telemetry, topic=topic)
-        return await self._submit_to(
+        return await self._submitter.submit_to(
             there, message, priority=priority, deadline=deadline, detached=detached, task_id=chosen
         )
-
-    async def _submit_to(
-        self, there: list[topics.Doing], message: BaseModel | dict[str, Any], **how: Any
-    ) -> dict[str, Handle | BusError]:
-        async def one(to: topics.Doing) -> Handle | BusError:
-            try:
-                return await self.submit(to.capability, message, agent=to.agent, **how)
-            except BusError as error:
-                return error
-
-        async with asyncio.TaskGroup() as group:
-            stored = {to.agent: group.create_task(one(to)) for to in there}
-        return {agent: task.result() for agent, task in stored.items()}
-
-    async def _submit_all(
-        self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
-    ) -> AsyncIterator[Handle | BusError]:
-        """What became of each message, with up to `_WINDOW` of them on their way."""
-        sent: deque[tuple[Handle, jetstream.Storing] | BusError] = deque()
-        for message in messages:
-            handle = Handle(self, order.capability, tasks.new_task_id())
-            handle._known_before = False  # noqa: SLF001
-            try:
-                task_id = handle.task_id
-                storing = tasks.begin(self.connection, self.telemetry, order, message, task_id=task_id, fresh=True)
-                sent.append((handle, storing))
-            except BusError as error:
-                sent.append(error)
-            if len(sent) >= _WINDOW:
-                yield await self._stored(sent.popleft())
-        while sent:
-            yield await self._stored(sent.popleft())
-
-    async def _stored(self, sent: tuple[Handle, jetstream.Storing] | BusError) -> Handle | BusError:
-        if isinstance(sent, BusError):
-            return sent
-        handle, storing = sent
-        try:
-            handle._stored(await jetstream.finish(self.connection, storing))  # noqa: SLF001
-        except BusError as error:
-            return error
-        return handle
-
-    async def _is_served(self, capability: str) -> bool:
-        if not self.connection.restricted:
-            return await topology.has_workers(self.connection, capability)
-        try:
-            await stewards.ask(self.connection, self.telemetry, "policy", {"name": capability})
-        except NotFoundError:
-            return False
-        return True
-
-    async def _check_served(self, capability: str) -> str:
-        try:
-            if await self._is_served(capability):
-                self._served.add(capability)
-                return ""
-        except BusError as error:
-            log.debug("cannot tell whether %s has workers: %s", capability, error)
-            if self.connection.restricted:
-                self._served.add(capability)  # once is enough
-            return ""
-        what = f"been called {capability[1:]}" if capability.startswith("@") else f"had the capability {capability}"
-        warning = f"no agent has {what} yet; the task waits for one until its deadline"
-        if capability not in self._warned:
-            self._warned.add(capability)
-            log.warning("%s", warning)
-        return warning
 
     def handle(self, capability: str, task_id: str) -> Handle:
         """The handle of a task that this client submitted before, in this process or another.
@@ -358,7 +189,7 @@ class Mesh:
         `capability` is as in the subject that it was sent to: of a task for one agent, `@<agent>`.
         """
         subjects.result(self.client, subjects.address(capability), subjects.token(task_id, "task id"))
-        return Handle(self, capability, task_id)
+        return Handle(self._client, capability, task_id)
 
     async def cancel(self, task_id: str, *, capability: str = "", client: str = "", sequence: int = 0) -> Cancelled:
         """Cancel a task, queued or running, and the children that its handler submitted; say what became of it.
@@ -373,15 +204,15 @@ class Mesh:
             NoStewardError: nobody is there to do it.
             TransportError: no answer within the setting `publish_timeout`; cancelling again is safe.
         """
-        subjects.token(task_id, "task id")
-        message = {
-            "task_id": task_id,
-            "capability": capability,
-            "client": client,
-            "sequence": sequence,
-            "by": f"client {self.client}",
-        }
-        return Cancelled.model_validate(await stewards.ask(self.connection, self.telemetry, "cancel", message))
+        return await stewards.cancel(
+            self.connection,
+            self.telemetry,
+            task_id,
+            by=self.client,
+            capability=capability,
+            client=client,
+            sequence=sequence,
+        )
 
     async def redrive(self, task_id: str, *, capability: str = "", client: str = "") -> Redriven:
         """Submit the task of a dead letter anew, with an id of its own; again it is the same new task.
@@ -524,18 +355,8 @@ class Mesh:
         Raises:
             NotFoundError: neither a result nor a span knows the id.
         """
-        result = None
-        if len(task_or_trace_id) <= 64:
-            result = await endings.stored_result(self.connection, subjects.result_of(task_or_trace_id))
-        since = result.submitted_at - 60.0 if result else time.time() - self.connection.settings.traces_max_age
-        trace_id = result.trace_id if result and result.trace_id else task_or_trace_id
         await self.telemetry.flush()
-        spans = await read_trace(self.connection, trace_id, since=since)
-        if not spans:
-            raise NotFoundError(
-                f"trace of {task_or_trace_id}", "no span is known; was it sampled, and in the last day?"
-            )
-        return spans
+        return await traces.find(self.connection, task_or_trace_id)
 
     async def close(self) -> None:
         """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""

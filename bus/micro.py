@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,7 +46,7 @@ class Micro:
     version: str
     description: str
     metadata: dict[str, str]
-    endpoints: list[Endpoint]
+    endpoints: Collection[Endpoint]
     also: Callable[[str, str], str] | None = None
     """Where else it hears a verb, of all instances (the second is empty) or of this one."""
     _control: list[Subscription] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What each role may do, as subjects, and nothing beyond: the one place where it is decided.
+"""What each role may do, as subjects, and nothing beyond: decided here, and in `bus.trusted` for those with streams.
 
 Must not know how a server is told (`bus.accounts`), nor who has which role (`actors.keyring`).
 """
@@ -6,64 +6,20 @@ Must not know how a server is told (`bus.accounts`), nor who has which role (`ac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from bus import subjects
+from bus import subjects, trusted
 from bus.credentials import DEFAULT_INBOX, SHARED_INBOX, TRUSTED
 from bus.errors import ConfigError
+from bus.grants import Grants, Wish, listings
 
 AGENT: Final = "agent"
 SUBMITTER: Final = "submitter"
 GATEWAY: Final = "gateway"
-MEMORY: Final = "revo-memory"
-"""The name of the memory's service."""
 FOREIGN: Final = "foreign"
-BRIDGE: Final = "bridge"
-ROLES: Final = (SUBMITTER, AGENT, GATEWAY, FOREIGN, "operator", "observer", "registry", "steward", BRIDGE, "memory")
+ROLES: Final = (SUBMITTER, AGENT, GATEWAY, FOREIGN, *trusted.ROLES)
 
 _ANY: Final = ("*",)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a user is to do: the capabilities whose tasks it does, and what it wants of others.
-
-    `submits` are capabilities, or agents as `@name`; `asks` are `service.method`; `broadcasts` are capabilities;
-    `prompts` are agents that take prompts, Revo's or others, or `*` for all.
-    """
-
-    does: Sequence[str] = ()
-    submits: Sequence[str] = ()
-    asks: Sequence[str] = ()
-    broadcasts: Sequence[str] = ()
-    prompts: Sequence[str] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Grants:
-    """What comes of it. Each list holds subjects, with wildcards where many are meant."""
-
-    sends: tuple[str, ...] = ()
-    """What it may publish, and be answered once."""
-    pulls: tuple[str, ...] = ()
-    """What it may publish, and be answered many times."""
-    hears: tuple[str, ...] = ()
-    """What it may subscribe."""
-    serves: tuple[str, ...] = ()
-    """What it answers to others, under its own name."""
-    casts: tuple[str, ...] = ()
-    """The capabilities to all instances of which it may speak."""
-    does: tuple[str, ...] = ()
-    """The capabilities whose tasks it does."""
-    streams: tuple[str, ...] = ()
-    """What it answers to others with many messages."""
-    listings: tuple[tuple[str, str], ...] = ()
-    """What many answer, it among them: how others call it, and where it hears it in an account of its own."""
-    prompts: tuple[str, ...] = ()
-    """The agents that it may prompt, by name."""
-    finds: tuple[tuple[str, str], ...] = ()
-    """What it asks many to find them, as in `listings`."""
 
 
 def check(role: str, user: str, wish: Wish) -> None:
@@ -112,9 +68,7 @@ def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Gra
         return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts, prompts=_ANY))
     if role == FOREIGN:
         return _foreign(user)
-    if role == BRIDGE:
-        return _bridge(user, foreign)
-    return _TRUSTED[role](user)
+    return trusted.grants(role, user, foreign)
 
 
 def _client(user: str, wish: Wish) -> Grants:
@@ -148,15 +102,8 @@ def _client(user: str, wish: Wish) -> Grants:
         tuple(dict.fromkeys(hears)),
         casts=tuple(wish.broadcasts),
         prompts=tuple(wish.prompts),
-        finds=tuple(_listings("PING", "INFO")) if wish.prompts else (),
+        finds=tuple(listings("PING", "INFO")) if wish.prompts else (),
     )
-
-
-def _listings(*verbs: str) -> list[tuple[str, str]]:
-    """Where agents that take prompts are found."""
-    return [
-        (subjects.micro(verb, subjects.AGENTS, one), subjects.listing(verb, one)) for verb in verbs for one in ("", "*")
-    ]
 
 
 def _agent(user: str, wish: Wish) -> Grants:
@@ -213,7 +160,7 @@ def _agent(user: str, wish: Wish) -> Grants:
         casts=own.casts,
         does=tuple(wish.does),
         streams=(prompted.prompt,),
-        listings=tuple(_listings("PING", "INFO", "STATS")),
+        listings=tuple(listings("PING", "INFO", "STATS")),
         prompts=own.prompts,
         finds=own.finds,
     )
@@ -229,151 +176,3 @@ def _foreign(user: str) -> Grants:
     named = (subjects.micro("*", subjects.AGENTS), subjects.micro("*", subjects.AGENTS, "*"))
     own_inbox = f"{DEFAULT_INBOX}.{subjects.AGENTS}.>"  # the protocol's own packages know no other
     return Grants(sends, hears=(address.prompt, address.status, *verbs, *named, own_inbox))
-
-
-# --- those who live where the streams are ---------------------------------------------------------------------
-
-
-def _system(user: str, service: str, *sends: str, hears: Sequence[str] = ()) -> Grants:
-    """What every system actor needs: to answer, to register, to tell events, to be traced."""
-    lease = subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{user}.*")
-    every = (
-        "_R_.>",  # whoever asks from an account of his own
-        f"{SHARED_INBOX}.>",
-        f"{DEFAULT_INBOX}.>",
-        lease,
-        subjects.api("STREAM.MSG.GET", subjects.bucket(subjects.REGISTRY_BUCKET)),
-        f"revo.rpc.{subjects.REGISTRY}.*",
-        subjects.EVENT_SUBJECTS,
-        subjects.span(user),
-    )
-    own = (f"{SHARED_INBOX}.{user}.>", f"revo.rpc.{service}.>", f"revo.direct.{service}.>", "$SRV.>")
-    return Grants((*every, *sends), hears=(*own, *hears))
-
-
-def _registry(user: str) -> Grants:
-    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
-    return _system(
-        user,
-        subjects.REGISTRY,
-        subjects.entry(subjects.REGISTRY_BUCKET, ">"),
-        subjects.api("STREAM.INFO", bucket),
-        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
-        subjects.api("CONSUMER.DELETE", bucket, "*"),
-        subjects.PROBE_SUBJECTS,
-        subjects.api("CONSUMER.CREATE", subjects.PROBES, "*", subjects.PROBE_SUBJECTS),
-        subjects.api("STREAM.CREATE", subjects.PROBES),
-        subjects.api("STREAM.INFO", subjects.PROBES),
-        hears=(subjects.PROBED,),
-    )
-
-
-def _steward(user: str) -> Grants:
-    read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT)
-    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT)
-    looked_at = (subjects.TASKS, subjects.ADVISORIES)
-    return _system(
-        user,
-        subjects.STEWARD,
-        *(subjects.api("STREAM.INFO", stream) for stream in (*read, subjects.ADVISORIES)),
-        *(subjects.api("STREAM.MSG.GET", stream) for stream in read),
-        *(subjects.api("STREAM.MSG.DELETE", stream) for stream in (subjects.TASKS, subjects.DEAD)),
-        subjects.api("DIRECT.GET", subjects.TASKS),
-        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in made),
-        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in made),
-        *(subjects.api("CONSUMER.INFO", stream, "*") for stream in looked_at),
-        f"$JS.ACK.{subjects.ADVISORIES}.>",
-        "revo.task.*.*.*",
-        subjects.RESULT_SUBJECTS,
-        subjects.DEAD_SUBJECTS,
-        subjects.ATTEMPT_SUBJECTS,
-        subjects.AUDIT_SUBJECTS,
-        "revo.ctl.>",
-        hears=(subjects.BEATS,),
-    )
-
-
-def _bridge(user: str, foreign: Sequence[str]) -> Grants:
-    """Watches the registry and who says that it lives; for each foreign agent of the tenant, and no other: holds its
-    leases, does the tasks that are sent to it by name, and prompts it.
-    """
-    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
-    each = [grant for agent in foreign for grant in _speaks_for(agent)]
-    return _system(
-        user,
-        subjects.BRIDGE,
-        subjects.api("STREAM.INFO", bucket),
-        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
-        subjects.api("CONSUMER.DELETE", bucket, "*"),
-        *(subjects.api("STREAM.MSG.GET", stream) for stream in (subjects.RESULTS, subjects.ATTEMPTS)),
-        subjects.api("STREAM.INFO", subjects.ATTEMPTS),
-        subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
-        *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
-        subjects.rpc(subjects.STEWARD, "shed"),
-        subjects.beat(subjects.BRIDGE, "*"),
-        subjects.note("double", "*"),
-        subjects.micro("INFO", subjects.AGENTS),
-        subjects.micro("INFO", subjects.AGENTS, "*"),
-        subjects.micro("PING", "*", "*"),
-        *each,
-        hears=(
-            subjects.PRESENCE,
-            subjects.control(subjects.BRIDGE, "*", "*"),
-            subjects.control(subjects.EVERYONE, subjects.EVERYONE, "*"),
-        ),
-    )
-
-
-def _speaks_for(agent: str) -> list[str]:
-    """What a bridge publishes for one foreign agent."""
-    address = subjects.agent_address(agent)
-    place = subjects.PromptAddress(agent, "*", "*")
-    found = [
-        place.prompt,
-        place.status,
-        subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{agent}.*"),
-        f"revo.result.*.{address}.*",
-        f"revo.dead.*.{address}.*",
-        f"$KV.ATTEMPTS.*.{address}.*",
-    ]
-    for priority in subjects.PRIORITIES:
-        consumer, only = subjects.consumer(address, priority), subjects.consumer_filter(address, priority)
-        found += [subjects.api(f"CONSUMER.{verb}", subjects.TASKS, consumer) for verb in ("INFO", "MSG.NEXT")]
-        found += [subjects.api("CONSUMER.CREATE", subjects.TASKS, consumer, only)]
-        found += [f"$JS.ACK.{subjects.TASKS}.{consumer}.>"]
-    return found
-
-
-def _memory(user: str) -> Grants:
-    return _system(user, MEMORY)
-
-
-def _observer(user: str) -> Grants:
-    """Sees who lives, what happens, what waits and where the time goes; no task, no result, no dead letter."""
-    seen = (subjects.EVENTS, subjects.TRACES)
-    sends = (
-        *(subjects.api("STREAM.INFO", stream) for stream in (*seen, subjects.TASKS)),
-        subjects.api("CONSUMER.LIST", subjects.TASKS),
-        *(subjects.api("STREAM.MSG.GET", stream) for stream in seen),
-        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in seen),
-        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in seen),
-        *(subjects.rpc(subjects.REGISTRY, method) for method in ("list", "find", "get", "capabilities")),
-        *(subjects.micro(verb) for verb in ("PING", "INFO", "STATS")),
-        *(asked for asked, _ in _listings("PING", "INFO", "STATS")),
-        subjects.span(user),
-    )
-    heard = (subjects.BEATS, subjects.PRESENCE, subjects.EVENT_SUBJECTS)
-    return Grants(sends, hears=(f"{SHARED_INBOX}.{user}.>", *heard))
-
-
-def _operator(_user: str) -> Grants:
-    return Grants((">",), hears=(">",))
-
-
-_TRUSTED: Final = {
-    "operator": _operator,
-    "observer": _observer,
-    "registry": _registry,
-    "steward": _steward,
-    "memory": _memory,
-}

@@ -8,9 +8,7 @@ may have been acted on.
 from __future__ import annotations
 
 import asyncio
-import datetime
 import functools
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -18,23 +16,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from bus import codec, subjects
+from bus import codec, replies, subjects
 from bus.connection import Connection, Subscription
 from bus.deadlines import TERM, Term, reserve, within
-from bus.endings import error_info
-from bus.errors import (
-    BusError,
-    CodecError,
-    DecodeError,
-    EncodeError,
-    MailboxFullError,
-    NotFoundError,
-    PermissionDeniedError,
-    RemoteError,
-    RequestTimeoutError,
-)
+from bus.errors import BusError, DecodeError, EncodeError, PermissionDeniedError, RemoteError
 from bus.health import Meter
-from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, JSON, MSGPACK, SERVICE_ERROR, SERVICE_ERROR_CODE, ErrorInfo
+from bus.messages import CONTENT_TYPE, DEADLINE, INSTANCE, MSGPACK, SERVICE_ERROR
+from bus.micro import Endpoint, Micro
 from bus.telemetry import Attributes, Telemetry
 from bus.wire import Message, OnMessage
 
@@ -63,15 +51,9 @@ RpcHandler = Callable[[Request], Awaitable[object]]
 """Takes a request and returns the reply's value, plain or pydantic; what it raises is the caller's `RemoteError`."""
 
 
-@dataclass(slots=True)
-class _Endpoint:
+@dataclass(slots=True, kw_only=True)
+class _Method(Endpoint):
     handler: RpcHandler
-    subject: str
-    queue: str
-    requests: int = 0
-    errors: int = 0
-    processing: float = 0.0
-    last_error: str = ""
     subscriptions: list[Subscription] = field(default_factory=list)
 
 
@@ -127,7 +109,7 @@ async def exchange(connection: Connection, question: Question) -> Any:
     """Send it and return the plain value of the reply; see `call`."""
     subject, body, headers, timeout = question
     reply = await connection.request(subject, body, headers, timeout=timeout)
-    return read_reply(reply.headers, reply.data, subject)
+    return replies.read(reply.headers, reply.data, subject)
 
 
 async def tell(connection: Connection, telemetry: Telemetry, service: str, method: str, message: object) -> None:
@@ -136,26 +118,6 @@ async def tell(connection: Connection, telemetry: Telemetry, service: str, metho
     headers = {CONTENT_TYPE: MSGPACK}
     telemetry.inject(headers)
     await connection.publish(subject, codec.encode(message, subject=subject), headers)
-
-
-def read_reply(headers: Mapping[str, str], body: bytes, subject: str) -> Any:
-    """The value of a reply.
-
-    Raises:
-        RemoteError: when the reply is an error, ours or any other micro service's.
-        DecodeError: when it cannot be read.
-    """
-    if SERVICE_ERROR_CODE in headers:
-        try:
-            info = codec.read(ErrorInfo, headers, body, subject=subject)
-        except DecodeError:
-            raise RemoteError(headers[SERVICE_ERROR_CODE], headers.get(SERVICE_ERROR, "")) from None
-        error = RemoteError(info.code, info.message, info.retryable, info.details)
-        error.fault = info.fault
-        raise error
-    if not body:
-        return None
-    return codec.decode(body, codec.content_type_of(headers, subject=subject), subject=subject)
 
 
 @dataclass(slots=True)
@@ -171,57 +133,63 @@ class Service:
     metadata: dict[str, str] = field(default_factory=dict)
     meter: Meter | None = None
     """Counts what came to an end."""
-    _endpoints: dict[str, _Endpoint] = field(default_factory=dict)
-    _control: list[Subscription] = field(default_factory=list)
+    _methods: dict[str, _Method] = field(default_factory=dict)
+    _micro: Micro = field(init=False)
     _running: set[asyncio.Task[None]] = field(default_factory=set)
-    _started: str = ""
+
+    def __post_init__(self) -> None:
+        self._micro = Micro(
+            self.connection,
+            self.name,
+            self.instance,
+            self.version,
+            self.description,
+            self.metadata,
+            self._methods.values(),
+        )
 
     def endpoint(self, method: str, handler: RpcHandler) -> None:
         """Answer `method` with `handler`. Requests run side by side; bounding them is the handler's business."""
-        self._endpoints[method] = _Endpoint(handler, subjects.rpc(self.name, method), self.name)
+        self._methods[method] = _Method(method, subjects.rpc(self.name, method), self.name, handler=handler)
 
     def on_broadcast(self, capability: str, handler: RpcHandler) -> None:
         """Answer what is sent to all instances that have a capability; no queue group chooses one of them."""
-        self._endpoints[f"broadcast-{capability}"] = _Endpoint(handler, subjects.broadcast(capability), "")
+        name = f"broadcast-{capability}"
+        self._methods[name] = _Method(name, subjects.broadcast(capability), "", handler=handler)
 
     async def start(self) -> None:
         """Serve; returns when the server knows of every endpoint."""
-        self._started = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
         await self.resume()
-        for verb, answer in (("PING", self._ping), ("INFO", self._info), ("STATS", self._stats)):
-            for name, instance in (("", ""), (self.name, ""), (self.name, self.instance)):
-                subject = subjects.micro(verb, name, instance)
-                self._control.append(await self.connection.subscribe(subject, self._answer(answer)))
+        await self._micro.start()
 
     async def resume(self) -> None:
         """Take requests, from the start or after a pause."""
-        for method, endpoint in self._endpoints.items():
-            await self._listen(endpoint, method, endpoint.subject, endpoint.queue)
-            if endpoint.queue:
+        for method in self._methods.values():
+            await self._listen(method, method.subject, method.queue)
+            if method.queue:
                 try:
-                    await self._listen(endpoint, method, subjects.direct(self.name, self.instance, method), "")
+                    await self._listen(method, subjects.direct(self.name, self.instance, method.name), "")
                 except PermissionDeniedError as error:  # granted by an earlier version; `revo keys` grants it anew
                     log.warning("%s cannot be asked directly: %s", self.instance, error)
 
     async def pause(self) -> None:
         """Take no more requests for now, so that they go to other instances; those in hand are answered."""
-        ending = [one for endpoint in self._endpoints.values() for one in endpoint.subscriptions]
-        for endpoint in self._endpoints.values():
-            endpoint.subscriptions.clear()
+        ending = [one for method in self._methods.values() for one in method.subscriptions]
+        for method in self._methods.values():
+            method.subscriptions.clear()
         await asyncio.gather(*(one.drain() for one in ending))
 
-    async def _listen(self, endpoint: _Endpoint, method: str, subject: str, queue: str) -> None:
-        receive = self._receiver(method, endpoint)
+    async def _listen(self, method: _Method, subject: str, queue: str) -> None:
+        receive = self._receiver(method)
         for form in (subject, f"{subject}.*"):  # the second with the caller's name
-            endpoint.subscriptions.append(await self.connection.subscribe(form, receive, queue=queue))
+            method.subscriptions.append(await self.connection.subscribe(form, receive, queue=queue))
 
     async def drain(self, timeout: float) -> None:
         """Take no more requests and answer those in hand; cut off what takes longer than `timeout` seconds.
 
         Cure of traps 7 and 8: nats-py's `Service.stop` and `drain` lose requests that are in flight.
         """
-        for subscription in self._control:
-            await subscription.drain()
+        await self._micro.drain()
         await self.pause()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=timeout)
@@ -229,9 +197,9 @@ class Service:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
 
-    def _receiver(self, method: str, endpoint: _Endpoint) -> OnMessage:
+    def _receiver(self, method: _Method) -> OnMessage:
         def receive(message: Message) -> None:
-            task = asyncio.get_running_loop().create_task(self._serve(method, endpoint, message))
+            task = asyncio.get_running_loop().create_task(self._serve(method, message))
             self._running.add(task)
             task.add_done_callback(self._served)
 
@@ -242,39 +210,39 @@ class Service:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("service %s: %s", self.name, error, exc_info=error)
 
-    async def _serve(self, method: str, endpoint: _Endpoint, message: Message) -> None:
+    async def _serve(self, method: _Method, message: Message) -> None:
         started = time.perf_counter()
         headers = message.headers
-        endpoint.requests += 1
+        method.requests += 1
         content_type = MSGPACK
         failed = False
-        name = f"{self.name}/{method}"
-        attributes = functools.partial(attributes_of, self.name, method)
+        name = f"{self.name}/{method.name}"
+        attributes = functools.partial(attributes_of, self.name, method.name)
         with self.telemetry.span(name, kind="server", headers=headers, attributes=attributes) as span:
             try:
                 content_type = codec.content_type_of(headers, subject=message.subject)
                 deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
-                request = Request(self.name, method, message.data, headers, content_type, deadline)
+                request = Request(self.name, method.name, message.data, headers, content_type, deadline)
                 CALLER.set(subjects.caller_of(message.subject))
                 TERM.set(term := Term(deadline))
                 try:
-                    value = await self._before(deadline, endpoint.handler(request), name)
+                    value = await self._before(deadline, method.handler(request), name)
                 finally:
                     term.end()
                 body = codec.encode(value, content_type, subject=message.subject)
                 reply = {CONTENT_TYPE: content_type}
             except asyncio.CancelledError:
-                await self._reply(message, *_failure(RemoteError("draining", "the actor stops", True), content_type))
+                stops = RemoteError("draining", "the actor stops", True)
+                await self._reply(message, *replies.failure(stops, content_type))
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises goes to the caller)
-                endpoint.errors += 1
-                endpoint.last_error = f"{type(error).__name__}: {error}"[:200]
+                method.failed(f"{type(error).__name__}: {error}")
                 span.fail(error)
                 failed = not isinstance(error, BusError) or isinstance(error, EncodeError)  # others are the caller's
-                body, reply = _failure(error, content_type)
+                body, reply = replies.failure(error, content_type)
             finally:
                 took = time.perf_counter() - started
-                endpoint.processing += took
+                method.processing += took
                 if self.meter is not None:
                     self.meter.ended(took, failed=failed)
             await self._reply(message, body, reply)
@@ -310,65 +278,10 @@ class Service:
         try:
             await self.connection.publish(message.reply, body, headers)
         except BusError as error:
-            fault, reply = _failure(error, headers.get(CONTENT_TYPE, MSGPACK))
+            fault, reply = replies.failure(error, headers.get(CONTENT_TYPE, MSGPACK))
             log.warning("reply of %s not sent: %s", message.subject, error)
             if not error.retryable and self.connection.is_connected:
                 await self.connection.publish(message.reply, fault, reply)
-
-    # --- control subjects ---------------------------------------------------------------------------------
-
-    def _answer(self, build: Callable[[], dict[str, Any]]) -> OnMessage:
-        def answer(message: Message) -> None:
-            if message.reply:
-                self.connection.send(message.reply, json.dumps(build()).encode())
-
-        return answer
-
-    def _identity(self, kind: str) -> dict[str, Any]:
-        return {
-            "type": f"io.nats.micro.v1.{kind}_response",
-            "name": self.name,
-            "id": self.instance,
-            "version": self.version,
-            "metadata": self.metadata,
-        }
-
-    def _ping(self) -> dict[str, Any]:
-        return self._identity("ping")
-
-    def _info(self) -> dict[str, Any]:
-        return {
-            **self._identity("info"),
-            "description": self.description,
-            "endpoints": [
-                {
-                    "name": method,
-                    "subject": endpoint.subject,
-                    "queue_group": endpoint.queue,
-                    "metadata": {},
-                }
-                for method, endpoint in self._endpoints.items()
-            ],
-        }
-
-    def _stats(self) -> dict[str, Any]:
-        return {
-            **self._identity("stats"),
-            "started": self._started,
-            "endpoints": [
-                {
-                    "name": method,
-                    "subject": endpoint.subject,
-                    "queue_group": endpoint.queue,
-                    "num_requests": endpoint.requests,
-                    "num_errors": endpoint.errors,
-                    "last_error": endpoint.last_error,
-                    "processing_time": int(endpoint.processing * 1e9),
-                    "average_processing_time": int(endpoint.processing * 1e9 / max(1, endpoint.requests)),
-                }
-                for method, endpoint in self._endpoints.items()
-            ],
-        }
 
 
 def attributes_of(service: str, method: str) -> Attributes:
@@ -381,23 +294,3 @@ def _deadline(headers: Mapping[str, str], default: float, subject: str) -> float
         return float(headers[DEADLINE]) if DEADLINE in headers else time.time() + default
     except ValueError:
         raise DecodeError(subject, f"header {DEADLINE}: {headers[DEADLINE]!r:.40} is not unix seconds") from None
-
-
-def _failure(error: BaseException, content_type: str) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a reply that says what went wrong."""
-    info = error_info(error)
-    info.traceback = ""  # ours to read in the log, not the caller's
-    number = "500"
-    if isinstance(error, CodecError) and not isinstance(error, EncodeError):
-        number = "400"
-    elif isinstance(error, NotFoundError):
-        number = "404"
-    elif isinstance(error, MailboxFullError):
-        number = "429"
-    elif isinstance(error, RequestTimeoutError) or info.code == "deadline_exceeded":
-        number = "504"
-    elif info.retryable and isinstance(error, BusError):
-        number = "503"
-    text = " ".join(f"{info.code}: {info.message}".split())[:500]
-    headers = {CONTENT_TYPE: content_type, SERVICE_ERROR_CODE: number, SERVICE_ERROR: text}
-    return codec.encode(info.model_dump(), JSON if content_type == JSON else MSGPACK), headers

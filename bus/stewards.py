@@ -8,6 +8,7 @@ from typing import Any, Final
 from bus import rpc, subjects
 from bus.connection import Connection
 from bus.errors import BusError, NoRespondersError, NoStewardError, NotFoundError, RemoteError, TransportError
+from bus.messages import Cancelled
 from bus.outcomes import Policy
 from bus.telemetry import Telemetry
 from bus.topology import ForbiddenTopologyError, PolicyConflictError, settle
@@ -32,6 +33,28 @@ async def policy_of(
         raise ForbiddenTopologyError(f"the consumers of {capability}", "create") from error
     held = Policy.of(said["policy"]) if said["policy"] else None
     return settle(capability, wanted, agent, held, str(said["agent"]))
+
+
+async def cancel(
+    connection: Connection,
+    telemetry: Telemetry,
+    task_id: str,
+    *,
+    by: str,
+    capability: str = "",
+    client: str = "",
+    sequence: int = 0,
+) -> Cancelled:
+    """Have a task cancelled on behalf of a client; see `bus.mesh.Mesh.cancel`."""
+    subjects.token(task_id, "task id")
+    message = {
+        "task_id": task_id,
+        "capability": capability,
+        "client": client,
+        "sequence": sequence,
+        "by": f"client {by}",
+    }
+    return Cancelled.model_validate(await ask(connection, telemetry, "cancel", message))
 
 
 async def ask(connection: Connection, telemetry: Telemetry, method: str, message: dict[str, Any]) -> Any:

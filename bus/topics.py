@@ -1,6 +1,6 @@
 """To each agent that subscribes to a topic, or that has a capability: who they are, and what they answer.
 
-Must not know how a task is submitted (`bus.mesh`), nor how an agent subscribes (`actors.registry`).
+Must not know how a task is submitted (`bus.submitting`), nor how an agent subscribes (`actors.registry`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import hashlib
 from typing import NamedTuple
 
-from bus import rpc, subjects
+from bus import replies, rpc, subjects
 from bus.cast import Gathered, Reply
 from bus.connection import Connection
 from bus.errors import CodecError, NoRespondersError, RemoteError, TransportError
@@ -64,9 +64,9 @@ async def gather(
             group.create_task(_ask(connection, telemetry, one.agent, method, message, timeout=timeout)) for one in there
         ]
     found = [task.result() for task in asked]
-    replies = [reply for reply in found if reply is not None]
+    came = [reply for reply in found if reply is not None]
     missing = [one.agent for one, reply in zip(there, found, strict=True) if reply is None]
-    return Gathered(sorted(replies, key=lambda reply: reply.instance), missing)
+    return Gathered(sorted(came, key=lambda reply: reply.instance), missing)
 
 
 async def _ask(
@@ -86,7 +86,7 @@ async def _ask(
             return None
         instance = reply.headers.get(INSTANCE, "")
         try:
-            return Reply(instance, rpc.read_reply(reply.headers, reply.data, subject))
+            return Reply(instance, replies.read(reply.headers, reply.data, subject))
         except RemoteError as error:
             return Reply(instance, error=error)
         except CodecError as error:

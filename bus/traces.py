@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter
 
-from bus import codec, subjects
+from bus import codec, endings, subjects
 from bus.connection import Connection
-from bus.errors import DecodeError
+from bus.errors import DecodeError, NotFoundError
 from bus.messages import SpanRecord
 from bus.reading import stored_since
 
@@ -91,6 +92,19 @@ async def spans_of(wanted: str, batches: AsyncIterator[tuple[Mapping[str, str], 
 def _task_of(span: dict[str, Any]) -> object:
     attributes = span.get("attributes")
     return attributes.get("messaging.message.id") if isinstance(attributes, dict) else None
+
+
+async def find(connection: Connection, task_or_trace_id: str) -> list[SpanRecord]:
+    """The spans of a task; see `bus.mesh.Mesh.trace`."""
+    result = None
+    if len(task_or_trace_id) <= 64:
+        result = await endings.stored_result(connection, subjects.result_of(task_or_trace_id))
+    since = result.submitted_at - 60.0 if result else time.time() - connection.settings.traces_max_age
+    trace_id = result.trace_id if result and result.trace_id else task_or_trace_id
+    spans = await read_trace(connection, trace_id, since=since)
+    if not spans:
+        raise NotFoundError(f"trace of {task_or_trace_id}", "no span is known; was it sampled, and in the last day?")
+    return spans
 
 
 async def read_trace(connection: Connection, trace_id: str, *, since: float) -> list[SpanRecord]:

@@ -10,23 +10,25 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Final, Literal, Protocol, Self
 
 from bus import subjects
 from bus.connection import Connection
-from bus.control import Control, EndOrder, ShedOrder
+from bus.control import Control, ShedOrder
 from bus.errors import BusError, DecodeError
 from bus.extender import Extender, Pulse, both
 from bus.health import Meter
 from bus.heartbeat import Heart
 from bus.intake import Intake
 from bus.messages import CAPABILITY, Beat, Envelope
+from bus.nursery import Nursery, WorkerFaultError
 from bus.outcomes import Happening, Policy
 from bus.pace import Pace
 from bus.pull import Puller, Source
 from bus.recovery import Recovery
+from bus.revoked import Revoked
 from bus.run import Capability, Handler, Run
 from bus.running import Runner
 from bus.settling import Settler
@@ -40,8 +42,6 @@ log = logging.getLogger(__name__)
 
 HELD: Final = 1.0
 """Seconds that a task waits in hand for a slot, then another worker shall have it."""
-REMEMBERED: Final = 1000
-"""Tasks that others ended which a worker remembers, in case one of them is still on its way to it."""
 
 
 class Signs(Protocol):
@@ -93,25 +93,19 @@ class Worker:
         self._secluded: deque[Run] = deque()
         self._active: set[Run] = set()
         self._exclusive: Run | None = None
-        self._ended: dict[int, Happening] = {}
-        """Tasks that others have ended lately: one of them may still be on its way to us."""
         self._pace = Pace(concurrency)
         self._listening = False
         self._left = False
         self._draining = False
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
-        self.failed: asyncio.Future[BusError] = asyncio.get_running_loop().create_future()
+        self._nursery = Nursery(f"worker {instance}")
+        self._spawn = self._nursery.spawn
+        self.failed: asyncio.Future[BusError] = self._nursery.failed
         """Done when the worker cannot go on: its process should end, so that a new one takes over."""
         self.shed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when others need the room and we are idle, with why: the process should drain and stay away a while."""
         self._address = subjects.agent_address(agent)
-        addresses = [*self._capabilities, *([self._address] if named is not None else [])]
-        sources = [
-            Source(f"{address}.{priority}", subjects.consumer(address, priority), rank)
-            for rank, priority in enumerate(subjects.PRIORITIES)
-            for address in addresses
-        ]
+        sources = _sources([*self._capabilities, *([self._address] if named is not None else [])])
         self._signs = signs
         self._probes = subjects.probe(agent) if signs is not None else ""
         if signs is not None:  # the last to be pulled, and nothing hangs on it: the registry makes this consumer
@@ -123,20 +117,11 @@ class Worker:
             self._on_message,
             spare=self._spare,
             spawn=self._spawn,
-            fail=self._fail,
+            fail=self._nursery.fail,
             on_quiet=self._schedule,
         )
         self._heart = Heart(connection, self._beat, self._news, self._spawn)
         self._on_pause = on_pause
-        self._control = Control(
-            connection,
-            agent,
-            instance,
-            on_end=self._on_end,
-            on_shed=self._on_shed,
-            beat=self._beat,
-            on_pause=self._pause,
-        )
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
@@ -144,7 +129,6 @@ class Worker:
             settings=self._settings,
             pulse=self._heart.pulse if pulse is None else both(self._heart.pulse, pulse),
         )
-        connection.on_reconnect(self._back)
         self._recovery = Recovery(
             connection,
             telemetry,
@@ -162,6 +146,16 @@ class Worker:
             instance=instance,
             changed=self._schedule,
             unstored=self._recovery.unstored,
+        )
+        self._revoked = Revoked(connection, self._settler, self._in_hand, let_go=self._let_go, spawn=self._spawn)
+        self._control = Control(
+            connection,
+            agent,
+            instance,
+            on_end=self._revoked.on_end,
+            on_shed=self._on_shed,
+            beat=self._beat,
+            on_pause=self._pause,
         )
         self._runner = Runner(
             connection, telemetry, self._settler, self._recovery, seclude=self._seclude, spawn=self._spawn
@@ -222,8 +216,8 @@ class Worker:
         run = Run(envelope, self._capability_of(envelope), began_at=time.time())
         self._in_hand[envelope.sequence] = run
         self._extender.hold(envelope.sequence, envelope.reply)
-        if envelope.sequence in self._ended:
-            run.task = self._spawn(self._return(run, self._ended[envelope.sequence]))
+        if envelope.sequence in self._revoked.early:
+            run.task = self._spawn(self._return(run, self._revoked.early[envelope.sequence]))
             return
         if self._clear and not self._held and len(self._active) < self._concurrency:
             self._start(run)
@@ -327,7 +321,7 @@ class Worker:
         try:
             await self._runner.run(run)
         except Exception as error:  # noqa: BLE001  (nothing that a handler does ends here)
-            self._fault(error)
+            self._nursery.fault(error)
         finally:
             self._pace.took(time.time() - run.began_at)
             self._leave(run)
@@ -382,17 +376,6 @@ class Worker:
                 run.timer.clear()
             run.task = self._spawn(self._return(run, Happening.HANDED_BACK))
 
-    def _on_end(self, order: EndOrder) -> None:
-        """Somebody else has ended a task, its result stands: let go of it, now or when it arrives."""
-        why = Happening.EXPIRED if order.status == "expired" else Happening.CANCELLED
-        run = self._in_hand.get(order.sequence)
-        if run is not None:
-            self._let_go(run, why)
-            return
-        self._ended[order.sequence] = why
-        if len(self._ended) > REMEMBERED:
-            del self._ended[next(iter(self._ended))]
-
     def _on_shed(self, order: ShedOrder) -> None:
         """Somebody on this host is short of what we hold. Who has work by now stays."""
         if not self._in_hand and not self._draining and not self.shed.done():
@@ -406,20 +389,6 @@ class Worker:
         if run.timer is not None:
             run.timer.clear()
         run.task = self._spawn(self._return(run, why))
-
-    async def _back(self) -> None:
-        """After a reconnect: what was said meanwhile we did not hear."""
-        for run in list(self._in_hand.values()):
-            self._spawn(self._look_again(run))
-
-    async def _look_again(self, run: Run) -> None:
-        try:
-            ended = await self._settler.stored_result(run.envelope)
-        except BusError as error:
-            log.debug("result of %s: %s", run.envelope.task_id, error)  # whoever stores ours finds out
-            return
-        if ended is not None and self._in_hand.get(run.envelope.sequence) is run:
-            self._let_go(run, Happening.EXPIRED if ended.status == "expired" else Happening.CANCELLED)
 
     def _beat(self) -> Beat:
         runs = list(self._in_hand.values())  # one step, for the extender's thread asks too
@@ -473,14 +442,11 @@ class Worker:
             run.stop(Happening.HANDED_BACK)
         await self._until_idle(5.0)
         self._left = True
-        self._connection.forget(self._back)
+        self._revoked.close()
         await self._heart.stop()
         await self._control.close()
         await self._extender.close()
-        left = [*self._tasks, *(run.task for run in self._in_hand.values() if run.task is not None)]
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await self._nursery.close(run.task for run in self._in_hand.values() if run.task is not None)
 
     async def _until_idle(self, timeout: float) -> None:
         self._idle.clear()
@@ -490,27 +456,6 @@ class Worker:
                     await self._idle.wait()
             except TimeoutError:
                 return
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self._fault(error)
-
-    def _fault(self, error: BaseException) -> None:
-        """Nothing that a handler does ends here: a fault of ours, or a server that refuses us."""
-        log.error("worker %s: %s: %s", self._instance, type(error).__name__, error, exc_info=error)
-        self._fail(error if isinstance(error, BusError) else WorkerFaultError(str(error)))
-
-    def _fail(self, error: BusError) -> None:
-        if not self.failed.done():
-            self.failed.set_result(error)
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -522,12 +467,10 @@ class Worker:
         await self.drain()
 
 
-class WorkerFaultError(BusError):
-    """The worker itself is at fault; its process should end, and what it held goes to another."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"fault in the worker: {self.reason}"
+def _sources(addresses: Sequence[str]) -> list[Source]:
+    """The consumers of these addresses, the most urgent first."""
+    return [
+        Source(f"{address}.{priority}", subjects.consumer(address, priority), rank)
+        for rank, priority in enumerate(subjects.PRIORITIES)
+        for address in addresses
+    ]

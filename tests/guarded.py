@@ -11,9 +11,9 @@ from actors.keyring import Keyring
 from actors.loading import default_policy
 from bus import topology
 from bus.connection import Connection
+from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.outcomes import Policy
-from bus.roles import Wish
 from bus.server import Server
 from bus.settings import MAIN, Settings
 

@@ -13,16 +13,14 @@ from typing import Final
 
 from actors.bridge.foreigners import Foreign
 from actors.registry.catalog import Catalog
-from actors.registry.model import Instance
+from actors.registry.model import PACKED, Instance
 from bus import codec, events, subjects
 from bus.connection import Connection
 from bus.errors import BusError, PermissionDeniedError, TransportError, WrongSequenceError
-from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket
 
 log = logging.getLogger(__name__)
 
-_PACKED: Final = {CONTENT_TYPE: MSGPACK}
 _DUE: Final = (0.6, 0.9)
 """Of a heartbeat: when a lease is renewed that nobody else has renewed. The spread leaves it to one of the bridges."""
 
@@ -60,7 +58,7 @@ class Leases:
                 await self._take(wanted, body)
             else:
                 key, expect = wanted.key, standing.revision
-                await self._bucket.put(key, body, _PACKED, expect=expect, ttl=self._ttl, patience=0.0)
+                await self._bucket.put(key, body, PACKED, expect=expect, ttl=self._ttl, patience=0.0)
                 if native and standing.instance.state == "ready":
                     await self._tell(wanted, "shadowed", native=native)
         except WrongSequenceError:
@@ -73,7 +71,7 @@ class Leases:
                 log.warning("%s; `revo keys add %s --role foreign` lets it in", error, one.agent)
 
     async def _take(self, wanted: Instance, body: bytes) -> None:
-        revision = await self._bucket.create(wanted.key, body, _PACKED, ttl=self._ttl)
+        revision = await self._bucket.create(wanted.key, body, PACKED, ttl=self._ttl)
         self._refused.discard(wanted.agent)
         await self._tell(wanted, "registered", f"registered.{revision}", **wanted.labels)
         native = wanted.labels.get("name_of", "")

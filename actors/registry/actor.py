@@ -10,21 +10,18 @@ import asyncio
 import itertools
 import logging
 import time
-from typing import Final
 
 from actors.actor import Actor, rpc
 from actors.registry import schemas
 from actors.registry.catalog import BehindError, Catalog, Known
+from actors.registry.definitions import TRIES, Definitions
 from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError, NotYoursError
-from actors.registry.model import (
+from actors.registry.messages import (
     Agents,
     Capabilities,
-    CapabilityInfo,
     CapabilitySummary,
-    Definition,
     Details,
     Find,
-    Instance,
     Lease,
     Name,
     Page,
@@ -33,25 +30,17 @@ from actors.registry.model import (
     Registration,
     Removed,
     Which,
-    Word,
-    definition_key,
-    lease_key,
-    owner_of,
-    owns,
 )
+from actors.registry.model import PACKED, Instance, lease_key, owner_of, owns
 from actors.registry.prober import Prober
 from actors.registry.topics import Topics
 from bus import codec, events, subjects
 from bus.dial import RECONNECT_MAX
 from bus.errors import ConfigError, NotFoundError, WrongSequenceError
-from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.rpc import CALLER
 from bus.store import Bucket, Entry
 
 log = logging.getLogger(__name__)
-
-_PACKED: Final = {CONTENT_TYPE: MSGPACK}
-_TRIES: Final = 5
 
 
 class Registry(Actor):
@@ -65,13 +54,13 @@ class Registry(Actor):
         connection = self.mesh.connection
         self._settings = connection.settings
         self._bucket = Bucket(connection, subjects.REGISTRY_BUCKET)
-        self._checked: set[bytes] = set()
         self._gone: asyncio.Queue[tuple[float, str, Entry]] = asyncio.Queue()
         self._catalog = Catalog(connection, on_gone=self._on_gone, spawn=self.spawn)
         self._all_back = time.monotonic() + RECONNECT_MAX
         """By when everybody is back who lost the server when we did."""
         connection.on_reconnect(self._on_reconnect)
         await self._catalog.open()
+        self._definitions = Definitions(self._catalog, self._bucket)
         self._topics = Topics(self._catalog, self._bucket)
         self._prober = Prober(connection, self._catalog, self.mesh.telemetry.instance)
         await self._prober.open()
@@ -101,14 +90,14 @@ class Registry(Actor):
         if not owns(registration.agent, registration.instance):
             reason = f"an instance of {registration.agent} is called {registration.agent}-, and what has no hyphen"
             raise ConfigError(f"instance {registration.instance}", reason)
-        declared = self._check(registration)
+        declared = self._definitions.check(registration)
         owner = owner_of(registration.secret)
         standing = self._catalog.get(registration.instance)
         if standing is not None:
             registered = self._held(standing.instance, owner, standing.revision)
             await self._topics.settle(registration)
             return registered
-        replaced = [await self._define(capability, registration) for capability in declared.values()]
+        replaced = [await self._definitions.define(capability, registration) for capability in declared.values()]
         instance = Instance(
             **registration.model_dump(exclude={"secret", "capabilities"}),
             capabilities={name: schemas.digest(capability) for name, capability in declared.items()},
@@ -117,7 +106,7 @@ class Registry(Actor):
         )
         body = codec.encode(instance.model_dump())
         try:
-            revision = await self._bucket.create(key, body, _PACKED, ttl=self._settings.lease_ttl)
+            revision = await self._bucket.create(key, body, PACKED, ttl=self._settings.lease_ttl)
         except WrongSequenceError:
             entry = await self._bucket.get(key)
             if entry is None or not entry.live:
@@ -126,8 +115,9 @@ class Registry(Actor):
             return self._held(held, owner, entry.revision)
         await self._catalog.reached(revision)
         known = self._catalog.get(registration.instance)
-        if known is not None and known.conflict:
-            await self._take_back(known, replaced)
+        if known is not None and known.conflict:  # of two that came at once, this one was second
+            await self._bucket.remove(known.instance.key, expect=known.revision)
+            await self._definitions.restore(replaced)
             names, moment = ", ".join(declared), "both came at the same moment"
             raise DefinitionConflictError(names, registration.agent, known.conflict, moment, registration.version)
         await self._topics.settle(registration)
@@ -135,74 +125,6 @@ class Registry(Actor):
             await self._prober.expect(registration.agent)
         self.spawn(self._tell(instance.agent, instance.instance, "registered", f"registered.{revision}", instance))
         return self._registered(instance, revision)
-
-    def _check(self, registration: Registration) -> dict[str, CapabilityInfo]:
-        declared: dict[str, CapabilityInfo] = {}
-        for capability in registration.capabilities:
-            subjects.token(capability.name, "capability")
-            if capability.name in declared:
-                raise ConfigError(f"capability {capability.name}", "is declared twice")
-            schemas.check(capability, self._checked)
-            self._agree(capability, registration)
-            declared[capability.name] = capability
-        return declared
-
-    def _agree(self, capability: CapabilityInfo, registration: Registration) -> bool:
-        """Whether what stands says the same.
-
-        Raises:
-            DefinitionConflictError: somebody lives whose word contradicts it.
-        """
-        name, ours = capability.name, registration.agent
-        standing, _ = self._catalog.definitions.get(name, (None, 0))
-        stands = schemas.digest(standing) if standing is not None else ""
-        word = Word(schemas.digest(capability), ours, registration.version)
-        against = self._catalog.against(name, word)
-        if against is None:
-            return stands == word.meaning
-        if self._catalog.get(against.instance) is None:
-            raise BehindError(0, self._catalog.revision)  # the last one is gone, and the server about to say so
-        difference = "their schemas are not the same"
-        if standing is not None and stands == against.capabilities[name]:
-            difference = schemas.difference(capability, ours, standing, against.agent)
-        raise DefinitionConflictError(name, ours, against.agent, difference, registration.version)
-
-    async def _define(self, capability: CapabilityInfo, registration: Registration) -> tuple[Definition, int] | None:
-        """Write what a capability is, where it is new or nobody contradicts what comes; return what it was."""
-        for _ in range(_TRIES):
-            if self._agree(capability, registration):
-                return None
-            before = self._catalog.definitions.get(capability.name)
-            definition = Definition(
-                capability=capability.name,
-                message=capability.message,
-                result=capability.result,
-                agent=registration.agent,
-                version=registration.version,
-                defined_at=time.time(),
-            )
-            body = codec.encode(definition.model_dump())
-            key = definition_key(capability.name)
-            try:
-                revision = await self._bucket.put(key, body, _PACKED, expect=before[1] if before else 0)
-            except WrongSequenceError:
-                entry = await self._bucket.get(key)
-                if entry is not None:
-                    await self._catalog.reached(entry.revision)
-                continue
-            await self._catalog.reached(revision)
-            return before
-        raise BehindError(0, self._catalog.revision)
-
-    async def _take_back(self, known: Known, replaced: list[tuple[Definition, int] | None]) -> None:
-        """It came at the same moment as somebody who means something else, and second."""
-        await self._bucket.remove(known.instance.key, expect=known.revision)
-        for before in replaced:
-            if before is not None:
-                definition = before[0]
-                await self._bucket.put(
-                    definition_key(definition.capability), codec.encode(definition.model_dump()), _PACKED
-                )
 
     def _held(self, standing: Instance, owner: str, revision: int) -> Registered:
         if standing.owner != owner:
@@ -225,7 +147,7 @@ class Registry(Actor):
             NotYourLeaseError: the secret is not its holder's.
         """
         key = lease_key(lease.agent, lease.instance)
-        for _ in range(_TRIES):
+        for _ in range(TRIES):
             entry = await self._bucket.get(key)
             if entry is None or not entry.live:
                 return Removed(instance=lease.instance, removed=False)

@@ -8,13 +8,12 @@ from typing import Any, Final, TypeVar
 from pydantic import BaseModel
 
 from actors.registry.errors import NoRegistryError, RefusedError
-from actors.registry.model import (
+from actors.registry.messages import (
     MAX_PAGE,
     Capabilities,
     CapabilitySummary,
     Details,
     Find,
-    Instance,
     Lease,
     Name,
     Page,
@@ -23,6 +22,7 @@ from actors.registry.model import (
     Registration,
     Removed,
 )
+from actors.registry.model import Instance
 from bus import rpc, subjects
 from bus.errors import BusError, NoRespondersError, NotFoundError, RemoteError, TransportError
 from bus.mesh import Mesh

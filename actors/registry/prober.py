@@ -15,11 +15,11 @@ from collections import Counter
 from typing import Final, NamedTuple
 
 from actors.registry.catalog import Catalog, Known
-from actors.registry.model import Suspicion, suspect_key
+from actors.registry.model import PACKED, Suspicion, suspect_key
 from bus import codec, events, jetstream, subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError, NotFoundError, WrongSequenceError
-from bus.messages import CONTENT_TYPE, MSG_ID, MSGPACK
+from bus.messages import MSG_ID
 from bus.store import Bucket
 from bus.wire import Message
 
@@ -37,7 +37,6 @@ HOLDS: Final = 3.0
 """Seconds that a suspicion holds without being said again."""
 SLOW: Final = 0.5
 """Seconds that a look may come late before we trust ourselves no more, and begin anew."""
-_PACKED: Final = {CONTENT_TYPE: MSGPACK}
 
 
 class _Deaf(NamedTuple):
@@ -186,10 +185,10 @@ class Prober:
         body = codec.encode(Suspicion(reason=reason, by=self._instance).model_dump())
         key = suspect_key(instance.agent, name)
         if before is not None:
-            await self._bucket.put(key, body, _PACKED, ttl=HOLDS)
+            await self._bucket.put(key, body, PACKED, ttl=HOLDS)
             return
         try:
-            await self._bucket.create(key, body, _PACKED, ttl=HOLDS)
+            await self._bucket.create(key, body, PACKED, ttl=HOLDS)
         except WrongSequenceError:
             return  # another registry has found it, too
         log.warning("%s is %s", name, reason)

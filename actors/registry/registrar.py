@@ -15,9 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from actors.registry.errors import RefusedError
-from actors.registry.model import Instance, Registered, Registration, State, lease_key, owner_of
+from actors.registry.messages import Registered, Registration
+from actors.registry.model import Instance, State, lease_key, owner_of
 from actors.registry.schemas import digest
-from bus import codec, events, rpc, subjects
+from bus import codec, events, replies, subjects
 from bus.connection import Connection
 from bus.errors import BusError, RemoteError, TransportError, WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSGPACK
@@ -169,7 +170,7 @@ class Registrar:
         body = codec.encode(self._registration, subject=subject)
         reply = await self._connection.request(subject, body, {CONTENT_TYPE: MSGPACK}, timeout=_PATIENCE)
         try:
-            registered = Registered.model_validate(rpc.read_reply(reply.headers or {}, reply.data, subject))
+            registered = Registered.model_validate(replies.read(reply.headers or {}, reply.data, subject))
         except RemoteError as error:
             if error.retryable:
                 raise

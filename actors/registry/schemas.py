@@ -6,7 +6,8 @@ import hashlib
 from typing import Any, Final
 
 from actors.registry.errors import SchemaError
-from actors.registry.model import CapabilityInfo, Definition
+from actors.registry.messages import CapabilityInfo
+from actors.registry.model import Definition
 from bus import codec
 
 MAX_SCHEMA: Final = 64 * 1024

@@ -11,12 +11,11 @@ import time
 from typing import Final
 
 from actors.registry.catalog import Catalog
-from actors.registry.model import Doing, Registration, Subscription, topic_key
+from actors.registry.messages import Doing, Registration
+from actors.registry.model import PACKED, Subscription, topic_key
 from bus import codec
-from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket
 
-_PACKED: Final = {CONTENT_TYPE: MSGPACK}
 _NUMBER: Final = re.compile(r"\d+")
 
 
@@ -45,7 +44,7 @@ class Topics:
             if stands is not None and (stands.capability, stands.version) == (capability, ours):
                 continue
             said = Subscription(topic=topic, agent=agent, capability=capability, version=ours, at=time.time())
-            revision = await self._bucket.put(topic_key(topic, agent), codec.encode(said.model_dump()), _PACKED)
+            revision = await self._bucket.put(topic_key(topic, agent), codec.encode(said.model_dump()), PACKED)
         for topic in standing:
             revision = await self._bucket.remove(topic_key(topic, agent))
         await self._catalog.reached(revision)

@@ -97,7 +97,7 @@ class PromptService:
             self.version,
             self.description,
             service_metadata(self.address),
-            list(self._endpoints.values()),
+            self._endpoints.values(),
             also=subjects.listing,
         )
         self._pulse = Pulse(self.connection, self.address, self.instance, self._endpoints["status"])

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from actors.meshfile import REGISTRY
-from actors.registry.model import Registration
+from actors.registry.messages import Registration
 from actors.registry.registrar import Registrar
 from bus import subjects, topology
 from bus.choosing import STRATEGIES

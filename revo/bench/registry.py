@@ -11,7 +11,7 @@ from typing import Final
 
 from actors.meshfile import REGISTRY
 from actors.registry.client import RegistryClient
-from actors.registry.model import CapabilityInfo, Registration
+from actors.registry.messages import CapabilityInfo, Registration
 from actors.registry.registrar import Registrar
 from bus import rpc, subjects, topology
 from bus.connection import Connection

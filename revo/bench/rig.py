@@ -19,8 +19,9 @@ from actors.meshfile import STEWARD
 from actors.process import ActorProcess
 from bus import subjects
 from bus.credentials import OPERATOR
+from bus.grants import Wish
 from bus.mesh import Mesh
-from bus.roles import GATEWAY, Wish
+from bus.roles import GATEWAY
 from bus.server import Server
 from bus.settings import KEYS, Settings
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from actors.registry.model import CapabilitySummary
+    from actors.registry.messages import CapabilitySummary
 
 _PATIENCE: Final = 0.7
 

@@ -214,7 +214,7 @@ def keys_add(
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Make a user and the file of its credentials, or change what it may do."""
-    from bus.roles import Wish
+    from bus.grants import Wish
     from revo.cli.keys import add
 
     given = (tuple(one or ()) for one in (does, submits, asks, broadcasts, prompts))

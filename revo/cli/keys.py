@@ -17,7 +17,8 @@ from actors.meshfile import MeshFile
 from actors.meshhome import MeshHome
 from bus.credentials import OPERATOR, write_text
 from bus.errors import ConfigError
-from bus.roles import AGENT, SUBMITTER, Wish
+from bus.grants import Wish
+from bus.roles import AGENT, SUBMITTER
 from bus.settings import KEYS, MAIN, Settings
 from revo.cli.common import DONE, Output, console, print_json, say_line, table, waiting
 from revo.kube.names import key_secret

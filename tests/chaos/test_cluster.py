@@ -13,8 +13,8 @@ import pytest
 from actors.keyring import Keyring
 from actors.loading import default_policy
 from bus import subjects, topology
+from bus.grants import Wish
 from bus.mesh import Mesh
-from bus.roles import Wish
 from bus.settings import Settings
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
 from tests.cluster import cluster

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from actors.registry.client import RegistryClient
-from actors.registry.model import CapabilityInfo, Registration
+from actors.registry.messages import CapabilityInfo, Registration
 from actors.registry.registrar import Registrar
 from bus import subjects
 from bus.errors import BusError

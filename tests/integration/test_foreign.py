@@ -15,10 +15,10 @@ import pytest
 from bus import events, inspection
 from bus.directory import NoSuchAgentError, discover
 from bus.errors import BusError, ConfigError, NoRespondersError, RemoteError, RequestTimeoutError, ResultTimeoutError
+from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.prompting import UnansweredQueryError
 from bus.prompts import Attachment, Query
-from bus.roles import Wish
 from bus.server import Server
 from tests.cluster import free_ports
 from tests.eventually import eventually

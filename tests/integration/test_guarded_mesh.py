@@ -16,10 +16,10 @@ from actors.keyring import Keyring, wish_of
 from actors.registry.client import RegistryClient
 from bus import attempts, codec, jetstream, subjects
 from bus.errors import NotFoundError, PermissionDeniedError, RemoteError
+from bus.grants import Wish
 from bus.inspection import queued
 from bus.mesh import Handle, Mesh
 from bus.messages import CONTENT_TYPE, MSGPACK
-from bus.roles import Wish
 from bus.server import Server
 from bus.stewards import ask
 from bus.store import Bucket

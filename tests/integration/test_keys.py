@@ -20,8 +20,8 @@ from bus import credentials, jetstream, nkeys, subjects, topology
 from bus.connection import Connection
 from bus.credentials import Credentials
 from bus.errors import AuthenticationError, BusError, ConfigError, QueueFullError, ServerUnreachableError
+from bus.grants import Wish
 from bus.mesh import Mesh
-from bus.roles import Wish
 from bus.server import Server
 from bus.settings import Settings
 from tests.eventually import eventually

@@ -13,8 +13,8 @@ import pytest
 from bus import codec, endings, jetstream, subjects
 from bus.connection import Connection
 from bus.errors import BusError, NoRespondersError, NotFoundError, PermissionDeniedError, RequestTimeoutError
+from bus.grants import Grants
 from bus.messages import CONTENT_TYPE, MSGPACK, Result
-from bus.roles import Grants
 from tests.eventually import eventually
 from tests.guarded import OTHER, Guarded, guarded
 

@@ -23,9 +23,9 @@ from actors.agents.security_guardian import SecurityGuardian
 from actors.keyring import Keyring
 from bus.connection import Connection
 from bus.errors import NotFoundError, RequestTimeoutError
+from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.messages import SpanRecord
-from bus.roles import Wish
 from bus.server import Server
 from bus.settings import Settings
 from bus.traces import tree

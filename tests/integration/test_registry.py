@@ -14,9 +14,10 @@ import pytest
 
 from actors.registry.client import RegistryClient
 from actors.registry.errors import NoRegistryError, RefusedError
-from actors.registry.model import CapabilityInfo, Instance, Registration
+from actors.registry.messages import CapabilityInfo, Registration
+from actors.registry.model import Instance
 from actors.registry.registrar import Registrar
-from bus import codec, events, jetstream, rpc, subjects
+from bus import codec, events, jetstream, replies, subjects
 from bus.connection import Connection
 from bus.errors import BusError, NotFoundError
 from bus.mesh import Mesh
@@ -221,7 +222,7 @@ async def test_every_replica_answers_the_same_and_knows_what_its_asker_knows(
             message = codec.encode({"agent": "painter"})
             subject = subjects.rpc(subjects.REGISTRY, "list")
             reply = await mesh.connection.request(subject, message, {"Content-Type": "application/msgpack"})
-            page = rpc.read_reply(reply.headers or {}, reply.data, subject)
+            page = replies.read(reply.headers or {}, reply.data, subject)
             answers.add(tuple(one["instance"] for one in page["instances"]))
             asked.add((reply.headers or {})["Revo-Instance"])
             if len(asked) == 2:

@@ -11,7 +11,7 @@ import pytest
 
 from actors.registry.client import RegistryClient
 from actors.registry.errors import RefusedError
-from actors.registry.model import CapabilityInfo, Registration
+from actors.registry.messages import CapabilityInfo, Registration
 from bus.mesh import Mesh
 from bus.server import Server
 from tests.processes import actor

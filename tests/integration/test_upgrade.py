@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from actors.registry.client import RegistryClient
-from bus import codec, jetstream, rpc, subjects
+from bus import codec, jetstream, replies, subjects
 from bus.connection import Connection
 from bus.inspection import workers
 from bus.mesh import Handle, Mesh
@@ -272,7 +272,7 @@ async def answer_alike(mesh: Mesh, registries: set[str]) -> None:
 
     async def both() -> bool:
         reply = await mesh.connection.request(subject, body, {CONTENT_TYPE: MSGPACK})
-        page = rpc.read_reply(reply.headers, reply.data, subject)
+        page = replies.read(reply.headers, reply.data, subject)
         answers[reply.headers[INSTANCE]] = [one["instance"] for one in page["instances"]]
         first, *others = (answers.get(name, []) for name in registries)
         return registries <= set(first) and others == [first]

@@ -130,8 +130,8 @@ MUTANTS = [
     Mutant(
         "a client hears the results of all",
         "bus/roles.py",
-        "hears = [subjects.done(user)]",
-        'hears = ["revo.done.>"]',
+        "hears = [subjects.done(user)] if",
+        'hears = ["revo.done.>"] if',
         HEARS + "[own-alice]",
         "DID NOT RAISE",
     ),
@@ -315,7 +315,7 @@ MUTANTS = [
     ),
     Mutant(
         "a worker is not told that its task was cancelled",
-        "bus/worker.py",
+        "bus/revoked.py",
         "            self._let_go(run, why)\n            return\n",
         "            return\n",
         CANCEL_STOPS,
@@ -395,7 +395,7 @@ MUTANTS = [
     ),
     Mutant(
         "whoever contradicts a definition is let in",
-        "actors/registry/actor.py",
+        "actors/registry/definitions.py",
         "raise DefinitionConflictError(name, ours, against.agent, difference, registration.version)",
         "return False",
         CONTRADICTS,
@@ -435,8 +435,8 @@ MUTANTS = [
     ),
     Mutant(
         "the lease of an instance whose loop is blocked is not renewed",
-        "actors/host.py",
-        "                pulse=self._registrar.pulse,\n",
+        "actors/endpoints.py",
+        "            pulse=self._registrar.pulse,\n",
         "",
         BLOCKS,
         "it lives, and works",

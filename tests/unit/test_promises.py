@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from actors.registry import messages as asked
 from actors.registry import model as registry
 from actors.registry.schemas import digest
 from actors.steward import actor as steward
@@ -37,20 +38,20 @@ ALWAYS_THERE: dict[type[BaseModel], str] = {
     steward.Address: "name",
     steward.Standing: "policy agent",
     steward.Company: "own within",
-    registry.CapabilityInfo: "name",
-    registry.Registration: "agent instance secret",
-    registry.Registered: "instance revision ttl registered_at",
+    asked.CapabilityInfo: "name",
+    asked.Registration: "agent instance secret",
+    asked.Registered: "instance revision ttl registered_at",
     registry.Instance: "agent instance",
     registry.Definition: "capability agent",
-    registry.Lease: "agent instance secret",
-    registry.Removed: "instance removed",
-    registry.Query: "",
-    registry.Find: "capability",
-    registry.Name: "instance",
-    registry.Page: "instances",
-    registry.Details: "instance definitions",
-    registry.CapabilitySummary: "capability agents instances",
-    registry.Capabilities: "capabilities",
+    asked.Lease: "agent instance secret",
+    asked.Removed: "instance removed",
+    asked.Query: "",
+    asked.Find: "capability",
+    asked.Name: "instance",
+    asked.Page: "instances",
+    asked.Details: "instance definitions",
+    asked.CapabilitySummary: "capability agents instances",
+    asked.Capabilities: "capabilities",
 }
 """The fields without which an older or a newer version cannot read what this one writes."""
 
@@ -68,7 +69,7 @@ def test_what_crosses_the_wire_needs_no_field_more_or_less_than_was_promised(mod
         (messages.Result, "status", "succeeded failed expired cancelled"),
         (messages.InHand, "state", "held secluded running"),
         (messages.SpanRecord, "status", "unset ok error"),
-        (registry.Registration, "kind", "agent actor system"),
+        (asked.Registration, "kind", "agent actor system"),
         (registry.Instance, "state", "starting ready draining"),
     ],
 )
@@ -91,5 +92,5 @@ def test_what_a_newer_version_notes_of_a_task_outlives_the_changes_of_an_older_o
 def test_the_digest_of_a_schema_is_the_same_in_every_version() -> None:
     """Instances write it into their leases, each as its own version makes it."""
     schema = {"type": "object", "title": "Order", "properties": {"b": {"type": "string"}}, "required": ["b", "a"]}
-    capability = registry.CapabilityInfo(name="paint", message=schema, result={"type": "string"})
+    capability = asked.CapabilityInfo(name="paint", message=schema, result={"type": "string"})
     assert digest(capability) == "d8bc22fb5166a4e3"

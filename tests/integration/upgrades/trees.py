@@ -40,18 +40,18 @@ MODELS: Final[list[Edit]] = [
     ("bus/messages.py", "    children: int = 0\n", '    zone: str = "north"\n'),
     ("bus/outcomes.py", "    max_deaths: int = 3\n", "    max_deaths: int = 3\n    zone: float = 7.0\n"),
     # the registry
-    ("actors/registry/model.py", _RESTARTS + "Annotated", _ZONE + "Annotated"),
+    ("actors/registry/messages.py", _RESTARTS + "Annotated", _ZONE + "Annotated"),
     ("actors/registry/model.py", _RESTARTS + "dict", _ZONE + "dict"),
     ("actors/registry/model.py", '    version: Text = ""\n    defined_at', '    zone: str = "north"\n    defined_at'),
-    ("actors/registry/model.py", "    registered_at: float\n", '    registered_at: float\n    zone: str = "north"\n'),
-    ("actors/registry/model.py", "    more: bool = False\n", '    more: bool = False\n    zone: str = "north"\n'),
+    ("actors/registry/messages.py", "    ttl: float\n", '    ttl: float\n    zone: str = "north"\n'),
+    ("actors/registry/messages.py", "    more: bool = False\n", '    more: bool = False\n    zone: str = "north"\n'),
 ]
 WRITERS: Final[list[Edit]] = [
     ("bus/endings.py", '        "trace_id": trace_id,\n', '        "zone": "north",\n'),
     ("bus/endings.py", _NO_MORE_VERSION, _ZONE_HEADER),
     ("bus/tasks.py", _NO_MORE_VERSION, _ZONE_HEADER),
-    ("bus/mesh.py", "result.trace_id if result and result.trace_id else task_or_trace_id", "task_or_trace_id"),
-    ("bus/mesh.py", '            "by": f"client {self.client}",\n', '            "zone": "north",\n'),
+    ("bus/traces.py", "result.trace_id if result and result.trace_id else task_or_trace_id", "task_or_trace_id"),
+    ("bus/stewards.py", '        "by": f"client {by}",\n', '        "zone": "north",\n'),
     ("bus/run.py", "            parent_id=parent_id,\n", '            zone="north",\n'),
     ("bus/obituary.py", "parent_id=task.parent_id", 'parent_id=""'),
     ("bus/worker.py", "            leaving=self._left,\n", '            zone="north",\n'),
@@ -60,7 +60,7 @@ WRITERS: Final[list[Edit]] = [
     ("bus/early.py", '"last": backlog.last, "ttl": ttl}', '"last": backlog.last, "zone": "north"}'),
     ("bus/events.py", '"by": by, "details": details}', '"zone": "north", "details": details}'),
     ("actors/enrolment.py", "restarts=int(restarts) if restarts.isdecimal() else 0", 'zone="north"'),
-    ("actors/registry/actor.py", "                version=registration.version,\n", ""),
+    ("actors/registry/definitions.py", "                version=registration.version,\n", ""),
 ]
 
 

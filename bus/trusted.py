@@ -1,0 +1,165 @@
+"""What those may do who live where the streams are: Revo's own actors, who looks on, and who runs all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from bus import subjects
+from bus.credentials import DEFAULT_INBOX, OPERATOR, SHARED_INBOX
+from bus.grants import Grants, listings
+
+BRIDGE: Final = "bridge"
+ROLES: Final = (OPERATOR, "observer", "registry", "steward", BRIDGE, "memory")
+MEMORY: Final = "revo-memory"
+"""The name of the memory's service."""
+
+
+def grants(role: str, user: str, foreign: Sequence[str]) -> Grants:
+    """What a user of one of these roles may do; `foreign` are the agents that a bridge speaks for."""
+    return _bridge(user, foreign) if role == BRIDGE else _FIXED[role](user)
+
+
+def _system(user: str, service: str, *sends: str, hears: Sequence[str] = ()) -> Grants:
+    """What every system actor needs: to answer, to register, to tell events, to be traced."""
+    lease = subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{user}.*")
+    every = (
+        "_R_.>",  # whoever asks from an account of his own
+        f"{SHARED_INBOX}.>",
+        f"{DEFAULT_INBOX}.>",
+        lease,
+        subjects.api("STREAM.MSG.GET", subjects.bucket(subjects.REGISTRY_BUCKET)),
+        f"revo.rpc.{subjects.REGISTRY}.*",
+        subjects.EVENT_SUBJECTS,
+        subjects.span(user),
+    )
+    own = (f"{SHARED_INBOX}.{user}.>", f"revo.rpc.{service}.>", f"revo.direct.{service}.>", "$SRV.>")
+    return Grants((*every, *sends), hears=(*own, *hears))
+
+
+def _registry(user: str) -> Grants:
+    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
+    return _system(
+        user,
+        subjects.REGISTRY,
+        subjects.entry(subjects.REGISTRY_BUCKET, ">"),
+        subjects.api("STREAM.INFO", bucket),
+        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
+        subjects.api("CONSUMER.DELETE", bucket, "*"),
+        subjects.PROBE_SUBJECTS,
+        subjects.api("CONSUMER.CREATE", subjects.PROBES, "*", subjects.PROBE_SUBJECTS),
+        subjects.api("STREAM.CREATE", subjects.PROBES),
+        subjects.api("STREAM.INFO", subjects.PROBES),
+        hears=(subjects.PROBED,),
+    )
+
+
+def _steward(user: str) -> Grants:
+    read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT)
+    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT)
+    looked_at = (subjects.TASKS, subjects.ADVISORIES)
+    return _system(
+        user,
+        subjects.STEWARD,
+        *(subjects.api("STREAM.INFO", stream) for stream in (*read, subjects.ADVISORIES)),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in read),
+        *(subjects.api("STREAM.MSG.DELETE", stream) for stream in (subjects.TASKS, subjects.DEAD)),
+        subjects.api("DIRECT.GET", subjects.TASKS),
+        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in made),
+        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in made),
+        *(subjects.api("CONSUMER.INFO", stream, "*") for stream in looked_at),
+        f"$JS.ACK.{subjects.ADVISORIES}.>",
+        "revo.task.*.*.*",
+        subjects.RESULT_SUBJECTS,
+        subjects.DEAD_SUBJECTS,
+        subjects.ATTEMPT_SUBJECTS,
+        subjects.AUDIT_SUBJECTS,
+        "revo.ctl.>",
+        hears=(subjects.BEATS,),
+    )
+
+
+def _bridge(user: str, foreign: Sequence[str]) -> Grants:
+    """Watches the registry and who says that it lives; for each foreign agent of the tenant, and no other: holds its
+    leases, does the tasks that are sent to it by name, and prompts it.
+    """
+    bucket = subjects.bucket(subjects.REGISTRY_BUCKET)
+    each = [grant for agent in foreign for grant in _speaks_for(agent)]
+    return _system(
+        user,
+        subjects.BRIDGE,
+        subjects.api("STREAM.INFO", bucket),
+        subjects.api("CONSUMER.CREATE", bucket, "*", subjects.entry(subjects.REGISTRY_BUCKET, ">")),
+        subjects.api("CONSUMER.DELETE", bucket, "*"),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in (subjects.RESULTS, subjects.ATTEMPTS)),
+        subjects.api("STREAM.INFO", subjects.ATTEMPTS),
+        subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
+        *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
+        subjects.rpc(subjects.STEWARD, "shed"),
+        subjects.beat(subjects.BRIDGE, "*"),
+        subjects.note("double", "*"),
+        subjects.micro("INFO", subjects.AGENTS),
+        subjects.micro("INFO", subjects.AGENTS, "*"),
+        subjects.micro("PING", "*", "*"),
+        *each,
+        hears=(
+            subjects.PRESENCE,
+            subjects.control(subjects.BRIDGE, "*", "*"),
+            subjects.control(subjects.EVERYONE, subjects.EVERYONE, "*"),
+        ),
+    )
+
+
+def _speaks_for(agent: str) -> list[str]:
+    """What a bridge publishes for one foreign agent."""
+    address = subjects.agent_address(agent)
+    place = subjects.PromptAddress(agent, "*", "*")
+    found = [
+        place.prompt,
+        place.status,
+        subjects.entry(subjects.REGISTRY_BUCKET, f"{subjects.LEASES}.{agent}.*"),
+        f"revo.result.*.{address}.*",
+        f"revo.dead.*.{address}.*",
+        f"$KV.ATTEMPTS.*.{address}.*",
+    ]
+    for priority in subjects.PRIORITIES:
+        consumer, only = subjects.consumer(address, priority), subjects.consumer_filter(address, priority)
+        found += [subjects.api(f"CONSUMER.{verb}", subjects.TASKS, consumer) for verb in ("INFO", "MSG.NEXT")]
+        found += [subjects.api("CONSUMER.CREATE", subjects.TASKS, consumer, only)]
+        found += [f"$JS.ACK.{subjects.TASKS}.{consumer}.>"]
+    return found
+
+
+def _memory(user: str) -> Grants:
+    return _system(user, MEMORY)
+
+
+def _observer(user: str) -> Grants:
+    """Sees who lives, what happens, what waits and where the time goes; no task, no result, no dead letter."""
+    seen = (subjects.EVENTS, subjects.TRACES)
+    sends = (
+        *(subjects.api("STREAM.INFO", stream) for stream in (*seen, subjects.TASKS)),
+        subjects.api("CONSUMER.LIST", subjects.TASKS),
+        *(subjects.api("STREAM.MSG.GET", stream) for stream in seen),
+        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in seen),
+        *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in seen),
+        *(subjects.rpc(subjects.REGISTRY, method) for method in ("list", "find", "get", "capabilities")),
+        *(subjects.micro(verb) for verb in ("PING", "INFO", "STATS")),
+        *(asked for asked, _ in listings("PING", "INFO", "STATS")),
+        subjects.span(user),
+    )
+    heard = (subjects.BEATS, subjects.PRESENCE, subjects.EVENT_SUBJECTS)
+    return Grants(sends, hears=(f"{SHARED_INBOX}.{user}.>", *heard))
+
+
+def _operator(_user: str) -> Grants:
+    return Grants((">",), hears=(">",))
+
+
+_FIXED: Final = {
+    OPERATOR: _operator,
+    "observer": _observer,
+    "registry": _registry,
+    "steward": _steward,
+    "memory": _memory,
+}
