@@ -18,6 +18,7 @@ from typing import Final
 from actors.keyring import Keyring
 from bus import events, roles
 from bus.child import Child
+from bus.grants import Wish
 from bus.mesh import Handle, Mesh
 from bus.messages import Result
 
@@ -43,7 +44,7 @@ def is_there() -> bool:
 
 def let_in(keyring: Keyring) -> None:
     """Make it a user who may take prompts under its own name, and nothing else."""
-    keyring.ensure(NAME, roles.FOREIGN, roles.Wish())
+    keyring.ensure(NAME, roles.FOREIGN, Wish())
 
 
 async def start(stack: AsyncExitStack, url: str, keyring: Keyring) -> None:
