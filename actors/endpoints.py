@@ -50,6 +50,7 @@ class Endpoints:
             meter=report.meter,
         )
         self._prompts: PromptService | None = None
+        self._turning = asyncio.Lock()
         self.worker: Worker | None = None
         """What does its tasks, if it takes some."""
 
@@ -95,11 +96,14 @@ class Endpoints:
     def _on_pause(self, reason: str) -> None:
         """Take no work, or go on; requests go to others meanwhile."""
         self._report.pause(reason)
-        self._actor.spawn(self._turn(reason))
+        self._actor.spawn(self._turn())
 
-    async def _turn(self, reason: str) -> None:
-        """Have requests go to others before anybody reads that we are paused."""
-        await (self._service.pause() if reason else self._service.resume())
+    async def _turn(self) -> None:
+        """Have requests go to others before anybody reads that we are paused. One order after the other, and as the
+        last of them said.
+        """
+        async with self._turning:
+            await (self._service.pause() if self._report.paused else self._service.resume())
         self._registrar.renew_soon()
 
     async def _policy(self, address: str, handler: Handler | None) -> Policy:

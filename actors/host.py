@@ -132,7 +132,7 @@ class Host:
         self._report.breakers.append(lambda: mesh.breakers)
         self.actor.failed = asyncio.get_running_loop().create_future()
         started = False
-        unwatch = self._report.start()
+        unwatch = self._report.start(self._renew_soon)
         try:
             _check_user(connection, name)
             if topology.is_ours(connection):
@@ -140,6 +140,7 @@ class Host:
                     log.warning("%s; it is left as it is", line)
             registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
             self._registrar = Registrar(connection, registration, self._report.say)
+            self._registrar.hurried = lambda: self._report.is_silent
             self._vitals.know(connection, self._registrar, self._mailbox)
             await self._start_actor()
             started = True
@@ -165,6 +166,9 @@ class Host:
             self.threads.close()
             await self.actor.mesh.close()
         return status
+
+    def _renew_soon(self) -> None:
+        self._registrar.renew_soon()
 
     async def _start_actor(self) -> None:
         try:

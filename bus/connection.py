@@ -98,6 +98,7 @@ class Connection:
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self._on_disconnect: list[Callable[[], None]] = []
         self._denials: list[PermissionDeniedError] = []
+        self._excused: dict[str, Callable[[], None]] = {}
         self._last_error: BaseException | None = None
 
     @classmethod
@@ -151,10 +152,16 @@ class Connection:
         """
         verb = "subscribe to" if "for subscription" in text.lower() else "publish to"
         subject = text.partition('"')[2].partition('"')[0]
-        if not self._calls.fail(subject, lambda exact: PermissionDeniedError(verb, exact)):
+        if subject.lower() in self._excused:
+            self._excused[subject.lower()]()
+        elif not self._calls.fail(subject, lambda exact: PermissionDeniedError(verb, exact)):
             self._denials.append(PermissionDeniedError(verb, subject))
             del self._denials[:-100]
             log.error("%s", self._denials[-1])
+
+    def excuse(self, subject: str, on_denied: Callable[[], None]) -> None:
+        """Have `on_denied` called when we may not publish there; for others that is no error then."""
+        self._excused[subject.lower()] = on_denied
 
     async def _on_lost(self) -> None:
         if not self._connected.is_set() or self._closing:

@@ -7,6 +7,7 @@ every `EXPIRES` seconds. Must not know what a task is.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import random
 from collections.abc import Callable, Coroutine, Sequence
@@ -111,6 +112,7 @@ class Puller:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         fail: Callable[[BusError], None],
         on_quiet: Callable[[], None],
+        on_refused: Callable[[], None] | None = None,
     ) -> None:
         """Nothing is pulled before the first `want`.
 
@@ -126,6 +128,11 @@ class Puller:
         self._spawn = spawn
         self._fail = fail
         self._on_quiet = on_quiet
+        self._on_refused = on_refused or _nobody
+        for source in self._sources:
+            if not source.needed:
+                subject = subjects.api("CONSUMER.MSG.NEXT", source.stream, source.consumer)
+                connection.excuse(subject, functools.partial(self._refused, source))
         self._generation: Generation | None = None
         self._wanted = 0
         self._ahead = False
@@ -164,6 +171,15 @@ class Puller:
             self._retire()
         elif self._generation is not None and self._linger is None:
             self._linger = asyncio.get_running_loop().call_later(LINGER, self._retire)
+
+    def _refused(self, source: Source) -> None:
+        """The server does not let us pull from one that we can do without."""
+        if source in self._sources:
+            log.warning("consumer %s on %s may not be pulled from; it is left alone", source.consumer, source.stream)
+            self._sources.remove(source)
+            self._on_refused()
+            self._retire()
+            self.want(self._wanted, ahead=self._ahead)
 
     def leave_out(self, addresses: frozenset[str]) -> None:
         """Pull nothing for these capabilities, or agents as `@name`, until it is said otherwise; what is on its way
@@ -369,6 +385,10 @@ def _disarm(pull: _Pull) -> None:
     if pull.timer is not None:
         pull.timer.cancel()
         pull.timer = None
+
+
+def _nobody() -> None:
+    """Who hears of refusals where nothing can be refused."""
 
 
 def _none(_rank: int) -> int:

@@ -163,7 +163,9 @@ class Service:
         await self._micro.start()
 
     async def resume(self) -> None:
-        """Take requests, from the start or after a pause."""
+        """Take requests, from the start or after a pause; who takes them already goes on."""
+        if any(method.subscriptions for method in self._methods.values()):
+            return
         for method in self._methods.values():
             await self._listen(method, method.subject, method.queue)
             if method.queue:

@@ -56,6 +56,9 @@ class Signs(Protocol):
     async def probe(self) -> None:
         """Do what a task does on its way, and nothing else."""
 
+    def refused(self) -> None:
+        """There will be no probes."""
+
 
 class Worker:
     """Runs up to `concurrency` tasks of its capabilities at once, and loses none.
@@ -119,6 +122,7 @@ class Worker:
             spawn=self._spawn,
             fail=self._nursery.fail,
             on_quiet=self._schedule,
+            on_refused=signs.refused if signs is not None else None,
         )
         self._heart = Heart(connection, self._beat, self._news, self._spawn)
         self._on_pause = on_pause

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from actors.registry import condition
 from actors.registry.model import DEFINITIONS, LEASES, Definition, Instance, Pause, Subscription, Suspicion, Word, owns
@@ -61,6 +61,15 @@ class Known:
     """The instance as it is told, once somebody has asked."""
 
 
+class Suspected(NamedTuple):
+    """What stands of an instance that may not be chosen."""
+
+    suspicion: Suspicion
+    revision: int
+    seen: float
+    """When it was last said, by our monotonic clock."""
+
+
 class Catalog:
     """Who lives and what the capabilities are."""
 
@@ -81,7 +90,7 @@ class Catalog:
         self._words: dict[str, Counter[Word]] = {}
         self.definitions: dict[str, tuple[Definition, int]] = {}
         """By capability: what it is, and the revision of that."""
-        self._suspicions: dict[str, str] = {}
+        self._suspected: dict[str, Suspected] = {}
         self.topics: dict[str, dict[str, Subscription]] = {}
         """By topic and agent."""
         self.pauses: dict[str, str] = {}
@@ -139,7 +148,16 @@ class Catalog:
 
     def suspicion(self, name: str) -> str:
         """What others have found of an instance; empty: nothing."""
-        return self._suspicions.get(name, "")
+        suspected = self._suspected.get(name)
+        return suspected.suspicion.reason if suspected is not None else ""
+
+    def suspected(self, name: str) -> Suspected | None:
+        """The same, as it stands in the bucket."""
+        return self._suspected.get(name)
+
+    def agents(self) -> set[str]:
+        """The agents of all that are known."""
+        return {known.instance.agent for known in self._known.values()}
 
     def plain(self, known: Known) -> dict[str, Any]:
         """What is told of an instance, with the condition that it is in now."""
@@ -199,9 +217,11 @@ class Catalog:
             if kind == LEASES:
                 self._on_lease(entry, rest.rpartition(".")[2])
             elif kind == subjects.SUSPECTS:
-                self._on_word(self._suspicions, rest.rpartition(".")[2], entry, Suspicion)
+                self._on_suspicion(entry, rest.rpartition(".")[2])
             elif kind == subjects.PAUSES:
-                self._on_word(self.pauses, rest, entry, Pause)
+                self.pauses.pop(rest, None)
+                if entry.live:
+                    self.pauses[rest] = codec.read(Pause, entry.headers, entry.body, subject=entry.key).reason
             elif kind == subjects.TOPICS:
                 self._on_topic(rest, entry)
             elif kind == DEFINITIONS and entry.live:
@@ -214,10 +234,11 @@ class Catalog:
             if not waiter.done():
                 waiter.set_result(None)
 
-    def _on_word(self, words: dict[str, str], name: str, entry: Entry, model: type[Suspicion | Pause]) -> None:
-        words.pop(name, None)
+    def _on_suspicion(self, entry: Entry, name: str) -> None:
+        self._suspected.pop(name, None)
         if entry.live:
-            words[name] = codec.read(model, entry.headers, entry.body, subject=entry.key).reason
+            suspicion = codec.read(Suspicion, entry.headers, entry.body, subject=entry.key)
+            self._suspected[name] = Suspected(suspicion, entry.revision, entry.stored_at - self._clock)
 
     def _on_topic(self, rest: str, entry: Entry) -> None:
         topic, _, agent = rest.partition(".")
@@ -283,7 +304,7 @@ class Catalog:
         return {name: now - at for name, at in self.dead.items() if now - at <= REMEMBERED}
 
     def _forget(self) -> None:
-        tables = (self._known, self._names, self._having, self._words, self.definitions, self._suspicions, self.pauses)
+        tables = (self._known, self._names, self._having, self._words, self.definitions, self._suspected, self.pauses)
         for table in (*tables, self.topics, self.dead):
             table.clear()
 

@@ -60,6 +60,8 @@ class Health(BaseModel):
     """Quantiles `p50`, `p95` and `p99` of how long the last ones took, in seconds; empty before the first."""
     idle: Seconds | None = None
     """Seconds since it last did something from its queue, of those that it had room for more; None: it has none."""
+    heard: Annotated[int, Field(ge=0)] = 0
+    """How often it did something from its queue, probes too, since it started."""
     degraded: list[Text] = []
     """Why it is not as it should be, though it works."""
     error: Text = ""
@@ -123,6 +125,8 @@ class Suspicion(BaseModel):
 
     reason: Text
     by: Text = ""
+    heard: Count = 0
+    """`Health.heard` when it was found: it holds until the instance says another number."""
 
 
 class Pause(BaseModel):

@@ -1,9 +1,10 @@
 """Finds those that are connected but deaf: their heartbeats come, and what they are given is not done.
 
-An instance that has had room for a second and proved nothing is sent a probe through its agent's own queue. The queue
-gives probes to its replicas in turn, so each has one in time. Who does none for `DEAF` seconds stands in the bucket as
-suspect, for as long as that holds, where every registry and every client that chooses sees it. Any number of registries
-do this side by side: they send one set of probes between them, and the word of one is the word of all.
+An instance that had room and heard nothing from its queue for a while is sent probes through it. The queue gives them
+to an agent's replicas in turn, so each has one in time. Who says that it had room and heard nothing, while probes went
+by, is deaf: it stands in the bucket as suspect for as long as it hears nothing, where every registry and every client
+that chooses sees it. What was found stands there alone, so any number of registries do this side by side, and one that
+has just begun takes nothing back.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
-from typing import Final, NamedTuple
+from collections import Counter, defaultdict, deque
+from typing import Final
 
-from actors.registry.catalog import Catalog, Known
-from actors.registry.model import PACKED, Suspicion, suspect_key
+from actors.registry.catalog import Catalog, Known, Suspected
+from actors.registry.model import Suspicion, suspect_key
 from bus import codec, events, jetstream, subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError, NotFoundError, WrongSequenceError
-from bus.messages import MSG_ID
+from bus.messages import CONTENT_TYPE, MSG_ID, MSGPACK
 from bus.store import Bucket
 from bus.wire import Message
 
@@ -27,27 +28,19 @@ log = logging.getLogger(__name__)
 
 LOOK: Final = 0.5
 """Seconds between two looks."""
-UNPROVED: Final = 1.0
+UNPROVED: Final = 0.8
 """Seconds without a sign from which on an instance is sent probes."""
-DEAF: Final = 4.0
-"""Seconds without a sign from which on it is deaf: three probes went by."""
 ROUND: Final = 1.0
 """Seconds in which an instance is sent one probe."""
+DEAF: Final = 3.0
+"""Seconds for which an instance must say that it heard nothing, to be deaf."""
+MISSED: Final = 2
+"""Rounds of probes that must have gone by it."""
+IN_TIME: Final = 0.5
+"""Seconds that it had for the last of them."""
 HOLDS: Final = 3.0
 """Seconds that a suspicion holds without being said again."""
-SLOW: Final = 0.5
-"""Seconds that a look may come late before we trust ourselves no more, and begin anew."""
-
-
-class _Deaf(NamedTuple):
-    """One that is deaf."""
-
-    found: float
-    """When it was found, by our monotonic clock."""
-    done: int
-    """How much it had done by then."""
-    said: float
-    """When we last said so."""
+_PACKED: Final = {CONTENT_TYPE: MSGPACK}
 
 
 class Prober:
@@ -59,11 +52,11 @@ class Prober:
         self._instance = instance
         self._bucket = Bucket(connection, subjects.REGISTRY_BUCKET)
         self._did: dict[str, float] = {}
-        self._deaf: dict[str, _Deaf] = {}
-        """Those that we have found."""
-        self._queues: dict[str, float] = {}
-        """Agents whose probes have a consumer, and when we saw to that."""
-        self._since = time.monotonic()
+        """When an instance last said that it has done one, by our monotonic clock."""
+        self._sent: defaultdict[str, deque[tuple[int, float]]] = defaultdict(lambda: deque(maxlen=16))
+        """By agent: the last rounds of probes, and when they were stored."""
+        self._queues: set[str] = set()
+        """Agents whose probes have a consumer."""
         self._troubled = False
         connection.on_reconnect(self._begin_anew)
 
@@ -72,8 +65,8 @@ class Prober:
         await self._connection.subscribe(subjects.PROBED, self._on_probed)
 
     async def _begin_anew(self) -> None:
-        self._since = time.monotonic()
-        self._queues.clear()  # they may have gone with the server
+        self._sent.clear()  # what was stored before may be gone, and need not have been done
+        self._queues.clear()
 
     def _on_probed(self, message: Message) -> None:
         name = message.subject.rpartition(".")[2]
@@ -82,12 +75,8 @@ class Prober:
 
     async def run(self) -> None:
         """Look at all, twice a second."""
-        due = time.monotonic()
         while True:
-            due += LOOK
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            if time.monotonic() - due > SLOW:
-                due = self._since = time.monotonic()  # it may be we who are slow
+            await asyncio.sleep(LOOK)
             if not self._connection.is_connected:
                 continue
             try:
@@ -103,42 +92,74 @@ class Prober:
     async def _look(self) -> None:
         now = time.monotonic()
         wanted: Counter[str] = Counter()
-        for known in self._catalog.all():
-            silence = self._silence(known, now)
-            if silence is None:
-                await self._clear(known)
-                continue
-            if silence > UNPROVED:
+        for known in list(self._catalog.all()):
+            suspected = self._catalog.suspected(known.instance.instance)
+            if suspected is not None:
+                await self._look_again(known, suspected, now)
+            elif self._is_deaf(known):
+                await self._suspect(known)
+            if self._is_due(known, now):
                 wanted[known.instance.agent] += 1
-            asked_since = max(self._since, self._queues.get(known.instance.agent, now))
-            if min(silence, now - asked_since) > DEAF or self._is_still_deaf(known):
-                await self._suspect(known, silence, now)
-            else:
-                await self._clear(known)
         await self._send(wanted)
         self._forget()
 
-    def _is_still_deaf(self, known: Known) -> bool:
-        """Whether one that was found deaf has proved nothing since. That the server was away is no proof."""
-        name, health = known.instance.instance, known.instance.health
-        before = self._deaf.get(name)
-        if before is None or health is None:
+    def _is_due(self, known: Known, now: float) -> bool:
+        """Whether an instance is to be sent a probe: as far as we know it has room, and has heard nothing lately."""
+        idle = _idle(known)
+        if idle is None:
             return False
-        return health.done <= before.done and self._did.get(name, 0.0) < before.found
+        return min(idle + now - known.seen, now - self._did.get(known.instance.instance, -1e9)) > UNPROVED
 
-    def _silence(self, known: Known, now: float) -> float | None:
-        """Seconds in which an instance could have given a sign and did not; None: it need not."""
+    def _is_deaf(self, known: Known) -> bool:
+        """Whether it says itself that it had room and heard nothing, while probes went by it. That we have heard
+        nothing of it proves nothing: it may have been busy since.
+        """
+        idle = _idle(known)
+        if idle is None or idle < DEAF:
+            return False
+        since = known.seen - idle
+        rounds = self._sent.get(known.instance.agent, ())
+        missed = [sent for _, sent in rounds if since <= sent <= known.seen - IN_TIME]
+        return len(missed) >= MISSED and self._did.get(known.instance.instance, -1e9) < since
+
+    async def _look_again(self, known: Known, suspected: Suspected, now: float) -> None:
+        """Take a suspicion back once its instance has heard something, or need not; else say it again in time."""
         instance = known.instance
+        key = suspect_key(instance.agent, instance.instance)
         health = instance.health
-        if health is None or health.idle is None or instance.state != "ready" or instance.paused:
-            return None
-        said = health.idle + max(0.0, now - known.seen)
-        return min(said, now - self._did.get(instance.instance, -1e9))
+        heard = health is None or health.heard != suspected.suspicion.heard
+        try:
+            if heard or instance.state != "ready" or instance.paused:
+                await self._bucket.remove(key, expect=suspected.revision)
+                await self._tell(known, "heard")
+            elif now - suspected.seen > HOLDS / 3:
+                body = codec.encode(suspected.suspicion.model_dump())
+                await self._bucket.put(key, body, _PACKED, expect=suspected.revision, ttl=HOLDS)
+        except WrongSequenceError:
+            return  # another registry was first
+
+    async def _suspect(self, known: Known) -> None:
+        instance, health = known.instance, known.instance.health
+        assert health is not None
+        reason = f"deaf: for {health.idle:.1f} s it has done nothing from its queue, nor the probes that it was sent"
+        suspicion = Suspicion(reason=reason, by=self._instance, heard=health.heard)
+        key = suspect_key(instance.agent, instance.instance)
+        try:
+            await self._bucket.create(key, codec.encode(suspicion.model_dump()), _PACKED, ttl=HOLDS)
+        except WrongSequenceError:
+            return  # another registry has found it, too
+        log.warning("%s is %s", instance.instance, reason)
+        await self._tell(known, "deaf", reason=reason)
+
+    async def _tell(self, known: Known, what: str, **details: str) -> None:
+        agent, name = known.instance.agent, known.instance.instance
+        await events.tell(self._connection, events.AGENT, name, what, agent=agent, by=self._instance, **details)
 
     async def _send(self, wanted: Counter[str]) -> None:
         """One probe for each instance that is due, once a round, whoever of the registries is first."""
         this_round = int(time.time() / ROUND)
-        await asyncio.gather(*(self._ensure_queue(agent) for agent in wanted.keys() - self._queues.keys()))
+        await asyncio.gather(*(self.expect(agent) for agent in wanted.keys() - self._queues))
+        agents = wanted.keys() & self._queues
         await asyncio.gather(
             *(
                 jetstream.store(
@@ -148,10 +169,14 @@ class Prober:
                     {MSG_ID: f"{agent}.{this_round}.{number}"},
                     patience=1.0,
                 )
-                for agent, count in wanted.items()
-                for number in range(count)
+                for agent in agents
+                for number in range(wanted[agent])
             )
         )
+        for agent in agents:
+            rounds = self._sent[agent]
+            if not rounds or rounds[-1][0] != this_round:
+                rounds.append((this_round, time.monotonic()))
 
     async def expect(self, agent: str) -> None:
         """An instance of an agent has come: have a queue for its probes, if that can be had at once."""
@@ -171,44 +196,20 @@ class Prober:
         except NotFoundError:
             await topology.create_stream(self._connection, subjects.PROBES)
             await jetstream.call(self._connection, "CONSUMER.CREATE", *names, body=body)
-        self._queues[agent] = time.monotonic()
-
-    async def _suspect(self, known: Known, silence: float, now: float) -> None:
-        instance = known.instance
-        name = instance.instance
-        before = self._deaf.get(name)
-        if before is not None and now - before.said < HOLDS / 3:
-            return
-        done = instance.health.done if instance.health is not None else 0
-        self._deaf[name] = _Deaf(now, done, now) if before is None else before._replace(said=now)
-        reason = f"deaf: it has done nothing from its queue for {silence:.1f} s, nor the probes that it was sent"
-        body = codec.encode(Suspicion(reason=reason, by=self._instance).model_dump())
-        key = suspect_key(instance.agent, name)
-        if before is not None:
-            await self._bucket.put(key, body, PACKED, ttl=HOLDS)
-            return
-        try:
-            await self._bucket.create(key, body, PACKED, ttl=HOLDS)
-        except WrongSequenceError:
-            return  # another registry has found it, too
-        log.warning("%s is %s", name, reason)
-        await self._tell(known, "deaf", reason=reason)
-
-    async def _clear(self, known: Known) -> None:
-        name = known.instance.instance
-        if self._deaf.pop(name, None) is None and not self._catalog.suspicion(name):
-            return
-        if self._catalog.suspicion(name):
-            await self._bucket.remove(suspect_key(known.instance.agent, name))
-            await self._tell(known, "heard")
-
-    async def _tell(self, known: Known, what: str, **details: str) -> None:
-        agent, name = known.instance.agent, known.instance.instance
-        await events.tell(self._connection, events.AGENT, name, what, agent=agent, by=self._instance, **details)
+        self._queues.add(agent)
 
     def _forget(self) -> None:
-        for name in [name for name in (*self._did, *self._deaf) if self._catalog.get(name) is None]:
-            self._did.pop(name, None)
-            self._deaf.pop(name, None)
-        if len(self._queues) > 2 * len(living := {known.instance.agent for known in self._catalog.all()}) + 10:
-            self._queues = {agent: since for agent, since in self._queues.items() if agent in living}
+        for name in [name for name in self._did if self._catalog.get(name) is None]:
+            del self._did[name]
+        if len(self._queues) + len(self._sent) > 2 * len(living := self._catalog.agents()) + 10:
+            self._queues &= living
+            for agent in self._sent.keys() - living:
+                del self._sent[agent]
+
+
+def _idle(known: Known) -> float | None:
+    """For how long an instance had room and heard nothing, by its own word; None: it need not hear anything."""
+    instance = known.instance
+    if instance.health is None or instance.state != "ready" or instance.paused:
+        return None
+    return instance.health.idle

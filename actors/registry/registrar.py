@@ -57,6 +57,8 @@ class Registrar:
         self._connection = connection
         self._registration = registration
         self._say = say
+        self.hurried: Callable[[], bool] = _never
+        """Whether others should hear of us more often than by the heartbeat; any thread may ask."""
         self._heartbeat = connection.settings.lease_heartbeat
         self._ttl = connection.settings.lease_ttl
         self._key = lease_key(registration.agent, registration.instance)
@@ -155,7 +157,8 @@ class Registrar:
 
     async def pulse(self, connection: Connection) -> None:
         """Renew the lease through the connection of another thread, for our own loop is blocked."""
-        if self.registered and time.monotonic() - self._renewed >= self._heartbeat and connection.is_connected:
+        due = min(1.0, self._heartbeat) if self.hurried() else self._heartbeat
+        if self.registered and time.monotonic() - self._renewed >= due and connection.is_connected:
             try:
                 await self._put(connection, self._revision)
             except (BusError, TimeoutError) as error:
@@ -226,6 +229,10 @@ class Registrar:
         details: dict[str, Any] = {"host": registration.host, "pid": registration.pid}
         name = registration.instance
         await events.tell(self._connection, events.AGENT, name, what, agent=registration.agent, by=name, **details)
+
+
+def _never() -> bool:
+    return False
 
 
 class LeaseLateError(TransportError):

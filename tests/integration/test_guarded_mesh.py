@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,7 +14,9 @@ import pytest
 
 from actors.admission import prepare
 from actors.keyring import Keyring, wish_of
+from actors.registry import pausing
 from actors.registry.client import RegistryClient
+from actors.registry.model import Health
 from bus import attempts, codec, jetstream, subjects
 from bus.errors import NotFoundError, PermissionDeniedError, RemoteError
 from bus.grants import Wish
@@ -122,6 +125,31 @@ async def _both(mesh: Mesh, *processes: ActorProcess) -> bool:
     await mesh.ask("toiler", "add", {"a": 1, "b": 2}, choose="random")
     view = mesh._asker._views["toiler"]
     return {process.instance for process in processes} <= view._fresh.keys()
+
+
+async def test_with_grants_of_an_earlier_version_an_agent_works_and_nobody_takes_it_for_deaf(tmp_path: Path) -> None:
+    keyring, old = Keyring(tmp_path / "keys"), tmp_path / "old.conf"
+    keyring.init()
+    keyring.ensure("toiler", "agent", wish_of(agents.Toiler))
+    old.write_text(re.sub(r'"[^"]*MSG\.NEXT\.PROBES[^"]*"', '"nothing.at.all"', keyring.accounts.read_text()))
+    async with Server(tmp_path / "nats", accounts=old) as server, contextlib.AsyncExitStack() as stack:
+        here = Household(server, keyring, tmp_path, stack)
+        async with here.mesh("operator") as mesh:
+            await prepare(mesh.connection, {"toiler": agents.Toiler})
+            await here.start(subjects.REGISTRY, "actors.registry:Registry")
+            await here.start(subjects.STEWARD, "actors.steward:Steward")
+            toiler = await here.agent("toiler")
+            await eventually(lambda: "consumer toiler on PROBES may not be pulled from" in toiler.log)
+            await pausing.pause(mesh, toiler.instance, "to try")
+            await pausing.resume(mesh, toiler.instance)
+            assert await (await mesh.submit("toil", {"id": 7})).result(timeout=10) == 7
+
+            async def goes_on() -> Health | None:
+                (found,) = await RegistryClient(mesh).instances("toiler")
+                return found.health if found.condition == "idle" else None
+
+            health = await eventually(goes_on)
+            assert (health.idle, health.done) == (None, 1), "it is expected to prove nothing"
 
 
 async def test_an_agent_does_what_it_declares_and_is_refused_the_rest(here: Household) -> None:

@@ -82,20 +82,35 @@ async def test_the_deaf_are_found_and_routed_around_also_after_a_restart_of_the_
         assert time.monotonic() - began < WITHIN
         assert victim in (good.instance, blocked.instance)
 
+        # One that the restart of the server leaves deaf is found, and so is the one that was.
+        lost = blocked if victim == good.instance else good
         server.kill()
+        lost.signal(signal.SIGUSR1)
         await server.wait()
         await server.start()
         began = time.monotonic()
-        await until(mesh, deaf.instance, "suspect", "deaf")
+        await until(mesh, lost.instance, "suspect", "deaf")
         took = time.monotonic() - began
-        figures(f"health: still deaf {took:.1f} s after the restart of the server")
+        figures(f"health: found deaf {took:.1f} s after the restart of the server")
         assert took < WITHIN
+        await until(mesh, deaf.instance, "suspect", "deaf")
         await handle.result(timeout=20)
         await until(mesh, str(victim), "idle")
+        assert await told(mesh, "heard") <= {victim}, "a server's restart is no sign of life"
+
+        # A registry that has just begun takes nothing back; each is well once it hears.
+        await start(stack, server, tmp_path, REGISTRY)
         deaf.signal(signal.SIGUSR2)
         await until(mesh, deaf.instance, "idle")
-        assert await told(mesh, "deaf") == {deaf.instance, victim}, "nobody else ever was"
-        assert await told(mesh, "heard") == {deaf.instance, victim}
+        assert (await found(mesh, lost.instance)).condition == "suspect"
+        lost.signal(signal.SIGUSR2)
+        await until(mesh, lost.instance, "idle")
+        assert await told(mesh, "deaf") == {deaf.instance, victim, lost.instance}
+
+        async def all_told() -> bool:
+            return await told(mesh, "heard") == {deaf.instance, victim, lost.instance}
+
+        await eventually(all_told)
 
 
 async def _one_more_suspect(mesh: Mesh, known: set[str]) -> str | None:
