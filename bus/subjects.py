@@ -1,6 +1,7 @@
 """Every subject, stream, bucket and consumer name: built and parsed here, and nowhere else.
 
 Tokens that come from outside keep to `[A-Za-z0-9_-]`, 1 to 64 characters. Must not know what travels on a subject.
+It stays one file, however long: it is a list, read and searched as a whole.
 """
 
 from __future__ import annotations
