@@ -471,13 +471,19 @@ def copy(to: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", to)
 
 
+def changed(tree: Path, edit: Edit) -> str:
+    """The file as it is to be; a text that does not stand there exactly once is an error in the table."""
+    file, original, replacement = edit
+    text = (tree / file).read_text(encoding="utf-8")
+    count = text.count(original)
+    assert count == 1, f"{file} holds this {count} times; the table must follow the code:\n{original}"
+    return text.replace(original, replacement)
+
+
 def mutate(mutant: Mutant, tree: Path) -> None:
-    """Change the copy; a text that does not stand there exactly once is an error in the table."""
-    for file, original, replacement in mutant.edits:
-        text = (tree / file).read_text(encoding="utf-8")
-        count = text.count(original)
-        assert count == 1, f"{file} holds this {count} times; the table must follow the code:\n{original}"
-        (tree / file).write_text(text.replace(original, replacement), encoding="utf-8")
+    """Change the copy."""
+    for edit in mutant.edits:
+        (tree / edit[0]).write_text(changed(tree, edit), encoding="utf-8")
 
 
 def run_tests(tree: Path, *nodes: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -493,6 +499,12 @@ def run_tests(tree: Path, *nodes: str, **env: str) -> subprocess.CompletedProces
         timeout=60,
         check=False,
     )
+
+
+def test_the_table_follows_the_code() -> None:
+    for mutant in MUTANTS:
+        for edit in mutant.edits:
+            changed(ROOT, edit)
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
