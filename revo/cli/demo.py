@@ -121,9 +121,17 @@ class Demo:
         )
         return story
 
+    def _keep_in(self, folder: Path) -> None:
+        """Have the actors and their tools make their files there: one that is killed takes none of them away."""
+        folder.mkdir()
+        before = os.environ.get("TMPDIR")
+        os.environ["TMPDIR"] = str(folder)
+        self._stack.callback(os.environ.pop if before is None else os.environ.__setitem__, "TMPDIR", before or "")
+
     async def _open(self) -> Mesh:
         """A server that knows its users, and a client of it."""
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="revo-demo-")))
+        self._keep_in(folder / "tmp")
         settings = Settings.from_env()
         actors = {name: load(target) for name, target in (ANALYST, GUARDIAN)}
         keyring = self._keyring = Keyring(folder / KEYS)
