@@ -126,7 +126,8 @@ class Demo:
         folder.mkdir()
         before = os.environ.get("TMPDIR")
         os.environ["TMPDIR"] = str(folder)
-        self._stack.callback(os.environ.pop if before is None else os.environ.__setitem__, "TMPDIR", before or "")
+        self._stack.callback(os.environ.update, {} if before is None else {"TMPDIR": before})
+        self._stack.callback(os.environ.pop, "TMPDIR", None)
 
     async def _open(self) -> Mesh:
         """A server that knows its users, and a client of it."""
