@@ -1,7 +1,7 @@
 """`make compose-up|compose-test|compose-down`: the mesh of docker-compose.yml, and the proof that it loses nothing.
 
-The test submits through a plain NATS client, kills a container in the middle of its tasks, counts the results and reads
-the trace of a task that was redelivered from Jaeger's API.
+The test submits through a plain NATS client, kills a container in the middle of its tasks, counts the results, reads
+the trace of a task that was redelivered from Jaeger's API, and sees that all are well and may do what they must.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.deploy.load import CLIENT, Load, say, sum_of, trace_of, until
+from tests.deploy.load import CLIENT, Load, say, see_no_violation, see_well, sum_of, trace_of, until
 
 ROOT = Path(__file__).parents[2]
-JAEGER, PROMETHEUS = "http://127.0.0.1:16686", "http://127.0.0.1:9090"
+NATS, JAEGER, PROMETHEUS = "nats://127.0.0.1:4222", "http://127.0.0.1:16686", "http://127.0.0.1:9090"
 AGENT = 10001
 """The user that containers run as where we are root, who must not be theirs."""
 
@@ -99,8 +99,8 @@ def _docker(*arguments: str) -> str:
 
 
 async def prove(compose: Compose) -> None:
-    """Submit, kill, count, look at a trace and at the counts."""
-    load = Load("nats://127.0.0.1:4222", compose.keys)
+    """Submit, kill, count, look at a trace, at who is well, and at the counts."""
+    load = Load(NATS, compose.keys)
     await load.open()
     try:
         await load.submit(200)
@@ -121,6 +121,9 @@ async def prove(compose: Compose) -> None:
         _show_trace(redelivered[0].trace_id)
     finally:
         await load.close()
+    actors = {"revo-registry", "revo-steward", "revo-bridge", "code-analyst", "security-guardian", "greeter"}
+    see_well(NATS, compose.home, actors)
+    see_no_violation(compose.run("logs", "--no-color"))
     query = 'sum(revo_tasks_total{capability="greet",outcome="succeeded"})'
     counted = until("tasks in Prometheus", lambda: sum_of(PROMETHEUS, query))
     say(f"Prometheus counts {counted:g} greetings in the containers that live; NATS holds {_streams():g} streams")

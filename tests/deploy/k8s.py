@@ -1,8 +1,9 @@
 """`make k8s-test`: overlays/dev in the cluster of kubectl's current context, and the proof that it loses nothing.
 
 Renders the mesh file of examples/pod with its keys, applies it, submits through a plain NATS client, kills a pod in the
-middle of its tasks, rolls a Deployment while tasks come in, counts the results and reads a trace from Jaeger's API. The
-images `revo` and `greeter` must be where the cluster finds them. KUBECTL names another kubectl.
+middle of its tasks, rolls the Deployments while tasks come in, counts the results, reads a trace from Jaeger's API, and
+sees that all are well and may do what they must. The images `revo` and `greeter` must be where the cluster finds them.
+KUBECTL names another kubectl.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster import free_ports
-from tests.deploy.load import CLIENT, Greeted, Load, fetch, say, trace_of, until
+from tests.deploy.load import CLIENT, Greeted, Load, fetch, say, see_no_violation, see_well, trace_of, until
 
 ROOT = Path(__file__).parents[2]
 MESH = ROOT / "examples/pod/mesh.toml"
 NAMESPACE = "revo"
+SYSTEM = ("revo-steward", "revo-registry", "revo-bridge")
 OURS = "revo/k8s-test"
 """The label of a namespace that this test may delete."""
 
@@ -105,7 +107,7 @@ async def kill_a_pod(load: Load) -> list[Greeted]:
 
 
 async def roll(load: Load) -> None:
-    """Every process of the agents, the stewards and the registries is replaced while tasks come in."""
+    """Every process of the agents and of the system is replaced while tasks come in."""
     before, retries = len(load.sent), load.retries
     rolling = asyncio.create_task(asyncio.to_thread(_roll))
     while not rolling.done():
@@ -119,7 +121,7 @@ async def roll(load: Load) -> None:
 
 
 def _roll() -> None:
-    for name in ("greeter", "revo-steward", "revo-registry"):
+    for name in ("greeter", *SYSTEM):
         kubectl("rollout", "restart", f"deployment/{name}")
         kubectl("rollout", "status", f"deployment/{name}", "--timeout", "240s")
 
@@ -156,6 +158,8 @@ async def prove(home: Path) -> None:
             until("services in Jaeger", lambda: "greeter" in (fetch(f"{jaeger}/api/services") or {}).get("data", []))
         finally:
             await load.close()
+        await asyncio.to_thread(see_well, load.url, home, {"greeter", *SYSTEM})
+    see_no_violation("".join(kubectl("logs", pod) for pod in kubectl("get", "pods", "-o", "name").split()))
 
 
 def main() -> int:

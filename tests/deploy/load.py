@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -111,6 +114,31 @@ class Load:
         twice = {name: count for name, count in self.done.items() if count > 1}
         assert not twice, f"announced more than once: {twice}"
         return [one.deliveries for one in outcomes]
+
+
+def see_well(url: str, home: Path, actors: set[str]) -> None:
+    """See that these are all the actors there are, and that each instance is idle, says how it is, and is not deaf."""
+
+    def look() -> list[dict[str, Any]]:
+        env = {**os.environ, "REVO_HOME": str(home), "REVO_NATS_URL": url, "REVO_CREDENTIALS": "operator"}
+        command = [sys.executable, "-m", "revo", "ps", "--output", "json"]
+        shown = subprocess.run(command, env=env, check=True, text=True, stdout=-1).stdout
+        live = [one for one in json.loads(shown) if one["condition"] != "dead"]
+        return live if {one["agent"] for one in live} == actors and all(map(_is_well, live)) else []
+
+    live = until(f"only {', '.join(sorted(actors))}, and all of them idle in `revo ps`", look)
+    say(f"{len(live)} instances: all idle, none deaf")
+
+
+def _is_well(one: dict[str, Any]) -> bool:
+    """The deaf are found within 6 s, so it takes longer than that to know."""
+    return one["condition"] == "idle" and one["health"] is not None and one["uptime"] > 8
+
+
+def see_no_violation(logs: str) -> None:
+    """See that nobody, the server included, tells of a subject that was refused."""
+    found = [line for line in logs.splitlines() if "violation" in line.lower() or "permission denied" in line]
+    assert not found, found[:5]
 
 
 def _sign(credentials: Credentials, nonce: str) -> bytes:
