@@ -88,7 +88,7 @@ class SelfReport:
         self._full = self._mailbox.full_seconds
 
     def proved(self) -> None:
-        """A task came, or ended; or a probe was done."""
+        """A task left, or a probe was done. That one came need not be told: who has room is sent probes."""
         now = time.monotonic()
         changes = now - self._proved > SILENT
         self._heard += 1
@@ -96,6 +96,12 @@ class SelfReport:
         self._full = self._mailbox.full_seconds
         if changes:
             self._on_change()
+
+    def left(self, took: float | None, *, failed: bool) -> None:
+        """A task is in hand no more, so its queue was heard."""
+        self.proved()
+        if took is not None:
+            self.meter.ended(took, failed=failed)
 
     def refused(self) -> None:
         """The server lets us have no probes: our credentials are of an earlier version. Then nobody can tell."""

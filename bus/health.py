@@ -46,10 +46,14 @@ class Meter:
     def ended(self, took: float, *, failed: bool) -> None:
         """Something came to an end after so many seconds."""
         now = self._clock()
-        decay = math.exp2((self._at - now) / HALF_LIFE)
-        self._at = now
-        self._ended = self._ended * decay + 1.0
-        self._failed = self._failed * decay + failed
+        if now - self._at > HALF_LIFE / 50:
+            decay = math.exp2((self._at - now) / HALF_LIFE)
+            self._at = now
+            self._ended *= decay
+            self._failed *= decay
+        self._ended += 1.0
+        if failed:
+            self._failed += 1.0
         self._took.append(took)
         self.done += 1
 

@@ -19,7 +19,6 @@ from bus.connection import Connection
 from bus.control import Control, ShedOrder
 from bus.errors import BusError, DecodeError
 from bus.extender import Extender, Pulse, both
-from bus.health import Meter
 from bus.heartbeat import Heart
 from bus.intake import Intake
 from bus.messages import CAPABILITY, Beat, Envelope
@@ -47,11 +46,8 @@ HELD: Final = 1.0
 class Signs(Protocol):
     """Who must know whether a worker hears its queue."""
 
-    meter: Meter
-    """Counts what it has done."""
-
-    def proved(self) -> None:
-        """A task came, or left."""
+    def left(self, took: float | None, *, failed: bool) -> None:
+        """A task is in hand no more; its handler ran for so many seconds, if it did."""
 
     async def probe(self) -> None:
         """Do what a task does on its way, and nothing else."""
@@ -203,11 +199,9 @@ class Worker:
     # --- work comes in ------------------------------------------------------------------------------------
 
     def _on_message(self, message: Message) -> None:
-        if self._signs is not None:
-            if message.subject == self._probes:
-                self._spawn(self._probe(self._signs, message.reply))
-                return
-            self._signs.proved()
+        if message.subject == self._probes and self._signs is not None:
+            self._spawn(self._probe(self._signs, message.reply))
+            return
         envelope = receive(message, self._settings.deadline)
         known = self._in_hand.get(envelope.sequence)
         if known is not None:
@@ -332,9 +326,7 @@ class Worker:
 
     def _leave(self, run: Run) -> None:
         if self._signs is not None:
-            self._signs.proved()
-            if run.took is not None:
-                self._signs.meter.ended(run.took, failed=run.failed)
+            self._signs.left(run.took, failed=run.failed)
         if run.timer is not None:
             run.timer.clear()
         self._extender.release(run.envelope.sequence)
