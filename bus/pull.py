@@ -93,8 +93,8 @@ class Generation:
         self.inbox = inbox
         self.pulls = [_Pull(index, source) for index, source in enumerate(sources)]
         self.by_key = {pull.source.key: pull for pull in self.pulls}
-        self.idle = len(self.pulls)
-        """On how many of the consumers no pull stands."""
+        self.idle = sum(source.needed for source in sources)
+        """On how many of the consumers that are needed no pull stands."""
         self.subscription: Subscription | None = None
         self.expires = EXPIRES_UNSEEN if unseen else EXPIRES
 
@@ -150,7 +150,7 @@ class Puller:
 
     @property
     def settled(self) -> bool:
-        """Whether a pull stands on every consumer, for as long as nothing else is said."""
+        """Whether a pull stands on every consumer that is needed, for as long as nothing else is said."""
         return self._generation is not None and not self._generation.idle and self._linger is None
 
     def want(self, tasks: int, *, ahead: bool = False, now: bool = False) -> None:
@@ -180,6 +180,11 @@ class Puller:
             self._on_refused()
             self._retire()
             self.want(self._wanted, ahead=self._ahead)
+
+    def stand(self) -> None:
+        """Stand the pulls that are wanted and do not stand, as of a consumer that is not needed."""
+        if self._wanted or self._ahead:
+            self._pull()
 
     def leave_out(self, addresses: frozenset[str]) -> None:
         """Pull nothing for these capabilities, or agents as `@name`, until it is said otherwise; what is on its way
@@ -255,7 +260,7 @@ class Puller:
         loop = asyncio.get_running_loop()
         subject = subjects.api("CONSUMER.MSG.NEXT", pull.source.stream, pull.source.consumer)
         pull.outstanding = batch
-        generation.idle -= 1
+        generation.idle -= pull.source.needed
         pull.heard = pull.sent = loop.time()
         pull.timer = loop.call_later(2 * HEARTBEAT, self._listen, generation, pull)
         expires = generation.expires
@@ -334,7 +339,7 @@ class Puller:
     def _ended(self, generation: Generation, pull: _Pull) -> None:
         """No more will come of this pull."""
         pull.outstanding = 0
-        generation.idle += 1
+        generation.idle += pull.source.needed
         _disarm(pull)
 
     def _expired(self, generation: Generation, pull: _Pull) -> None:

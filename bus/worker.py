@@ -232,7 +232,7 @@ class Worker:
             await signs.probe()
             await self._connection.publish(subjects.probed(self._agent, self._instance), b"")
         await self._connection.publish(reply, b"+ACK")
-        self._schedule()
+        self._puller.stand()
 
     def _capability_of(self, envelope: Envelope) -> Capability:
         """What is to be done with a task. One that was sent to the agent by name says so in a header, unless it has
