@@ -15,7 +15,7 @@ CLOSED: Final = "closed"
 OPEN: Final = "open"
 HALF_OPEN: Final = "half-open"
 UNTRIED: Final = 4
-"""So many times the longest pause after it might have been tried, nothing is known any more, and it is closed."""
+"""So many times the longest pause in which it might have been tried, nothing is known any more, and it is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class Breaker:
         self.rules = rules
         self._state: State = CLOSED
         self._since = 0.0
+        """When it changed, or a trial of it ended."""
         self._until = 0.0
         """When it may be tried again."""
         self._count = 1
@@ -64,9 +65,12 @@ class Breaker:
 
     def state(self, now: float) -> State:
         """How it stands; open becomes half-open when its time is over, and closed when nobody has tried for long."""
-        if self._state == OPEN and now >= self._until:
-            return HALF_OPEN if now < self._until + UNTRIED * self.rules.longest else CLOSED
-        return self._state
+        if self._state == CLOSED or (self._state == OPEN and now < self._until):
+            return self._state
+        if self._trials:  # none while it is open
+            return HALF_OPEN
+        untried = max(self._until, self._since)
+        return HALF_OPEN if now < untried + UNTRIED * self.rules.longest else CLOSED
 
     def retry_in(self, now: float) -> float:
         """Seconds until it lets somebody through: 0 where it does at this moment."""
@@ -81,6 +85,7 @@ class Breaker:
         if self._state == CLOSED:
             return self._count
         if self.state(now) == CLOSED:
+            self._failures = 0
             self._enter(CLOSED, now)
             return self._count
         if self.retry_in(now) > 0:
@@ -116,7 +121,7 @@ class Breaker:
         return self._open(now, chance)
 
     def _tried(self, now: float, chance: float, *, good: bool | None) -> State | None:
-        self._trials = max(0, self._trials - 1)
+        self._trials, self._since = max(0, self._trials - 1), now
         if good is None:
             return None
         if not good:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, Rules
+from bus.breaker import CLOSED, HALF_OPEN, OPEN, UNTRIED, Breaker, Rules
 from bus.budget import FLOOR, MOST, SHARE, Budget
 
 RULES = Rules(share=0.5, minimum=4, half_life=10.0, pause=1.0, longest=8.0, jitter=0.5, trials=2, successes=2)
@@ -98,6 +98,25 @@ def test_trials_that_nobody_tells_of_do_not_shut_it_for_ever() -> None:
     assert breaker.admit(1.0)
     assert breaker.admit(1.5) == 0
     assert breaker.admit(20.0)
+
+
+def test_of_what_nobody_has_tried_for_long_nothing_is_known_also_after_a_trial() -> None:
+    long = UNTRIED * RULES.longest
+    opened = Breaker(RULES)
+    failed(opened, 0.0)
+    assert opened.state(1.0 + long - 0.1) == HALF_OPEN
+    assert opened.state(1.0 + long) == CLOSED
+
+    tried = Breaker(RULES)
+    failed(tried, 0.0)
+    trial, hanging = tried.admit(1.0), tried.admit(1.0)
+    tried.ended(trial, 3.0, good=True)
+    assert tried.state(3.0 + 2 * long) == HALF_OPEN, "one is still being tried"
+    tried.ended(hanging, 3.0 + 2 * long, good=None)
+    assert tried.state(3.0 + 3 * long - 0.1) == HALF_OPEN
+    assert tried.state(3.0 + 3 * long) == CLOSED
+    failed(tried, 3.0 + 3 * long)
+    assert tried.retry_in(3.0 + 3 * long) == pytest.approx(1.0), "and as at first"
 
 
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["admit", "good", "bad", "none"])), max_size=200))
