@@ -26,7 +26,7 @@ from bus.errors import (
     PermissionDeniedError,
     TransportError,
 )
-from bus.lines import Line, judge
+from bus.lines import GOOD, NOTHING, Line, hurried, judge
 from bus.roles import AGENT
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.view import View
@@ -54,6 +54,8 @@ class _Ask(NamedTuple):
     way: str
     key: str
     instance: str
+    wanted: float
+    """Seconds that it is to have for each try, if nobody waits less for us."""
 
 
 class Asker:
@@ -106,17 +108,18 @@ class Asker:
         line = self._lines.get((service, method)) or self._line(service, method)
         line.budget.called()
         way = check(choose) if choose else line.preferred or ("sticky" if key is not None else "")
-        ask = _Ask(line, message, way, self._telemetry.instance if key is None else key, instance or "")
+        wanted = (self._connection.settings.request_timeout if timeout is None else timeout) / (retries + 1)
+        ask = _Ask(line, message, way, self._telemetry.instance if key is None else key, instance or "", wanted)
         if retries:
-            return await self._repeatedly(ask, timeout, retries)
+            return await self._repeatedly(ask, retries)
         view = self._views.get(service)
         if view is None or way or instance or view.is_troubled(method, time.monotonic()):
             return await self._ask(ask, timeout)
         return await self._send(ask, line.subject, timeout, None)  # as nearly always, and at no cost
 
-    async def _repeatedly(self, ask: _Ask, timeout: float | None, retries: int) -> Any:
+    async def _repeatedly(self, ask: _Ask, retries: int) -> Any:
         line = ask.line
-        seconds = within(self._connection.settings.request_timeout if timeout is None else timeout, line.name)
+        seconds = within(ask.wanted * (retries + 1), line.name)
         until, pause = time.monotonic() + seconds, FIRST_PAUSE
         while True:
             try:
@@ -174,25 +177,26 @@ class Asker:
             if line.told != CLOSED:
                 self._tell(line, now, span)
             began = chosen[0].began(chosen[1]) if chosen is not None else 0
-            good: bool | None = None
+            verdict = NOTHING
             try:
                 reply = await self._connection.request(
                     subject, question.body, question.headers, timeout=question.timeout
                 )
                 value = replies.read(reply.headers, reply.data, subject)
-                good = True
+                verdict = GOOD
             except BusError as error:
                 if chosen is None or not isinstance(error, NoRespondersError):  # else it is somebody else's turn
-                    good = judge(error, connected=self._connection.is_connected)
+                    short = hurried(question.timeout, ask.wanted)
+                    verdict = judge(error, connected=self._connection.is_connected, hurried=short)
                 raise
             finally:
                 ended = time.monotonic()
-                chance = 0.0 if good else random.random()  # noqa: S311
-                if line.breaker.ended(way, ended, good=good, chance=chance):
+                chance = 0.0 if verdict.works else random.random()  # noqa: S311
+                if line.breaker.ended(way, ended, good=verdict.works, chance=chance):
                     self._tell(line, ended, span)
                 if chosen is not None:
                     view, one = chosen
-                    view.ended(one, began, line.method, ended - now, good=good, now=ended)
+                    view.ended(one, began, line.method, ended - now, good=verdict.served, now=ended)
         return value
 
     def _attributes(self, ask: _Ask, subject: str) -> Attributes:

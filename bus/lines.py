@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from bus import subjects
+from typing import Final, NamedTuple
+
+from bus import faults, subjects
 from bus.breaker import CLOSED, Breaker, State
 from bus.budget import Budget
 from bus.errors import BusError, ConnectionLostError, NoTimeLeftError, RemoteError, TransportError
+
+COUNTED: Final = faults.BREAKING | {"overload", "network"}
+"""The faults of whom we ask that a breaker counts: a worker's, and that it has no room for us."""
+SHORT: Final = 0.1
+"""Seconds: with less to wait a time-out says nothing of whom we ask."""
 
 
 class Line:
@@ -33,10 +40,33 @@ class Line:
         """Whether we may ask it only by its queue group."""
 
 
-def judge(error: BusError, *, connected: bool) -> bool | None:
-    """Whether who was asked works, by an error; None: that says nothing of it. `connected` is whether we are."""
+class Verdict(NamedTuple):
+    """What an ask says of whom it asked: whether it was good, or not, or nothing (None)."""
+
+    works: bool | None
+    """For the breaker: whether it is there and can work. Whoever finds fault with what he was asked can."""
+    served: bool | None
+    """For whoever chooses among instances: whether the answer was worth having."""
+
+
+GOOD: Final = Verdict(works=True, served=True)
+BAD: Final = Verdict(works=False, served=False)
+NOTHING: Final = Verdict(works=None, served=None)
+
+
+def hurried(seconds: float, wanted: float) -> bool:
+    """Whether who asked had so little time, or so much less than he wanted, that a time-out is his own."""
+    return seconds < SHORT or seconds < wanted / 2
+
+
+def judge(error: BusError, *, connected: bool, hurried: bool) -> Verdict:
+    """What an error says of whom was asked. `connected` is whether we are; for `hurried` see there."""
     if isinstance(error, RemoteError):
-        return not error.retryable
+        kind = faults.classify(error)
+        works = None if kind == "timeout" and hurried else kind not in COUNTED
+        return Verdict(works, None if works is None else not error.retryable)
     if not connected or isinstance(error, ConnectionLostError | NoTimeLeftError):
-        return None  # the fault is between us and the server, or our own
-    return False if isinstance(error, TransportError) else None
+        return NOTHING  # the fault is between us and the server, or our own
+    if not isinstance(error, TransportError) or (hurried and faults.classify(error) == "timeout"):
+        return NOTHING
+    return BAD

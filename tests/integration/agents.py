@@ -274,7 +274,7 @@ class Desk(Agent):
         if errand.to:
             return str(await self.mesh.ask(errand.to, "fail", {"mark": errand.mark}))
         if Path(errand.mark).exists():
-            raise ValueError("as told")
+            raise ConnectionRefusedError("as told")
         return self.mesh.telemetry.instance
 
     @task("note", topics=["news"])

@@ -182,7 +182,7 @@ async def test_an_open_breaker_is_seen_in_the_lease_in_events_and_on_the_trace(
         mark.touch()
         question = {"to": "back", "mark": str(mark)}
         codes = [await _code(mesh, desk.instance, question) for _ in range(8)]
-        assert codes == ["value_error"] * 5 + ["breaker_open"] * 3
+        assert codes == ["connection_refused_error"] * 5 + ["breaker_open"] * 3
         assert await eventually(lambda: _breaker(mesh, desk.instance)) == {"back/fail": OPEN}
         assert (desk.instance, OPEN) in {(one.name, one.what) for one in await told(mesh)}
         mark.unlink()
@@ -244,7 +244,7 @@ async def _code(mesh: Mesh, name: str, question: dict[str, str]) -> str:
 
 async def _good(mesh: Mesh, name: str, question: dict[str, str]) -> str:
     code = await _code(mesh, name, question)
-    return code if code not in ("breaker_open", "value_error") else ""
+    return code if code not in ("breaker_open", "connection_refused_error") else ""
 
 
 async def _breaker(mesh: Mesh, name: str) -> dict[str, str]:
