@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import math
+import time
 from typing import NamedTuple
 
 from bus import replies, rpc, subjects
@@ -27,9 +29,16 @@ class Doing(NamedTuple):
 
 
 async def agents_of(
-    connection: Connection, telemetry: Telemetry, *, topic: str = "", capability: str = ""
+    connection: Connection,
+    telemetry: Telemetry,
+    *,
+    topic: str = "",
+    capability: str = "",
+    timeout: float = math.inf,
 ) -> list[Doing]:
     """The agents that subscribe to a topic, whether they run or not; or those that run and have a capability.
+
+    It is waited for `timeout` seconds, and no longer than the setting `request_timeout`.
 
     Raises:
         NoRespondersError: no registry runs.
@@ -37,7 +46,8 @@ async def agents_of(
         PermissionDeniedError: we may submit to nobody.
     """
     question = {"topic": topic, "capability": capability}
-    said = await rpc.call(connection, telemetry, subjects.REGISTRY, "agents", question)
+    timeout = min(timeout, connection.settings.request_timeout)
+    said = await rpc.call(connection, telemetry, subjects.REGISTRY, "agents", question, timeout=timeout)
     return [Doing(str(one["agent"]), str(one["capability"]), bool(one["lives"])) for one in said["agents"]]
 
 
@@ -51,19 +61,26 @@ async def gather(
     connection: Connection, telemetry: Telemetry, topic: str, message: object, *, timeout: float
 ) -> Gathered:
     """Ask every agent that subscribes to a topic, one instance of each; return when all have answered, at the latest
-    after `timeout` seconds. `missing` are agents: those that did not answer, and those of which nobody runs.
+    after `timeout` seconds, in which the registry has said, too, who they are. `missing` are agents: those that did
+    not answer, and those of which nobody runs.
 
     Raises:
         NoRespondersError: no registry runs.
+        RequestTimeoutError: none said within `timeout` who subscribes.
         EncodeError, InvalidSubjectError, PermissionDeniedError: of the first that could not be asked.
     """
-    method = subjects.topic_method(topic)
-    there = await agents_of(connection, telemetry, topic=topic)
-    async with asyncio.TaskGroup() as group:
-        asked = [
-            group.create_task(_ask(connection, telemetry, one.agent, method, message, timeout=timeout)) for one in there
-        ]
-    found = [task.result() for task in asked]
+    method, until = subjects.topic_method(topic), time.monotonic() + timeout
+    there = await agents_of(connection, telemetry, topic=topic, timeout=timeout)
+    left = max(0.0, until - time.monotonic())
+    asked = [
+        asyncio.ensure_future(_ask(connection, telemetry, one.agent, method, message, timeout=left)) for one in there
+    ]
+    try:
+        found = await asyncio.gather(*asked)  # not a task group, which would wrap the error of the first
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
     came = [reply for reply in found if reply is not None]
     missing = [one.agent for one, reply in zip(there, found, strict=True) if reply is None]
     return Gathered(sorted(came, key=lambda reply: reply.instance), missing)
