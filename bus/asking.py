@@ -1,7 +1,7 @@
 """Asks on behalf of one client: whom, whether at all, and how often again.
 
-What is asked for the first time costs what a plain request does: the server's queue group chooses. A view of the agent
-is opened beside it, and from then on those are passed over that should not be asked.
+What is asked for the first time costs what a plain request does: the server's queue group chooses. Once somebody has
+answered a view of the agent is opened, and from then on those are passed over that should not be asked.
 """
 
 from __future__ import annotations
@@ -18,23 +18,16 @@ from bus import events, replies, rpc, subjects
 from bus.breaker import CLOSED, OPEN, State
 from bus.choosing import Candidate, check
 from bus.connection import Connection
-from bus.deadlines import TERM, within
-from bus.errors import (
-    BreakerOpenError,
-    BusError,
-    NoRespondersError,
-    PermissionDeniedError,
-    TransportError,
-)
-from bus.lines import GOOD, NOTHING, Line, hurried, judge
+from bus.deadlines import within
+from bus.errors import BreakerOpenError, BusError, NoRespondersError, PermissionDeniedError
+from bus.lines import GOOD, NOTHING, Line, Lines, hurried, judge
 from bus.roles import AGENT
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.view import View
+from bus.views import Views
 
 log = logging.getLogger(__name__)
 
-OPENING: Final = 1.5
-"""Seconds that an ask which chooses waits for the view of its agent; without one the server chooses."""
 PASSED_OVER: Final = 3
 """So many instances that do not listen are tried one after the other, then the server chooses."""
 AROUND: Final = "random"
@@ -42,8 +35,6 @@ AROUND: Final = "random"
 NO_BREAKER: Final = -1
 FIRST_PAUSE: Final = 0.05
 """Seconds before the second try of an ask; doubles with every further one."""
-SYSTEM_PREFIX: Final = "revo-"
-"""Services whose names begin with it are Revo's own, of which a view is opened only when somebody chooses."""
 
 
 class _Ask(NamedTuple):
@@ -64,12 +55,9 @@ class Asker:
     def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
         self._connection = connection
         self._telemetry = telemetry
-        self._lines: dict[tuple[str, str], Line] = {}
-        self._views: dict[str, View] = {}
-        """Those that are open."""
-        self._opening: dict[str, asyncio.Task[None]] = {}
+        self._lines = Lines(connection.caller)
         self._tasks: set[asyncio.Task[None]] = set()
-        connection.on_reconnect(self._back)
+        self._views = Views(connection, self._spawn)
 
     def prefer(self, service: str, method: str, strategy: str) -> None:
         """Choose so whenever a method is asked without another word; with an empty one the server chooses.
@@ -77,16 +65,17 @@ class Asker:
         Raises:
             ConfigError: there is no such strategy.
         """
-        self._line(service, method).preferred = strategy and check(strategy)
+        self._lines.line(service, method).preferred = strategy and check(strategy)
 
     def breakers(self) -> dict[str, State]:
         """Those that are not closed, by `agent/method`; any thread may ask."""
         now = time.monotonic()
-        states = {line.name: line.breaker.state(now) for line in list(self._lines.values())}
+        states = {line.name: line.breaker.state(now) for line in self._lines}
         return {name: state for name, state in states.items() if state != CLOSED}
 
     async def close(self) -> None:
         """Hear of nobody any more."""
+        self._views.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -105,17 +94,18 @@ class Asker:
         retries: int,
     ) -> Any:
         """See `bus.mesh.Mesh.ask`."""
-        line = self._lines.get((service, method)) or self._line(service, method)
+        line = self._lines.there.get((service, method)) or self._lines.line(service, method)
         line.budget.called()
         way = check(choose) if choose else line.preferred or ("sticky" if key is not None else "")
-        wanted = (self._connection.settings.request_timeout if timeout is None else timeout) / (retries + 1)
+        seconds = self._connection.settings.request_timeout if timeout is None else timeout
+        wanted = seconds / (retries + 1)
         ask = _Ask(line, message, way, self._telemetry.instance if key is None else key, instance or "", wanted)
         if retries:
             return await self._repeatedly(ask, retries)
-        view = self._views.get(service)
+        view = self._views.there.get(service)
         if view is None or way or instance or view.is_troubled(method, time.monotonic()):
-            return await self._ask(ask, timeout)
-        return await self._send(ask, line.subject, timeout, None)  # as nearly always, and at no cost
+            return await self._ask(ask, seconds)
+        return await self._send(ask, line.subject, seconds, view)  # as nearly always, and at no cost
 
     async def _repeatedly(self, ask: _Ask, retries: int) -> Any:
         line = ask.line
@@ -136,15 +126,13 @@ class Asker:
             await asyncio.sleep(wait)
             retries, pause = retries - 1, pause * 2
 
-    async def _ask(self, ask: _Ask, timeout: float | None) -> Any:
+    async def _ask(self, ask: _Ask, timeout: float) -> Any:
         """Ask once. Who does not listen was not asked: then it is somebody else's turn."""
         line, way, caller = ask.line, ask.way, self._connection.caller
         if ask.instance:
             subject = subjects.direct(line.service, ask.instance, line.method, caller)
             return await self._send(ask, subject, timeout, None)
-        view = self._views.get(line.service)
-        if view is None and (way or line.service not in self._opening):
-            view = await self._open(line.service, wait=bool(way))
+        view = await self._views.wanted(line.service) if way else self._views.there.get(line.service)
         now = time.monotonic()
         if view is not None and (way or (view.is_troubled(line.method, now) and not line.undirected)):
             for turn in range(PASSED_OVER):
@@ -154,7 +142,7 @@ class Asker:
                     break
                 subject = subjects.direct(line.service, one.name, line.method, caller)
                 try:
-                    return await self._send(ask, subject, timeout, (view, one))
+                    return await self._send(ask, subject, timeout, view, one)
                 except NoRespondersError:
                     view.unheard(one.name)
                 except PermissionDeniedError:
@@ -162,26 +150,34 @@ class Asker:
                         raise
                     line.undirected = True
                     break
-        return await self._send(ask, line.subject, timeout, None)
+        return await self._send(ask, line.subject, timeout, view)
 
-    async def _send(self, ask: _Ask, subject: str, timeout: float | None, chosen: tuple[View, Candidate] | None) -> Any:
+    async def _send(
+        self, ask: _Ask, subject: str, timeout: float, view: View | None, chosen: Candidate | None = None
+    ) -> Any:
+        """Send it, and learn from what comes of it. `view` is of whom is asked, if it is open, and `chosen` of it."""
         line = ask.line
         question = rpc.prepare(self._connection, subject, ask.message, timeout=timeout)
         attributes = functools.partial(self._attributes, ask, subject)
         with self._telemetry.sending(line.name, question.headers, attributes, kind="client") as span:
-            now = time.monotonic()
+            now = line.used = time.monotonic()
             # One that is asked by its name is asked: what it does says nothing of the others.
             way = NO_BREAKER if ask.instance else line.breaker.admit(now)
             if not way:
                 raise BreakerOpenError(line.service, line.method, line.breaker.retry_in(now))
             if line.told != CLOSED:
                 self._tell(line, now, span)
-            began = chosen[0].began(chosen[1]) if chosen is not None else 0
+            began = 0
+            if view is not None:
+                view.used = now
+                began = view.began(chosen) if chosen is not None else 0
             verdict = NOTHING
             try:
                 reply = await self._connection.request(
                     subject, question.body, question.headers, timeout=question.timeout
                 )
+                if view is None and not ask.instance:
+                    self._views.heard(line.service)
                 value = replies.read(reply.headers, reply.data, subject)
                 verdict = GOOD
             except BusError as error:
@@ -194,9 +190,8 @@ class Asker:
                 chance = 0.0 if verdict.works else random.random()  # noqa: S311
                 if line.breaker.ended(way, ended, good=verdict.works, chance=chance):
                     self._tell(line, ended, span)
-                if chosen is not None:
-                    view, one = chosen
-                    view.ended(one, began, line.method, ended - now, good=verdict.served, now=ended)
+                if view is not None and chosen is not None:
+                    view.ended(chosen, began, line.method, ended - now, good=verdict.served, now=ended)
         return value
 
     def _attributes(self, ask: _Ask, subject: str) -> Attributes:
@@ -238,43 +233,6 @@ class Asker:
             connection, events.BREAKER, telemetry.instance, state, agent=agent, by=telemetry.instance, **details
         )
         self._spawn(told)
-
-    # --- views ------------------------------------------------------------------------------------------------
-
-    def _line(self, service: str, method: str) -> Line:
-        return self._lines.setdefault((service, method), Line(service, method, self._connection.caller))
-
-    async def _open(self, service: str, *, wait: bool) -> View | None:
-        """Have the view of an agent opened, and return it if it is there at once, or `wait` and it is there soon.
-
-        Raises:
-            PermissionDeniedError: we waited, and may not have it.
-        """
-        opening = self._opening.get(service)
-        if opening is None:
-            if not wait and service.startswith(SYSTEM_PREFIX):
-                return None
-            opening = self._opening[service] = self._spawn(self._open_view(service))
-        if wait:
-            done, _ = await asyncio.wait((opening,), timeout=OPENING)
-            if done and not opening.cancelled() and (error := opening.exception()) is not None:
-                self._opening.pop(service, None)
-                raise error
-        return self._views.get(service)
-
-    async def _open_view(self, service: str) -> None:
-        TERM.set(None)  # it is for all asks to come
-        view = View(self._connection, service)
-        try:
-            await view.open()
-        except TransportError:
-            del self._opening[service]  # the next ask opens it
-            raise
-        self._views[service] = view
-
-    async def _back(self) -> None:
-        for view in self._views.values():
-            view.back()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)

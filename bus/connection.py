@@ -392,9 +392,15 @@ class Connection:
         except nats.errors.ConnectionClosedError as error:
             raise BusClosedError from error
         self._denials = [denial for denial in self._denials if denial.subject != subject.lower()]
-        if self.client.is_connected:
-            with contextlib.suppress(ConnectionLostError, RequestTimeoutError):  # it is sent at the reconnect
-                await self.flush()
+        try:
+            if self.client.is_connected:
+                with contextlib.suppress(ConnectionLostError, RequestTimeoutError):  # it is sent at the reconnect
+                    await self.flush()
+        except BaseException:
+            self.client.forget(number)  # nobody else knows of it who could end it
+            with contextlib.suppress(nats.errors.Error):
+                await self.client.end_interest(number)
+            raise
         return Subscription(self, subject, number)
 
     async def flush(self, *, timeout: float | None = None) -> None:

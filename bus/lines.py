@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from bus import faults, subjects
@@ -13,12 +15,14 @@ COUNTED: Final = faults.BREAKING | {"overload", "network"}
 """The faults of whom we ask that a breaker counts: a worker's, and that it has no room for us."""
 SHORT: Final = 0.1
 """Seconds: with less to wait a time-out says nothing of whom we ask."""
+MOST: Final = 1000
+"""So many lines are remembered, besides those that were told how to choose."""
 
 
 class Line:
     """One of them."""
 
-    __slots__ = ("breaker", "budget", "method", "name", "preferred", "service", "subject", "told", "undirected")
+    __slots__ = ("breaker", "budget", "method", "name", "preferred", "service", "subject", "told", "undirected", "used")
 
     def __init__(self, service: str, method: str, caller: str) -> None:
         """`caller` is as in `subjects.rpc`.
@@ -38,6 +42,43 @@ class Line:
         """What was last told of its breaker."""
         self.undirected = False
         """Whether we may ask it only by its queue group."""
+        self.used = 0.0
+        """When it was asked last, by the monotonic clock."""
+
+
+class Lines:
+    """Those of one client. Of methods that were asked long ago nothing is remembered but how to choose."""
+
+    def __init__(self, caller: str) -> None:
+        """`caller` is as in `subjects.rpc`."""
+        self._caller = caller
+        self.there: dict[tuple[str, str], Line] = {}
+
+    def __iter__(self) -> Iterator[Line]:
+        """All of them, as they are at this moment; any thread may ask."""
+        return iter(list(self.there.values()))
+
+    def line(self, service: str, method: str) -> Line:
+        """That of a method, a new one where nothing is remembered.
+
+        Raises:
+            InvalidSubjectError: there can be no such service, or method.
+        """
+        line = self.there.get((service, method))
+        if line is None:
+            line = self.there[service, method] = Line(service, method, self._caller)
+            line.used = time.monotonic()
+            if len(self.there) > MOST:
+                self._drop(line.used)
+        return line
+
+    def _drop(self, now: float) -> None:
+        """Let go of a quarter, those first whose breakers are closed and that were not asked for the longest."""
+        lines = [one for one in self if not one.preferred]
+        if len(lines) > MOST:
+            lines.sort(key=lambda one: (one.breaker.state(now) != CLOSED, one.used))
+            for one in lines[: MOST // 4]:
+                del self.there[one.service, one.method]
 
 
 class Verdict(NamedTuple):

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from bus import codec, rpc, subjects
 from bus.choosing import STRATEGIES, Candidate, Strategy
-from bus.connection import Connection
+from bus.connection import Connection, Subscription
 from bus.errors import BusError, DecodeError
+from bus.lease import Known
 from bus.telemetry import ids
 from bus.wire import Message
 
@@ -33,20 +34,6 @@ _PAGE: Final = 1000
 
 
 @dataclass(slots=True)
-class _Known:
-    candidate: Candidate
-    seen: float
-    """When its lease was last renewed, by our monotonic clock."""
-    ready: bool = False
-    paused: bool = False
-    """It takes nothing, or says that it cannot work."""
-    shut: frozenset[str] = frozenset()
-    """The methods whose breaker it says is open."""
-    stale: bool = False
-    """It has not renewed its lease in time, or did not answer where it said that it listens."""
-
-
-@dataclass(slots=True)
 class _Chooser:
     """One strategy for one method. `all` is the same over all that live, for when nobody counts."""
 
@@ -61,7 +48,7 @@ class View:
 
     connection: Connection
     agent: str
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[str, Known] = field(default_factory=dict)
     _fresh: dict[str, None] = field(default_factory=dict)
     """Who has renewed its lease in time, the longest ago first."""
     _stale: dict[str, float] = field(default_factory=dict)
@@ -74,23 +61,38 @@ class View:
     _shut: dict[str, set[str]] = field(default_factory=dict)
     """By method: whose breaker is open."""
     _choosers: dict[tuple[str, str], _Chooser] = field(default_factory=dict)
+    used: float = 0.0
+    """When somebody asked by it, or chose."""
     _swept: float = 0.0
     _changes: int = 0
     """Of who lives."""
+    _subscriptions: list[Subscription] = field(default_factory=list)
 
     async def open(self) -> None:
-        """Hear of the instances from now on; returns when those are known whom the registry knows.
+        """Hear of the instances from now on; returns when those are known whom the registry knows. Who cannot hear all
+        hears nothing.
 
         Raises:
             PermissionDeniedError: we may not hear of them.
             TransportError: the connection is lost.
         """
-        for subject in (subjects.lease_news(self.agent), subjects.suspect_news(self.agent)):
-            await self.connection.subscribe(subject, self._on_news)
         try:
-            await self._ask_registry()
-        except BusError as error:
-            log.debug("the instances of %s show up one by one, for no registry says: %s", self.agent, error)
+            for subject in (subjects.lease_news(self.agent), subjects.suspect_news(self.agent)):
+                self._subscriptions.append(await self.connection.subscribe(subject, self._on_news))
+            try:
+                await self._ask_registry()
+            except BusError as error:
+                log.debug("the instances of %s show up one by one, for no registry says: %s", self.agent, error)
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Hear of them no more."""
+        ending = self._subscriptions[:]
+        self._subscriptions.clear()
+        for one in ending:
+            await one.drain()
 
     def back(self) -> None:
         """We were deaf: who lived then is taken to live until it should have renewed its lease."""
@@ -173,8 +175,8 @@ class View:
             log.debug("what is said of %s cannot be read: %s", message.subject, error)
 
     def _on_lease(self, name: str, said: Mapping[str, Any], now: float) -> None:
-        known = self._known.get(name) or _Known(Candidate(name), now)
-        _read(said, known)
+        known = self._known.get(name) or Known(Candidate(name), now)
+        known.read(said)
         known.seen, known.stale = now, False
         if name not in self._known:
             self._known[name] = known
@@ -229,7 +231,7 @@ class View:
         while self._lost and self._lost[name := next(iter(self._lost))] < now:
             del self._lost[name]
 
-    def _update(self, name: str, known: _Known) -> None:
+    def _update(self, name: str, known: Known) -> None:
         """Put it among those that may be asked, or take it out."""
         well = not (known.stale or known.paused or name in self._suspects)
         if known.ready and not well:
@@ -268,24 +270,3 @@ class View:
         for name, known in self._known.items():
             self._update(name, known)
         return chooser
-
-
-def _read(said: Mapping[str, Any], known: _Known) -> None:
-    """What matters of a lease.
-
-    Raises:
-        TypeError, ValueError, AttributeError: it is none.
-    """
-    one, health = known.candidate, said.get("health") or {}
-    one.concurrency = max(1, int(said.get("concurrency", 1)))
-    one.load = max(0, int(said.get("running", 0)) + int(said.get("waiting", 0)))
-    one.cpu = float(health.get("cpu", 0.0))
-    one.memory = int(health.get("memory", 0))
-    one.lag = float(health.get("lag", 0.0))
-    one.error_rate = min(1.0, max(0.0, float(health.get("error_rate", 0.0))))
-    latency = health.get("latency", {})
-    one.latency = max(0.0, 0.9 * float(latency.get("p50", 0.0)) + 0.1 * float(latency.get("p95", 0.0)))
-    one.renewed()
-    known.ready = said.get("state") == "ready"
-    known.paused = bool(said.get("paused") or health.get("error"))
-    known.shut = frozenset(str(name) for name, state in said.get("breakers", {}).items() if state == "open")

@@ -161,7 +161,7 @@ async def troubles(desks: list[ActorProcess], mesh: Mesh, figures: Callable[[str
 
     by_name[hung].signal(signal.SIGSTOP)
     began = time.monotonic()
-    view = mesh._asker._views["desk"]
+    view = mesh._asker._views.there["desk"]
     await eventually(lambda: view.is_troubled("who", time.monotonic()) and hung not in view._fresh)
     figures(f"choosing: who hangs is passed over after {time.monotonic() - began:.1f} s")
     assert await asked(mesh, 30, timeout=1.0) == {suspect: 30}, "though the server still knows its subscription"

@@ -281,8 +281,10 @@ async def test_trap_11_a_denied_subscription_is_an_error(guarded_server: Server)
         return
 
     async with await Connection.open(_as_user(guarded_server.url)) as connection:
+        before = set(connection.client._handlers)
         with pytest.raises(PermissionDeniedError, match="subscribe"):
             await connection.subscribe("closed.thing", ignore)
+        assert set(connection.client._handlers) == before, "it is not asked for again at every reconnect"
 
 
 async def test_trap_11_a_denied_publish_is_an_error_at_the_next_flush(guarded_server: Server) -> None:

@@ -123,7 +123,7 @@ async def probed(here: Household, names: set[str]) -> bool:
 async def _both(mesh: Mesh, *processes: ActorProcess) -> bool:
     """Whether the client hears of them all."""
     await mesh.ask("toiler", "add", {"a": 1, "b": 2}, choose="random")
-    view = mesh._asker._views["toiler"]
+    view = mesh._asker._views.there["toiler"]
     return {process.instance for process in processes} <= view._fresh.keys()
 
 
