@@ -175,6 +175,7 @@ class SelfReport:
             done=meter.done,
             error_rate=round(rate, 4),
             latency=meter.latency(),
+            requests=meter.requests(),
             idle=self.silence(),
             heard=self._heard,
             degraded=degraded,

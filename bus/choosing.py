@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from bus.errors import ConfigError
@@ -32,8 +32,8 @@ class Candidate:
     lag: float = 0.0
     """Seconds that its event loop was late at worst."""
     error_rate: float = 0.0
-    latency: float = 0.0
-    """How long what it did last took, in seconds; 0: not known."""
+    latency: dict[str, float] = field(default_factory=dict)
+    """How long the last requests took, in seconds, by method; one that is not in it is not known."""
     ours: int = 0
     """Asks of ours in flight to it that the lease does not count yet."""
     renewals: int = 0
@@ -57,7 +57,9 @@ class Candidate:
 
 
 class Strategy(ABC):
-    """One way to choose."""
+    """One way to choose, for one `method`: how an instance does another says nothing of it."""
+
+    method = ""
 
     @abstractmethod
     def put(self, one: Candidate) -> None:
@@ -219,9 +221,9 @@ class ResourceBased(_Lowest):
 class Performance(_Lowest):
     """The one that will answer soonest, by how it did lately: how long it took, and how often it failed.
 
-    What others saw stands in its lease, and counts as `PRIOR` asks of our own; so a client that has just started knows,
-    too. Our own count half after `HALF_LIFE`. A share `EXPLORED` of the asks goes to those that had none for `REST`
-    seconds, the longest unasked first, so that a bad start is not for ever.
+    What others saw of the method stands in its lease, and counts as `PRIOR` asks of our own, so that who has just
+    started knows, too. Our own count half after `HALF_LIFE`. A share `EXPLORED` of the asks goes to those that had none
+    for `REST` seconds, the longest unasked first, so that a bad start is not for ever.
     """
 
     PRIOR: Final = 2.0
@@ -270,8 +272,9 @@ class Performance(_Lowest):
     def cost(self, one: Candidate) -> float:
         """Seconds until a good answer, as far as can be told, in steps of a fifth."""
         asks, good, seconds, _ = self._seen.get(one.name, (0.0, 0.0, 0.0, 0.0))
-        known = self.PRIOR if one.latency or not asks else 0.0
-        took = max(self.LEAST, (seconds + known * one.latency) / (asks + known))
+        latency = one.latency.get(self.method, 0.0)
+        known = self.PRIOR if latency or not asks else 0.0
+        took = max(self.LEAST, (seconds + known * latency) / (asks + known))
         well = max(0.05, (good + self.PRIOR * (1 - one.error_rate)) / (asks + self.PRIOR))
         return round(math.log(took * (1 + one.ours / one.concurrency) / well**2, 1.2))
 

@@ -18,6 +18,10 @@ HALF_LIFE: Final = 20.0
 """Seconds after which what happened counts half as much."""
 REMEMBERED: Final = 256
 """How many of the last durations the quantiles are of."""
+WEIGHT: Final = 1 / 16
+"""Of the last request in the mean of its method."""
+METHODS: Final = 64
+"""So many methods are told apart."""
 QUANTILES: Final = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
 
@@ -37,14 +41,16 @@ class Meter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._took: deque[float] = deque(maxlen=REMEMBERED)
+        self._requests: dict[str, tuple[int, float]] = {}
+        """Of each method: how many requests, and how long they took in the mean, the recent ones counting more."""
         self._at = clock()
         self._ended = 0.0
         self._failed = 0.0
         self.done = 0
         """How many there were."""
 
-    def ended(self, took: float, *, failed: bool) -> None:
-        """Something came to an end after so many seconds."""
+    def ended(self, took: float, *, failed: bool, method: str = "") -> None:
+        """Something came to an end after so many seconds; `method`: a request for that one."""
         now = self._clock()
         if now - self._at > HALF_LIFE / 50:
             decay = math.exp2((self._at - now) / HALF_LIFE)
@@ -56,6 +62,10 @@ class Meter:
             self._failed += 1.0
         self._took.append(took)
         self.done += 1
+        if method:
+            count, mean = self._requests.get(method, (0, 0.0))
+            if count or len(self._requests) < METHODS:
+                self._requests[method] = (count + 1, mean + (took - mean) * max(WEIGHT, 1 / (count + 1)))
 
     @property
     def error_rate(self) -> float:
@@ -78,6 +88,10 @@ class Meter:
         else:
             return {}
         return {name: round(took[int(share * (len(took) - 1))], 6) for name, share in QUANTILES.items()} if took else {}
+
+    def requests(self) -> dict[str, float]:
+        """How long the last requests took in the mean, in seconds, by method."""
+        return {method: round(mean, 6) for method, (_, mean) in self._requests.copy().items()}
 
 
 class Body:

@@ -37,8 +37,8 @@ class Known:
         one.memory = int(health.get("memory", 0))
         one.lag = float(health.get("lag", 0.0))
         one.error_rate = min(1.0, max(0.0, float(health.get("error_rate", 0.0))))
-        latency = health.get("latency", {})
-        one.latency = max(0.0, 0.9 * float(latency.get("p50", 0.0)) + 0.1 * float(latency.get("p95", 0.0)))
+        took = health.get("requests") or {}
+        one.latency = {str(method): max(0.0, float(seconds)) for method, seconds in took.items()}
         one.renewed()
         self.ready = said.get("state") == "ready"
         self.paused = bool(said.get("paused") or health.get("error"))

@@ -246,7 +246,7 @@ class Service:
                 took = time.perf_counter() - started
                 method.processing += took
                 if self.meter is not None:
-                    self.meter.ended(took, failed=failed)
+                    self.meter.ended(took, failed=failed, method=method.name)
             await self._reply(message, body, reply)
 
     async def _before(self, deadline: float, work: Awaitable[object], name: str) -> object:

@@ -126,7 +126,7 @@ class View:
         name = chooser.strategy.choose(key, now=now, chance=chance)
         if not name and panic:
             if chooser.all is None or chooser.made != self._changes:
-                chooser.all, chooser.made = STRATEGIES[strategy](), self._changes
+                chooser.all, chooser.made = _strategy(strategy, method), self._changes
                 for known in self._known.values():
                     chooser.all.put(known.candidate)
             name = chooser.all.choose(key, now=now, chance=chance)
@@ -266,7 +266,13 @@ class View:
             table.pop(name, None)
 
     def _new(self, method: str, strategy: str) -> _Chooser:
-        chooser = self._choosers[method, strategy] = _Chooser(STRATEGIES[strategy]())
+        chooser = self._choosers[method, strategy] = _Chooser(_strategy(strategy, method))
         for name, known in self._known.items():
             self._update(name, known)
         return chooser
+
+
+def _strategy(name: str, method: str) -> Strategy:
+    made = STRATEGIES[name]()
+    made.method = method
+    return made

@@ -57,7 +57,9 @@ class Health(BaseModel):
     error_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     """The share of those that failed, the recent ones counting more."""
     latency: dict[str, Seconds] = {}
-    """Quantiles `p50`, `p95` and `p99` of how long the last ones took, in seconds; empty before the first."""
+    """Quantiles `p50`, `p95` and `p99` of how long the last ones of all took, in seconds; empty before the first."""
+    requests: Annotated[dict[Text, Seconds], Field(max_length=256)] = {}
+    """How long the last requests took in the mean, in seconds, by method; of tasks it says nothing."""
     idle: Seconds | None = None
     """Seconds since it last did something from its queue, of those that it had room for more; None: it has none."""
     heard: Annotated[int, Field(ge=0)] = 0

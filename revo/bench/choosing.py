@@ -125,6 +125,6 @@ def _say() -> dict[str, Any]:
         "memory": 50_000_000,
         "lag": 0.001,
         "error_rate": 0.01,
-        "latency": {"p50": random.random() / 100, "p95": 0.02, "p99": 0.03},  # noqa: S311
+        "requests": {"echo": random.random() / 100},  # noqa: S311
     }
     return {"running": random.randrange(8), "waiting": 0, "health": health}  # noqa: S311

@@ -136,7 +136,9 @@ def test_resources_are_cores_memory_and_a_loop_that_is_late() -> None:
 
 def test_performance_knows_at_once_what_the_leases_say() -> None:
     strategy, some = made(Performance, "abc")
-    some["a"].latency, some["b"].latency, some["c"].latency = 0.2, 0.02, 0.02
+    strategy.method = "say"
+    for name, seconds in (("a", 0.2), ("b", 0.02), ("c", 0.02)):
+        some[name].latency = {"say": seconds, "other": 1 - seconds}
     some["c"].error_rate = 0.5
     for one in some.values():
         strategy.put(one)
@@ -183,7 +185,7 @@ def test_choosing_one_of_a_thousand_costs_no_more_than_looking_at_them_once(
     strategy, some = made(STRATEGIES[name], names)
     dice = random.Random(1)  # noqa: S311
     for one in some.values():
-        one.load, one.cpu, one.latency = dice.randrange(50), dice.random() * 4, dice.random()
+        one.load, one.cpu, one.latency = dice.randrange(50), dice.random() * 4, {"": dice.random()}
         one.concurrency = 64
         strategy.put(one)
 

@@ -8,7 +8,7 @@ import pytest
 
 from actors.registry.condition import find
 from actors.registry.model import Health, Instance
-from bus.health import HALF_LIFE, Meter
+from bus.health import HALF_LIFE, METHODS, Meter
 
 
 def instance(**more: Any) -> Instance:
@@ -56,6 +56,22 @@ def test_what_failed_long_ago_counts_for_little() -> None:
     for _ in range(4):
         meter.ended(0.1, failed=False)
     assert meter.error_rate == pytest.approx(0.5)
+
+
+def test_requests_are_told_apart_by_method_and_tasks_are_not_among_them() -> None:
+    meter = Meter()
+    for _ in range(20):
+        meter.ended(60.0, failed=False)
+        meter.ended(0.001, failed=False, method="say")
+        meter.ended(2.0, failed=True, method="think")
+    assert meter.requests() == {"say": 0.001, "think": 2.0}
+    assert meter.latency()["p95"] == 60.0, "together with the tasks"
+    for _ in range(32):
+        meter.ended(0.1, failed=False, method="say")
+    assert 0.08 < meter.requests()["say"] < 0.1, "the recent ones count more"
+    for number in range(METHODS):
+        meter.ended(1.0, failed=False, method=f"method-{number}")
+    assert len(meter.requests()) == METHODS
 
 
 def test_quantiles_are_of_the_last_durations() -> None:

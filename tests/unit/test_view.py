@@ -111,6 +111,20 @@ def test_who_does_not_listen_is_not_asked_until_it_renews_its_lease(view: View) 
     assert chosen(view) == {"desk-1", "desk-2"}
 
 
+def test_performance_begins_with_what_a_lease_says_of_the_method_and_not_of_its_tasks(view: View) -> None:
+    hear(view, "desk-1", health={"latency": {"p50": 60.0, "p95": 90.0}, "requests": {"say": 0.001, "think": 9.0}})
+    hear(view, "desk-2", health={"latency": {"p50": 0.001, "p95": 0.001}, "requests": {"say": 0.1, "think": 1.0}})
+    now = time.monotonic()
+    for method, best in (("say", "desk-1"), ("think", "desk-2")):
+        found = [view.choose(method, "performance", "", now=now, chance=chance) for chance in (0.2, 0.5, 0.9)]
+        assert [one.name for one in found if one is not None] == [best] * 3
+
+
+def test_a_lease_of_a_version_that_says_less_of_its_requests_counts_as_well(view: View) -> None:
+    hear(view, "desk-1", health={"latency": {"p50": 60.0}})
+    assert chosen(view) == {"desk-1"}
+
+
 @pytest.mark.parametrize(
     ("name", "body"),
     [
