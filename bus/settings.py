@@ -28,6 +28,9 @@ KEYS = "keys"
 MAIN = "main"
 """The tenant of those who name none."""
 
+LATE = 1.5
+"""Heartbeats without a renewal of its lease from which on an instance is suspect."""
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(gt=0)]
 
@@ -179,6 +182,11 @@ class Settings(BaseModel):
     def lease_ttl(self) -> float:
         """Seconds that a lease in the registry lives after its last renewal; the server counts whole ones."""
         return float(max(1, int(2 * self.lease_heartbeat)))
+
+    @property
+    def lease_late(self) -> float:
+        """Seconds after its last renewal from which on nobody should count on who holds a lease."""
+        return min(self.lease_ttl, LATE * self.lease_heartbeat)
 
     def at(self, url: str | None, what: str = "--url") -> Settings:
         """These settings with another server, or as they are when `url` is None or empty.

@@ -218,10 +218,10 @@ class View:
 
     def _sweep(self, now: float) -> None:
         """Let go of what was not said again in time. Each table has the longest silent first, so one look will do."""
-        self._swept, ttl = now, self.connection.settings.lease_ttl
-        while self._fresh and (known := self._known[name := next(iter(self._fresh))]).seen + ttl < now:
+        self._swept, settings = now, self.connection.settings
+        while self._fresh and (known := self._known[name := next(iter(self._fresh))]).seen + settings.lease_late < now:
             del self._fresh[name]
-            self._stale[name] = known.seen + STALE * ttl
+            self._stale[name] = known.seen + STALE * settings.lease_ttl
             known.stale = True
             self._update(name, known)
         while self._stale and self._stale[name := next(iter(self._stale))] < now:

@@ -12,7 +12,7 @@ import logging
 import time
 
 from actors.actor import Actor, rpc
-from actors.registry import schemas
+from actors.registry import condition, schemas
 from actors.registry.catalog import BehindError, Catalog, Known
 from actors.registry.definitions import TRIES, Definitions
 from actors.registry.errors import DefinitionConflictError, LeaseTakenError, NotYourLeaseError, NotYoursError
@@ -205,13 +205,13 @@ class Registry(Actor):
 
     @rpc("find")
     async def find(self, query: Find) -> Page:
-        """The instances that are ready and have a capability, by name, in pages; and what the capability is."""
+        """The instances that work and have a capability, by name, in pages; and what the capability is."""
         await self._catalog.reached(query.known)
-        wanted = query.labels.items()
+        wanted, counts = query.labels.items(), self._hears if query.names else self._works
         found = (
             known
             for known in self._catalog.having(query.capability, query.after)
-            if self._works(known) and wanted <= known.instance.labels.items()
+            if counts(known) and wanted <= known.instance.labels.items()
         )
         page = self._page(list(itertools.islice(found, query.limit + 1)), query.limit)
         if query.names:
@@ -221,6 +221,10 @@ class Registry(Actor):
         return page
 
     def _works(self, known: Known) -> bool:
+        return self._catalog.condition(known).condition in condition.FOUND
+
+    def _hears(self, known: Known) -> bool:
+        """Whether it answers what is meant for all: also who is in error, and whose lease is late, may."""
         instance = known.instance
         return instance.state == "ready" and not instance.paused and not self._catalog.suspicion(instance.instance)
 

@@ -58,7 +58,8 @@ class RegistryClient:
                 return found
 
     async def find(self, capability: str, labels: dict[str, str] | None = None) -> list[Instance]:
-        """All instances that are ready, have the capability and all of the labels, by name.
+        """All instances that work, have the capability and all of the labels, by name. Work does who is `idle`, `busy`
+        or `degraded` (`docs/health.md`).
 
         Raises:
             NoRegistryError: no registry runs.

@@ -8,9 +8,11 @@
 | degraded | it works, and not as it should |
 | paused | somebody told it to take nothing |
 | draining | it finishes what it has and leaves |
-| suspect | it may be gone, or does not hear its queue: nobody should choose it |
+| suspect | it may be gone, or does not hear its queue |
 | error | it lives, and cannot work |
 | dead | its lease ran out |
+
+Who is idle, busy or degraded is found; nobody should choose another.
 """
 
 from __future__ import annotations
@@ -19,9 +21,10 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from actors.registry.model import Condition, Instance
+from bus.settings import LATE
 
-LATE: Final = 1.5
-"""Heartbeats without a renewal from which on an instance is suspect."""
+FOUND: Final[frozenset[Condition]] = frozenset({"idle", "busy", "degraded"})
+"""Who is in one of these is found, by those who look for somebody to do something."""
 
 
 class Finding(NamedTuple):

@@ -81,7 +81,9 @@ class Query(BaseModel):
 
 
 class Find(BaseModel):
-    """Which instances have a capability and all of these labels. With `names` only their names come."""
+    """Which instances work, and have a capability and all of these labels. With `names` the names come of those from
+    whom an answer to a broadcast is expected, and nothing else.
+    """
 
     capability: str
     labels: Labels = {}

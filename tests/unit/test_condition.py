@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
-from actors.registry.condition import find
-from actors.registry.model import Health, Instance
+from actors.registry.actor import Registry
+from actors.registry.catalog import Known
+from actors.registry.condition import Finding, find
+from actors.registry.messages import Find
+from actors.registry.model import Condition, Health, Instance
 from bus.health import HALF_LIFE, METHODS, Meter
 
 
@@ -40,6 +46,34 @@ def test_the_worst_that_can_be_said_of_an_instance_counts(
 ) -> None:
     known = {"suspicion": "", "age": 0.0, "heartbeat": 2.0, "pauses": {}, **others}
     assert find(instance(**said), **known) == (condition, reason)
+
+
+async def test_who_works_is_found_and_an_answer_to_a_broadcast_is_expected_of_whoever_hears_it() -> None:
+    registry, catalog = Registry(), cast("Any", SimpleNamespace(pauses={"shout": "why"}, definitions={}, revision=7))
+    catalog.reached = AsyncMock()
+    conditions = ("idle", "busy", "degraded", "error", "late", "paused", "stopped", "suspect", "starting")
+    said: dict[str, dict[str, Any]] = {"starting": {"state": "starting"}, "paused": {"paused": "by hand"}}
+    known = [
+        Known(instance(instance=f"echo-{name}", **said.get(name, {})), b"", 1, time.monotonic()) for name in conditions
+    ]
+    catalog.having = lambda *_: known
+    catalog.plain = lambda one: {"instance": one.instance.instance.removeprefix("echo-")}
+    catalog.suspicion = lambda name: "deaf" if name == "echo-suspect" else ""
+    as_shown = {"late": "suspect", "stopped": "paused"}
+
+    def condition(one: Known) -> Finding:
+        name = one.instance.instance.removeprefix("echo-")
+        return Finding(cast("Condition", as_shown.get(name, name)))
+
+    catalog.condition = condition
+    registry._catalog = catalog
+
+    async def found(**more: Any) -> list[str]:
+        page = await registry.find(Find(capability="echo", **more))
+        return [one["instance"] for one in page.instances]
+
+    assert await found() == ["idle", "busy", "degraded"]
+    assert await found(names=True) == ["idle", "busy", "degraded", "error", "late", "stopped"]
 
 
 def test_what_failed_long_ago_counts_for_little() -> None:

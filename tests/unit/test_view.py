@@ -14,7 +14,7 @@ from bus.settings import Settings
 from bus.view import LOST, STALE, SUSPECTED, View
 from bus.wire import Message
 
-TTL = Settings().lease_ttl
+TTL, LATE = Settings().lease_ttl, Settings().lease_late
 PACKED = b"NATS/1.0\r\nContent-Type: application/msgpack\r\n\r\n"
 EXPIRED = b"NATS/1.0\r\nNats-Marker-Reason: MaxAge\r\n\r\n"
 GIVEN_UP = b"NATS/1.0\r\nKV-Operation: PURGE\r\n\r\n"
@@ -58,15 +58,26 @@ def test_who_is_ready_counts_and_who_is_paused_shut_or_cannot_work_does_not(view
 
 def test_a_lease_that_is_not_renewed_in_time_counts_no_more_and_is_forgotten(view: View) -> None:
     hear(view, "desk-1")
-    assert chosen(view, TTL - 0.1) == {"desk-1"}
-    assert chosen(view, TTL + 0.1) == set()
-    assert troubled(view, TTL + 0.2)
-    assert chosen(view, TTL + 0.3, panic=True) == {"desk-1"}, "better than none"
+    assert chosen(view, LATE - 0.1) == {"desk-1"}
+    assert not troubled(view, LATE - 0.1)
+    assert chosen(view, LATE + 0.1) == set()
+    assert troubled(view, LATE + 0.2)
+    assert chosen(view, LATE + 0.3, panic=True) == {"desk-1"}, "better than none"
     hear(view, "desk-1")
     assert chosen(view) == {"desk-1"}
     assert chosen(view, STALE * TTL - 0.1, panic=True) == {"desk-1"}
     assert chosen(view, STALE * TTL + 0.1, panic=True) == set()
     assert view.known == []
+
+
+def test_who_is_late_is_passed_over_before_its_lease_runs_out_while_others_are_in_time(view: View) -> None:
+    assert LATE == 1.5 * Settings().lease_heartbeat < TTL
+    hear(view, "desk-1")
+    hear(view, "desk-2")
+    view._known["desk-1"].seen -= LATE
+    assert chosen(view, panic=True) == {"desk-2"}
+    hear(view, "desk-1")
+    assert chosen(view) == {"desk-1", "desk-2"}
 
 
 def test_after_a_time_without_a_connection_who_lived_has_time_to_say_so(view: View) -> None:
@@ -83,6 +94,8 @@ def test_a_suspicion_holds_until_it_is_taken_back_or_runs_out(view: View) -> Non
     assert chosen(view) == {"desk-2"}
     hear(view, "desk-1")
     assert chosen(view) == {"desk-2"}, "its lease says nothing about that"
+    for known in view._known.values():
+        known.seen += 1.0  # renewed meanwhile
     assert chosen(view, SUSPECTED + 0.1) == {"desk-1", "desk-2"}
     hear(view, "desk-1", kind="suspect")
     hear(view, "desk-1", GIVEN_UP, kind="suspect")
