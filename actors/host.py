@@ -141,6 +141,7 @@ class Host:
             registration = registration_of(self.actor, self.instance, self._handlers, self._settings)
             self._registrar = Registrar(connection, registration, self._report.say)
             self._registrar.hurried = lambda: self._report.is_silent
+            mesh.on_breaker(self._report.turned)
             self._vitals.know(connection, self._registrar, self._mailbox)
             await self._start_actor()
             started = True

@@ -112,6 +112,10 @@ class SelfReport:
         """Whether it has heard nothing for so long that others should look at it. Any thread may ask."""
         return (self.silence() or 0.0) > SILENT
 
+    def turned(self) -> None:
+        """A breaker has changed."""
+        self._on_change()
+
     async def probe(self) -> None:
         """Do a probe: wait for a turn as a task does, and ask the actor whether it can work."""
         await self._mailbox.enter(bounded=False)

@@ -11,7 +11,7 @@ import functools
 import logging
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, NamedTuple
 
 from bus import events, replies, rpc, subjects
@@ -58,6 +58,8 @@ class Asker:
         self._lines = Lines(connection.caller)
         self._tasks: set[asyncio.Task[None]] = set()
         self._views = Views(connection, self._spawn)
+        self.on_breaker: Callable[[], None] | None = None
+        """Called when one of the breakers has changed. It must not raise."""
 
     def prefer(self, service: str, method: str, strategy: str) -> None:
         """Choose so whenever a method is asked without another word; with an empty one the server chooses.
@@ -216,6 +218,8 @@ class Asker:
         if state == line.told:
             return
         line.told = state
+        if self.on_breaker is not None:
+            self.on_breaker()
         span.event("breaker", state=state, agent=line.service, capability=line.method)
         span.set("revo.breaker", state)
         level = logging.INFO if state != OPEN else logging.WARNING

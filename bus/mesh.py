@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -288,6 +288,10 @@ class Mesh:
     def breakers(self) -> dict[str, State]:
         """The breakers of this client that are not closed, by `agent/method`: `open` or `half-open`."""
         return self._asker.breakers()
+
+    def on_breaker(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, and no other, when one of the breakers has changed. It must not raise."""
+        self._asker.on_breaker = callback
 
     async def broadcast(
         self, capability: str, message: BaseModel | dict[str, Any], *, timeout: float = 5.0

@@ -47,14 +47,18 @@ class Recovery:
         spawn: Callable[[Coroutine[Any, Any, None]], object],
         in_hand: Callable[[], Iterable[Run]],
         changed: Callable[[], None],
+        turned: Callable[[], None] | None,
     ) -> None:
-        """`changed` is called when `shut` is another; `in_hand` says which tasks a lost connection concerns."""
+        """`changed` is called when `shut` is another, `turned` when a breaker has changed; `in_hand` says which tasks a
+        lost connection concerns.
+        """
         self._connection = connection
         self._telemetry = telemetry
         self._agent = agent
         self._instance = instance
         self._spawn = spawn
         self._in_hand = in_hand
+        self._on_turn = turned
         self._guards = Guards(capabilities, on_change=self._turned, on_shut=changed)
         self._ledger = Ledger()
         self._latest: dict[tuple[str, FaultClass], dict[str, Any]] = {}
@@ -154,6 +158,8 @@ class Recovery:
 
     def _turned(self, name: str, state: State, retry_in: float) -> None:
         log.warning("the breaker of %s in %s is %s", name, self._instance, state)
+        if self._on_turn is not None:
+            self._on_turn()
         details = {"capability": name} | ({"retry_in": round(retry_in, 3)} if retry_in else {})
         self._spawn(self._tell(events.BREAKER, state, details))
 

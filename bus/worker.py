@@ -49,6 +49,9 @@ class Signs(Protocol):
     def left(self, took: float | None, *, failed: bool) -> None:
         """A task is in hand no more; its handler ran for so many seconds, if it did."""
 
+    def turned(self) -> None:
+        """A breaker has changed."""
+
     async def probe(self) -> None:
         """Do what a task does on its way, and nothing else."""
 
@@ -138,6 +141,7 @@ class Worker:
             spawn=self._spawn,
             in_hand=self._in_hand.values,
             changed=self._leave_out,
+            turned=signs.turned if signs is not None else None,
         )
         self._settler = Settler(
             connection,

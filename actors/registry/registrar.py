@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE: Final = 0.05
 _SPREAD: Final = (0.75, 1.0)
 """Of a heartbeat: those that came together, or back together, do not renew their leases together for ever."""
+_SOON: Final = 0.1
+"""Seconds between two renewals at the least, however often what we say changes."""
 _PATIENCE: Final = 2.0
 """Seconds that a registry has to answer."""
 
@@ -111,6 +113,8 @@ class Registrar:
                     await self._wake.wait()
             except TimeoutError:
                 pass  # which is the usual case
+            else:
+                await asyncio.sleep(max(0.0, self._renewed + _SOON - time.monotonic()))
             self._wake.clear()
             try:
                 if self.registered:

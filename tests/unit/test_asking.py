@@ -94,9 +94,12 @@ async def test_who_asks_nonsense_shuts_the_method_for_nobody_and_who_cannot_work
     far: FakeConnection, asker: Asker
 ) -> None:
     far.answers |= {"desk": ValueError("no such customer"), "back": ConnectionRefusedError("its database")}
+    turns: list[dict[str, str]] = []
+    asker.on_breaker = lambda: turns.append({**asker.breakers()})
     assert {await code_of(asker, "desk") for _ in range(20)} == {"value_error"}
     assert [await code_of(asker, "back") for _ in range(6)][4:] == ["connection_refused_error", "breaker_open"]
     assert asker.breakers() == {"back/say": "open"}
+    assert turns == [{"back/say": "open"}], "and who keeps our lease hears of it"
 
 
 async def test_who_does_not_exist_leaves_nothing_behind(far: FakeConnection, asker: Asker) -> None:
