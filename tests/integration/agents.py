@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -217,7 +218,7 @@ class Loner(Agent):
 
 
 class Errand(BaseModel):
-    """What a desk is asked: `seconds` of waiting or of work, and of `to`, if there is one, the same."""
+    """What a desk is asked: `seconds` of waiting at the most, and of `to`, if there is one, the same."""
 
     seconds: float = 0.0
     to: str = ""
@@ -233,8 +234,10 @@ class Desk(Agent):
     asks = ("desk.who", "desk.wait", "desk.fail", "back.wait", "back.fail")
     submits = ("note",)
 
-    pace = 0.0
-    """Seconds that it takes to say who it is."""
+    pace = 0.0  # seconds that it takes to say who it is
+
+    async def on_start(self) -> None:
+        self._go = asyncio.Event()
 
     @rpc("who")
     async def who(self) -> str:
@@ -250,23 +253,22 @@ class Desk(Agent):
 
     @rpc("wait")
     async def wait(self, errand: Errand) -> str:
-        """Wait, here or at another desk."""
+        """Wait until told to go on, here or at another desk."""
         if errand.to:
             try:
                 message = {"seconds": errand.seconds}
                 return str(await self.mesh.ask(errand.to, "wait", message, timeout=errand.timeout))
             except BusError as error:
                 return f"{error.code}"
-        await asyncio.sleep(errand.seconds)  # noqa: TID251  (the work itself)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._go.wait(), errand.seconds)
         return self.mesh.telemetry.instance
 
-    @rpc("burn")
-    def burn(self, errand: Errand) -> str:
-        """Use a core."""
-        until = time.monotonic() + errand.seconds
-        while time.monotonic() < until:
-            pass
-        return self.mesh.telemetry.instance
+    @rpc("go")
+    async def go(self) -> None:
+        """Have all who wait here go on."""
+        self._go.set()
+        self._go = asyncio.Event()
 
     @rpc("fail")
     async def fail(self, errand: Errand) -> str:
