@@ -190,7 +190,7 @@ class Asker:
             finally:
                 ended = time.monotonic()
                 chance = 0.0 if verdict.works else random.random()  # noqa: S311
-                if line.breaker.ended(way, ended, good=verdict.works, chance=chance):
+                if line.breaker.ended(way, ended, good=verdict.works, took=ended - now, chance=chance):
                     self._tell(line, ended, span)
                 if view is not None and chosen is not None:
                     view.ended(chosen, began, line.method, ended - now, good=verdict.served, now=ended)

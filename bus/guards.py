@@ -10,13 +10,15 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, State
 from bus.budget import Budget
 
 FIRST = Breaker().admit(0.0)
 """The way of whoever began before anybody looked: a new breaker's."""
+TICK: Final = 0.001
+"""Seconds by which a timer may be wrong."""
 
 
 @dataclass(slots=True)
@@ -25,7 +27,10 @@ class _Guard:
     budget: Budget = field(default_factory=Budget)
     watched: bool = False
     """Whether anything has ever failed: before that there is nothing to count."""
+    opened: bool = False
+    """Whether it opened, and that it is tried again is still to be told."""
     timer: asyncio.TimerHandle | None = None
+    """Goes off when it lets somebody through again."""
 
 
 class Guards:
@@ -45,6 +50,7 @@ class Guards:
         self._on_change = on_change
         self._on_shut = on_shut
         self._loop = asyncio.get_running_loop()
+        self._closed = False
         self.shut: frozenset[str] = frozenset()
         """The capabilities of which no task may start now: open, or being tried."""
 
@@ -86,13 +92,13 @@ class Guards:
             guard.budget.called()
         return self._ended(name, guard, way, good=True)
 
-    def failed(self, name: str, way: int, *, counts: bool, first: bool) -> State | None:
-        """A task failed; `counts`: by what the breaker is for. Returns what that changed."""
+    def failed(self, name: str, way: int, *, counts: bool, first: bool, took: float) -> State | None:
+        """A task failed after `took` seconds; `counts`: by what the breaker is for. Returns what that changed."""
         guard = self._guards[name]
         guard.watched = True
         if first:
             guard.budget.called()
-        return self._ended(name, guard, way, good=False if counts else None)
+        return self._ended(name, guard, way, good=False if counts else None, took=took)
 
     def left(self, name: str, way: int) -> None:
         """A task let go of its way, and nobody knows how it would have ended."""
@@ -105,36 +111,53 @@ class Guards:
         return self._guards[name].budget.take(self._loop.time())
 
     def close(self) -> None:
-        """Look at the clock no more."""
+        """Look at the clock no more, and tell nobody anything."""
+        self._closed = True
         for guard in self._guards.values():
             if guard.timer is not None:
                 guard.timer.cancel()
 
-    def _ended(self, name: str, guard: _Guard, way: int, *, good: bool | None) -> State | None:
+    def _ended(self, name: str, guard: _Guard, way: int, *, good: bool | None, took: float = 0.0) -> State | None:
         now = self._loop.time()
-        state = guard.breaker.ended(way, now, good=good, chance=random.random())  # noqa: S311
+        state = guard.breaker.ended(way, now, good=good, took=took, chance=random.random())  # noqa: S311
         if state is not None:
-            wait = guard.breaker.retry_in(now)
-            self._on_change(name, state, wait)
-            if state == OPEN:
-                guard.timer = self._loop.call_later(wait, self._time_is_over, name, guard)
+            guard.opened = state == OPEN
+            if not self._closed:
+                self._on_change(name, state, guard.breaker.retry_in(now))
         self._look()
         return state
 
-    def _time_is_over(self, name: str, guard: _Guard) -> None:
-        left = guard.breaker.retry_in(self._loop.time())
-        if left > 0:  # the loop's timers may come a little early
-            guard.timer = self._loop.call_later(left, self._time_is_over, name, guard)
-            return
-        guard.timer = None
-        self._on_change(name, HALF_OPEN, 0.0)
-        self._look()
-
     def _look(self) -> None:
-        now = self._loop.time()
-        shut = frozenset(
-            name for name, guard in self._guards.items() if guard.watched and guard.breaker.retry_in(now) > 0
-        )
+        """Learn what is shut, and look again when it no longer is: an open breaker that is to be tried, and a half-open
+        one whose trials take long.
+        """
+        if self._closed:
+            return
+        now, shut = self._loop.time(), set[str]()
+        for name, guard in self._guards.items():
+            if not guard.watched:
+                continue
+            if guard.opened and guard.breaker.state(now) != OPEN:
+                guard.opened = False
+                self._on_change(name, HALF_OPEN, 0.0)
+            wait = guard.breaker.retry_in(now)
+            if wait > 0:
+                shut.add(name)
+            self._arm(guard, now + wait if wait > 0 else None)
         if shut != self.shut:
-            self.shut = shut
+            self.shut = frozenset(shut)
             self._loop.call_soon(self._on_shut)  # whoever starts a task has not noted yet that it has
+
+    def _arm(self, guard: _Guard, due: float | None) -> None:
+        """Look again when it is due; the loop's timers may come a little early, and then that is done once more."""
+        if guard.timer is not None:
+            if due is not None and abs(guard.timer.when() - due) < TICK:
+                return
+            guard.timer.cancel()
+            guard.timer = None
+        if due is not None:
+            guard.timer = self._loop.call_at(due, self._time_is_over, guard)
+
+    def _time_is_over(self, guard: _Guard) -> None:
+        guard.timer = None
+        self._look()

@@ -101,7 +101,8 @@ class Recovery:
         run.span.set("revo.fault.severity", str(fault.severity))
         run.span.set("revo.fault.recovery", fault.recovery)
         run.span.set("revo.fault.count", fault.count)
-        state = self._guards.failed(name, run.way, counts=kind in faults.BREAKING, first=first)
+        counts = kind in faults.BREAKING
+        state = self._guards.failed(name, run.way, counts=counts, first=first, took=run.took or 0.0)
         run.way = 0
         if state is not None:
             run.span.event("breaker", state=state, capability=name, retry_in=round(self._guards.retry_in(name), 3))

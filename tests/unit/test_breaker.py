@@ -119,6 +119,25 @@ def test_of_what_nobody_has_tried_for_long_nothing_is_known_also_after_a_trial()
     assert tried.retry_in(3.0 + 3 * long) == pytest.approx(1.0), "and as at first"
 
 
+@pytest.mark.parametrize(("failures_took", "let_through"), [(0.0, [2, 4, 8]), (5.0, [2, 2, 4])])
+def test_trials_that_outlive_the_failures_make_room_for_more_and_others_for_as_many(
+    failures_took: float, let_through: list[int]
+) -> None:
+    breaker = Breaker(RULES)
+    for way in [breaker.admit(0.0) for _ in range(4)]:
+        breaker.ended(way, 0.0, good=False, took=failures_took)
+    now, found, ways = 1.0, list[int](), list[int]()
+    for _ in range(3):
+        began = len(ways)
+        while way := breaker.admit(now):
+            ways.append(way)
+        found.append(len(ways) - began)
+        now += breaker.retry_in(now) + 3.1  # 5.1 s after its beginning, and so on
+    assert found == let_through
+    assert breaker.state(now) == HALF_OPEN, "not to have failed yet is no proof"
+    assert breaker.ended(ways[0], now, good=False, took=9.0) == OPEN
+
+
 @given(st.lists(st.tuples(st.floats(0, 3), st.sampled_from(["admit", "good", "bad", "none"])), max_size=200))
 def test_it_never_lets_more_through_than_it_may_and_always_lets_through_again(steps: list[tuple[float, str]]) -> None:
     breaker, now = Breaker(RULES), 0.0
