@@ -16,7 +16,7 @@ from typing import Any, Final
 from bus import endings, events, faults, rpc, subjects
 from bus.breaker import State
 from bus.connection import Connection
-from bus.errors import BusError
+from bus.errors import BusError, Retry
 from bus.faults import FaultClass, Ledger
 from bus.guards import FIRST, Guards
 from bus.messages import MAX_DEADLINE
@@ -29,6 +29,8 @@ BEYOND: Final = 8.0
 """So many times as long waits a retry for which the budget has nothing left: it is late, and never lost."""
 ASK_EVERY: Final = 10.0
 """Seconds between two times that we ask for idle neighbours to leave."""
+SOONEST: Final = 0.1
+"""Seconds that at least pass before something that others told us to try again, or handed back, comes again."""
 SPREAD: Final = 1.0
 """Seconds over which those that lost the server together tell of it."""
 
@@ -66,6 +68,7 @@ class Recovery:
         self._loop = asyncio.get_running_loop()
         self._asked = -ASK_EVERY
         self._lost_at: float | None = None
+        self._closed = False
         connection.on_disconnect(self._lost)
         connection.on_reconnect(self._back)
 
@@ -83,7 +86,7 @@ class Recovery:
         if run.way:
             run.trial = run.way != FIRST and self._guards.is_trial(name)
             return True
-        run.pause = max(0.1, self._guards.retry_in(name)) * random.uniform(1.0, 1.5)  # noqa: S311
+        run.pause = _spread(self._guards.retry_in(name))
         return False
 
     def well(self, run: Run) -> None:
@@ -108,19 +111,22 @@ class Recovery:
             run.span.event("breaker", state=state, capability=name, retry_in=round(self._guards.retry_in(name), 3))
         if not last:
             run.pause = self._pause(run, error, fault.slower)
-        if kind == "resource" and self._loop.time() - self._asked >= ASK_EVERY:
+        if kind == "resource" and self._loop.time() - self._asked >= ASK_EVERY and not self._closed:
             self._asked = self._loop.time()
             self._spawn(self._ask_for_room(endings.error_code(error)))
 
     def _pause(self, run: Run, error: BaseException, slower: float) -> float:
-        """Seconds until the next attempt: what the error asks for, or longer the graver it is."""
-        asked = faults.hint(error)
-        if asked is not None:
-            return min(asked, MAX_DEADLINE)
+        """Seconds until the next attempt: longer the graver the fault is, and not before the error says, with jitter,
+        for many may have been told the same moment. A handler's own `Retry(delay)` is taken at its word. Beyond the
+        budget the long pause comes on top.
+        """
+        asked, usual = faults.hint(error), run.capability.policy.pause
         if not self._guards.may_retry(run.capability.name):
             run.span.event("retry budget used up")
-            slower *= BEYOND
-        return run.capability.policy.pause(run.envelope.attempt, slower)
+            return min((asked or 0.0) + usual(run.envelope.attempt, slower * BEYOND), MAX_DEADLINE)
+        if asked is None:
+            return usual(run.envelope.attempt, slower)
+        return min(asked if isinstance(error, Retry) else _spread(asked), MAX_DEADLINE)
 
     def unstored(self, run: Run, error: BusError) -> None:
         """What became of a task cannot be stored for now. It stays in hand, and nothing more is taken."""
@@ -184,7 +190,7 @@ class Recovery:
         key = (name, kind)
         self._latest[key] = details
         wait = self._ledger.news(name, kind, self._loop.time())
-        if wait is not None and key not in self._timers:
+        if wait is not None and key not in self._timers and not self._closed:
             if wait + soon > 0:
                 self._timers[key] = self._loop.call_later(wait + soon, self._tell_of, key)
             else:
@@ -203,8 +209,15 @@ class Recovery:
         await events.tell(self._connection, kind, by, what, agent=self._agent, by=by, **details)
 
     def close(self) -> None:
-        """Tell nothing more, and look at the clock no more."""
+        """Tell nothing more, and look at the clock no more. What still runs fails as before, on its span."""
+        self._closed = True
+        self._connection.forget(self._lost, self._back)
         self._guards.close()
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
+
+
+def _spread(seconds: float) -> float:
+    """Not before these seconds, and not at once with all others."""
+    return max(SOONEST, seconds) * random.uniform(1.0, 1.5)  # noqa: S311  (spreads load, guards nothing)
