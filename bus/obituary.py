@@ -1,5 +1,5 @@
-"""Writes the spans that a dead process could not: of the attempts that it had in hand, from its last heartbeat. Tells
-of its death as the fault that it is.
+"""Writes the spans that a process could not that died or hangs: of the attempts that it had in hand, from its last
+heartbeat. Tells of either as the fault that it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 from bus import attempts, codec, endings, events, subjects
 from bus.connection import Connection
 from bus.errors import NoRespondersError, RequestTimeoutError
-from bus.faults import Fault, Ledger
+from bus.faults import Fault, FaultClass, Ledger
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, InHand, SpanRecord
 from bus.telemetry import Telemetry
 
@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ASK_FOR: Final = 0.5
 """Seconds that a silent worker has to answer."""
+REMEMBERED: Final = 1000
+"""The last faults that were counted: who must tell of one again counts it once."""
 
 
 async def is_gone(connection: Connection, beat: Beat) -> bool | None:
@@ -44,16 +46,36 @@ class Obituary:
         self._connection = connection
         self._telemetry = telemetry
         self._ledger = Ledger()
+        self._counted: dict[tuple[str, FaultClass, float], Fault] = {}
 
-    async def write(self, beat: Beat, reason: str) -> None:
-        """Write the spans of what a worker had in hand when it was last heard of, unless they ended before it did, and
-        tell of its death, once however many stewards do. Whoever looks after its process starts another: `revo up`, or
-        Kubernetes.
+    async def died(self, beat: Beat) -> None:
+        """A process is gone: tell of what it had in hand when it was last heard of, unless that had ended before, and
+        of its death, once however many stewards do. Whoever looks after it starts another: `revo up`, or Kubernetes.
 
         Raises:
             TransportError: not all could be written; doing it again is safe.
         """
-        fault, lost = self._ledger.met(beat.agent, "crash", time.monotonic()), []
+        await self._write(beat, "crash", "its process died", f"crash-{beat.instance}")
+
+    async def hangs(self, beat: Beat, seconds: float) -> None:
+        """A process is there and has said nothing for so long; as `died`. Nobody ends it, and it may go on: its tasks
+        go elsewhere meanwhile. It may hang again, which is another fault.
+
+        Raises:
+            TransportError: not all could be written; doing it again is safe.
+        """
+        await self._write(beat, "timeout", f"its process hangs for {seconds:g} s", f"hang-{beat.instance}-{beat.at}")
+
+    def _met(self, beat: Beat, kind: FaultClass) -> Fault:
+        key = (beat.instance, kind, beat.at)
+        if key not in self._counted:
+            if len(self._counted) >= REMEMBERED:
+                del self._counted[next(iter(self._counted))]
+            self._counted[key] = self._ledger.met(beat.agent, kind, time.monotonic())
+        return self._counted[key]
+
+    async def _write(self, beat: Beat, kind: FaultClass, reason: str, once: str) -> None:
+        fault, lost = self._met(beat, kind), list[str]()
         for task in beat.in_hand:
             if await self._was_lost(task):
                 lost.append(task.task_id)
@@ -67,9 +89,8 @@ class Obituary:
 
         about = {"severity": str(fault.severity), "recovery": fault.recovery, "count": fault.count, "reason": reason}
         name, by = beat.instance, self._telemetry.instance
-        once = f"crash-{name}"
         await events.tell(
-            self._connection, events.FAULT, name, "crash", agent=beat.agent, by=by, once=once, **about, tasks=lost[:20]
+            self._connection, events.FAULT, name, kind, agent=beat.agent, by=by, once=once, **about, tasks=lost[:20]
         )
 
     async def _was_lost(self, task: InHand) -> bool:

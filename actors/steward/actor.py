@@ -218,8 +218,8 @@ class Steward(Actor):
             if gone is False:
                 self._watch.heard(beat.instance)
             elif gone or hung:
-                await self._obituary.write(beat, "its process died" if gone else f"its process hangs for {lease:g} s")
-                self._watch.forget(beat.instance)
+                await (self._obituary.died(beat) if gone else self._obituary.hangs(beat, lease))
+                self._watch.forget(beat.instance)  # who only hung is known again by its next heartbeat
         except BusError as error:
             if not error.retryable:
                 raise

@@ -12,11 +12,13 @@ import pytest
 
 from bus import inspection, subjects
 from bus.connection import Connection
+from bus.events import Event
 from bus.mesh import Mesh
 from bus.messages import SpanRecord
 from bus.server import Server
 from bus.traces import tree
 from bus.wire import Message
+from revo.cli.events import recent
 from tests.eventually import eventually
 from tests.integration.test_processes import TOILER, begun, lines, toil
 from tests.processes import actor
@@ -99,11 +101,14 @@ async def test_a_cut_off_worker_whose_task_was_cancelled_stops_when_it_is_back(
 
 
 @pytest.mark.parametrize(
-    ("number", "reason"),
-    [(signal.SIGKILL, "its process died"), (signal.SIGSTOP, "its process hangs for 3 s")],
+    ("number", "reason", "fault", "recovery"),
+    [
+        (signal.SIGKILL, "its process died", "crash", "restart"),
+        (signal.SIGSTOP, "its process hangs for 3 s", "timeout", "back-off"),
+    ],
 )
-async def test_the_attempt_that_died_with_its_process_is_a_span_with_its_instance_and_an_error(
-    server: Server, mesh: Mesh, tmp_path: Path, number: signal.Signals, reason: str
+async def test_the_attempt_that_died_with_its_process_is_a_span_with_its_instance_and_an_error(  # noqa: PLR0917
+    server: Server, mesh: Mesh, tmp_path: Path, number: signal.Signals, reason: str, fault: str, recovery: str
 ) -> None:
     journal = tmp_path / "journal"
     async with (
@@ -134,8 +139,15 @@ async def test_the_attempt_that_died_with_its_process_is_a_span_with_its_instanc
             return [child.span.instance for child in root.children] == [holder.instance, other.instance]
 
         await eventually(told)
+        assert (span.attributes["revo.fault.class"], span.attributes["revo.fault.recovery"]) == (fault, recovery)
+        (event,) = await eventually(lambda: faults_of(mesh, holder.instance))
+        assert (event.what, event.details["recovery"], event.details["count"]) == (fault, recovery, 1)
         if number is signal.SIGSTOP:
             holder.signal(signal.SIGCONT)
+
+
+async def faults_of(mesh: Mesh, instance: str) -> list[Event]:
+    return [one for one in await recent(mesh.connection, 0.0) if (one.kind, one.name) == ("fault", instance)]
 
 
 async def test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost(
