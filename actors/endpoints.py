@@ -52,7 +52,7 @@ class Endpoints:
         self._prompts: PromptService | None = None
         self._turning = asyncio.Lock()
         self.worker: Worker | None = None
-        """What does its tasks, if it takes some."""
+        """What does its tasks and its probes, and hears the orders to it; None of an actor that is no agent."""
 
     async def open(self) -> None:
         """Take work from now on: requests first, then prompts, then tasks."""
@@ -71,13 +71,16 @@ class Endpoints:
                 capabilities.append(Capability(handler.name, call, policy))
         await self._service.start()
         if (prompted := prompted_by(type(actor))) is not None:
-            self._prompts = prompt_service(actor, prompted, mailbox, threads, actor.mesh.telemetry.instance)
+            instance, meter = actor.mesh.telemetry.instance, self._report.meter
+            self._prompts = prompt_service(actor, prompted, mailbox, threads, instance, meter=meter)
             await self._prompts.start()
-        if isinstance(actor, Agent) and capabilities:
+        if isinstance(actor, Agent):
             await self._take_tasks(actor, capabilities)
 
     async def _take_tasks(self, actor: Agent, capabilities: list[Capability]) -> None:
+        """Take tasks, and orders. An agent that does none, for it only answers, is probed and paused as others are."""
         connection, telemetry = actor.mesh.connection, actor.mesh.telemetry
+        named = await self._policy(subjects.agent_address(actor.name), None) if capabilities else None
         self.worker = Worker(
             connection,
             telemetry,
@@ -85,7 +88,7 @@ class Endpoints:
             agent=actor.name,
             instance=telemetry.instance,
             concurrency=actor.concurrency,
-            named=await self._policy(subjects.agent_address(actor.name), None),
+            named=named,
             pulse=self._registrar.pulse,
             signs=self._report,
             on_pause=self._on_pause,
@@ -99,11 +102,13 @@ class Endpoints:
         self._actor.spawn(self._turn())
 
     async def _turn(self) -> None:
-        """Have requests go to others before anybody reads that we are paused. One order after the other, and as the
-        last of them said.
+        """Have requests and prompts go to others before anybody reads that we are paused. One order after the other,
+        and as the last of them said.
         """
         async with self._turning:
-            await (self._service.pause() if self._report.paused else self._service.resume())
+            for door in (self._service, self._prompts):
+                if door is not None:
+                    await (door.pause() if self._report.paused else door.resume())
         self._registrar.renew_soon()
 
     async def _policy(self, address: str, handler: Handler | None) -> Policy:

@@ -49,6 +49,15 @@ class Mailbox:
             self._full_since = time.monotonic()
         return True
 
+    def check_room(self) -> None:
+        """See that one message more may wait, or need not.
+
+        Raises:
+            MailboxFullError: `capacity` messages wait already.
+        """
+        if self.waiting >= self._capacity and self._free == 0:
+            raise MailboxFullError(self._actor, self._capacity)
+
     async def enter(self, *, bounded: bool) -> None:
         """Wait for a turn; `leave` ends it.
 
@@ -57,8 +66,8 @@ class Mailbox:
         """
         if self.enter_at_once():
             return
-        if bounded and self.waiting >= self._capacity:
-            raise MailboxFullError(self._actor, self._capacity)
+        if bounded:
+            self.check_room()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.append(turn)
         try:

@@ -25,6 +25,7 @@ from actors.mailbox import Mailbox
 from actors.prompting import Prompted
 from bus import codec, subjects
 from bus.errors import EncodeError
+from bus.health import Meter
 from bus.messages import Envelope
 from bus.prompts import Prompt, PromptHandler, PromptService
 from bus.rpc import Request, RpcHandler
@@ -122,6 +123,7 @@ def rpc_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Threa
     method = getattr(actor, handler.attribute)
 
     async def handle(request: Request) -> object:
+        mailbox.check_room()  # before it takes more memory
         arguments: tuple[Any, ...] = ()
         if handler.message is not None:
             plain = codec.decode(request.body, request.content_type, subject=request.method)
@@ -199,9 +201,9 @@ async def _say(prompt: Prompt, value: object, attribute: str) -> None:
 
 
 def prompt_service(
-    actor: Actor, prompted: Prompted, mailbox: Mailbox, threads: Threads, instance: str
+    actor: Actor, prompted: Prompted, mailbox: Mailbox, threads: Threads, instance: str, *, meter: Meter | None = None
 ) -> PromptService:
-    """What answers the prompts of one instance, each on its turn in the mailbox."""
+    """What answers the prompts of one instance, each on its turn in the mailbox. `meter` counts them."""
     connection = actor.mesh.connection
     settings = connection.settings
 
@@ -222,7 +224,9 @@ def prompt_service(
         (type(actor).__doc__ or "").strip().partition("\n")[0],
         prompt_handler(actor, prompted, threads),
         turn,
+        mailbox.check_room,
         attachments=prompted.attachments,
+        meter=meter,
     )
 
 

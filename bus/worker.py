@@ -79,7 +79,8 @@ class Worker:
         signs: Signs | None = None,
         on_pause: Callable[[str], None] | None = None,
     ) -> None:
-        """With `named`, the policy of those consumers, it also does the tasks that are sent to the agent by name.
+        """With `named`, the policy of those consumers, it also does the tasks that are sent to the agent by name. With
+        neither a capability nor that it takes no task, but does its probes, and hears orders, as any other.
         `pulse` is called beside the worker's own heartbeat, from another thread, while a handler blocks the loop.
         `signs` is told of what proves that the worker hears its queue, and does the probes that are sent to it.
         `on_pause` hears why somebody paused it, and with an empty reason that it goes on.
@@ -107,6 +108,7 @@ class Worker:
         self.shed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Done when others need the room and we are idle, with why: the process should drain and stay away a while."""
         self._address = subjects.agent_address(agent)
+        policies = [*(one.policy for one in capabilities), *([named] if named is not None else [])]
         sources = _sources([*self._capabilities, *([self._address] if named is not None else [])])
         self._signs = signs
         self._probes = subjects.probe(agent) if signs is not None else ""
@@ -128,7 +130,7 @@ class Worker:
         self._extender = Extender(
             connection.url,
             name=f"{agent}-{instance}",
-            ack_wait=min(policy.ack_wait for policy in (*(one.policy for one in capabilities), named) if policy),
+            ack_wait=min([one.ack_wait for one in policies], default=self._settings.ack_wait),
             settings=self._settings,
             pulse=self._heart.pulse if pulse is None else both(self._heart.pulse, pulse),
         )

@@ -17,6 +17,7 @@ from actors.actor import Agent, check_class, prompted_by
 from actors.mailbox import Mailbox
 from actors.runtime import Threads, prompt_service
 from bus.connection import Connection
+from bus.health import Meter
 from bus.mesh import Mesh
 from bus.messages import SERVICE_ERROR, SERVICE_ERROR_CODE
 from bus.prompts import PromptService
@@ -32,6 +33,7 @@ class Serving(Generic[A]):
     agent: A
     service: PromptService
     mailbox: Mailbox
+    meter: Meter
 
 
 @contextlib.asynccontextmanager
@@ -52,10 +54,10 @@ async def serving(
     agent.mesh = Mesh(connection, telemetry, client=kind.name)
     mailbox = Mailbox(kind.name, concurrency=kind.concurrency, capacity=settings.mailbox)
     threads = Threads(kind.name, kind.concurrency)
-    service = prompt_service(agent, method, mailbox, threads, instance)
+    service = prompt_service(agent, method, mailbox, threads, instance, meter=(meter := Meter()))
     try:
         await service.start()
-        yield Serving(agent, service, mailbox)
+        yield Serving(agent, service, mailbox, meter)
         await service.drain(0.1)
     finally:
         threads.close()

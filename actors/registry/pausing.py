@@ -33,7 +33,7 @@ class Paused(BaseModel):
 
 
 async def pause(mesh: Mesh, name: str, reason: str) -> Paused:
-    """Have an instance take no task and no request, or the tasks of a capability wait.
+    """Have an instance take no task, no request and no prompt, or the tasks of a capability wait.
 
     What runs is finished. Tasks that are sent to an agent by name are its own, and are done while a capability is
     paused. Paused again it has the new reason.

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from bus.pull import Puller
-from revo import Agent, BusError, Retry, TaskContext, rpc, task
+from revo import Agent, BusError, Prompt, Retry, TaskContext, prompt, rpc, task
 
 log = logging.getLogger(__name__)
 
@@ -185,6 +185,16 @@ class Listener(Agent):
     @rpc("hear")
     async def hear(self) -> str:
         """Which instance this is."""
+        return self.mesh.telemetry.instance
+
+
+class Host(Agent):
+    """Answers prompts, and nothing else."""
+
+    @prompt
+    async def answer(self, prompt: Prompt) -> str:
+        if prompt.text == "fail":
+            raise ValueError("as told")
         return self.mesh.telemetry.instance
 
 

@@ -15,11 +15,12 @@ import pytest
 
 from actors.registry import pausing
 from actors.registry.client import RegistryClient
-from actors.registry.model import Instance
+from actors.registry.model import Health, Instance
 from bus import jetstream, subjects
-from bus.errors import NotFoundError
+from bus.errors import NoRespondersError, NotFoundError, RemoteError
 from bus.mesh import Mesh
 from bus.server import Server
+from bus.wire import Message
 from revo.cli.events import recent
 from tests.eventually import eventually
 from tests.processes import ActorProcess, actor
@@ -180,6 +181,46 @@ async def test_who_is_paused_takes_nothing_until_resumed(server: Server, mesh: M
             await pausing.pause(mesh, "nobody", "why not")
         assert await told(mesh, "deaf") == set(), "who is paused need not prove anything"
         assert {"listen", one.instance} == await told(mesh, "paused") == await told(mesh, "resumed")
+
+
+async def test_an_agent_that_only_answers_prompts_is_probed_counted_and_paused_as_others(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    probed: asyncio.Queue[Message] = asyncio.Queue()
+    await mesh.connection.subscribe(subjects.PROBED, probed.put_nowait)
+    async with AsyncExitStack() as stack:
+        _, one = await start(stack, server, tmp_path, REGISTRY, "tests.integration.agents:Host")
+        for _ in range(2):
+            with pytest.raises(RemoteError, match="as told"):
+                await mesh.prompt("host", "fail")
+        assert (await mesh.prompt("host", "hi")).text == one.instance
+        health = await eventually(lambda: _health_of(mesh, one.instance, 3))
+        assert 0.4 < health.error_rate < 0.7
+        async with asyncio.timeout(20):
+            assert (await probed.get()).subject == subjects.probed("host", one.instance)
+
+        for _ in range(2):
+            await pausing.pause(mesh, one.instance, "why")
+            await until(mesh, one.instance, "paused")
+            await eventually(lambda: _nobody_answers(mesh, "host"))
+        for _ in range(2):
+            await pausing.resume(mesh, one.instance)
+            await until(mesh, one.instance, "idle")
+        answer = await mesh.prompt("host", "hi")
+        assert (answer.text, answer.chunks) == (one.instance, 1)
+
+
+async def _nobody_answers(mesh: Mesh, agent: str) -> bool:
+    try:
+        await mesh.prompt(agent, "hi")
+    except NoRespondersError:
+        return True
+    return False
+
+
+async def _health_of(mesh: Mesh, name: str, done: int) -> Health | None:
+    health = (await found(mesh, name)).health
+    return health if health is not None and health.done >= done else None
 
 
 async def nobody_takes(mesh: Mesh, task_id: str) -> bool:

@@ -135,7 +135,7 @@ async def test_the_first_words_of_an_answer_arrive_before_its_handler_has_ended(
 async def test_what_cannot_be_answered_is_refused_by_its_number_and_the_stream_ends(
     settings: Settings, connection: Connection
 ) -> None:
-    settings = settings.model_copy(update={"prompt_max_payload": 3000, "prompt_limit": 0.2})
+    settings = settings.model_copy(update={"prompt_max_payload": 3000, "prompt_limit": 1.0})
     caller = Caller(connection)
 
     def envelope(**fields: object) -> bytes:
@@ -159,16 +159,18 @@ async def test_what_cannot_be_answered_is_refused_by_its_number_and_the_stream_e
                 assert number == "400", (what, body[:80], text)
         assert (await caller.refused(TALKER, attached("a", "A" * 4000)))[1].startswith("prompt of 40")
         assert here.agent.ended == [], "none of these has reached the agent"
+        assert (here.meter.done > 20, here.meter.error_rate) == (True, 0.0), "and it has not failed"
         (talker,) = await found(agents)
         with pytest.raises(PayloadTooLargeError):
             await ask(talker, "hi", {"a": bytes(4000)})
         for text, said in {
             "fail": "500: value_error: as told in two lines",
             "refuse": "400: send a picture",
-            "wait": "500: it took longer than the limit of 0.2 s",
+            "wait": "500: it took longer than the limit of 1 s",
         }.items():
             with pytest.raises(ProtocolError, match=said):
                 await ask(talker, text)
+        assert 0 < here.meter.error_rate < 0.2, "two of these it has: it took too long, and it raised"
         assert (await ask(talker, "ask 0.05")).text == "first last", "its question was not answered in time"
         odd = {"Agent-Sender": "{", "traceparent": "x", "Revo-Deadline": "x", "Content-Type": "x/y", "Status": "503"}
         sender = {"Agent-Sender": json.dumps({"v": 1, "account": "A", "user": "U", "name": "alice"})}
@@ -209,7 +211,9 @@ async def test_many_prompts_at_once_are_all_answered_by_all_replicas(settings: S
         assert min(worked) > 8, worked
 
 
-async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(settings: Settings) -> None:
+async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(
+    settings: Settings, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = settings.model_copy(update={"mailbox": 1, "prompt_keepalive": 0.05})
     async with serving(Talker, settings) as here, calling(settings.nats_url) as agents:
         (talker,) = await found(agents)
@@ -221,6 +225,12 @@ async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(s
             assert here.mailbox.waiting == 1
             with pytest.raises(ProtocolError, match="429: the mailbox of talker is full"):
                 await ask(talker, "hello")
+            assert (await Caller(connection).refused(TALKER, b"{"))[0] == "429", "it is not even read"
+            here.mailbox._capacity = 2
+            monkeypatch.setattr("bus.prompts.service.MOST_WAITING", 20)
+            with pytest.raises(ProtocolError, match="429: prompts of 18 bytes wait, and 18 more exceed the limit of 20"):
+                await ask(talker, "hello")
+            assert here.service._waiting == 18
             draining = asyncio.create_task(here.service.drain(10))
             with pytest.raises(ProtocolError, match="503: the agent drains; ask another"):
                 [message async for message in waiting]
@@ -228,6 +238,7 @@ async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(s
         here.agent.open.set()
         assert [said.text for said in await asyncio.gather(*running)] == ["first last"] * 2
         await draining
+        assert here.service._waiting == 0
 
 
 async def test_an_actor_that_is_told_to_stop_ends_what_it_answers_and_comes_back_after_a_lost_server(
