@@ -10,10 +10,10 @@ import contextlib
 import contextvars
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from bus import subjects
+from bus.answers import Answer, Arrivals, Whole
 from bus.connection import Connection
 from bus.directory import Directory
 from bus.errors import (
@@ -41,20 +41,13 @@ from bus.prompts import (
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.wire import Message
 
+__all__ = ["Answer", "Asking", "OnQuery", "UnansweredQueryError", "prompt"]
+
 OnQuery = Callable[[Query], Awaitable[str | Envelope]]
 """Answers what an agent asks in the middle of its answer."""
 
 _INBOX: Final = "_INBOX"
 """What the first token of an inbox begins with, whoever made it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole answer. `chunks` is of how many parts it came."""
-
-    text: str
-    attachments: tuple[Attachment, ...] = ()
-    chunks: int = 0
 
 
 class UnansweredQueryError(BusError):
@@ -76,6 +69,8 @@ class Asking:
     Raises, from either:
         NoRespondersError: at once, when nobody takes prompts there.
         RequestTimeoutError: no sign for `inactivity` seconds, or no end within `timeout`.
+        AnswerTooLargeError: the whole answer, or what the caller has not taken of its chunks, exceeds the setting
+            `prompt_max_answer`.
         RemoteError: the agent failed or refused; `code` is the protocol's number, `retryable` whether to try again.
         ConnectionLostError: the connection broke, and the rest of the answer with it.
         ConfigError, PayloadTooLargeError: nothing was sent.
@@ -93,9 +88,11 @@ class Asking:
         inactivity: float = MAX_SILENCE,
         on_query: OnQuery | None = None,
         forget: Callable[[], None] = lambda: None,
+        max_answer: int | None = None,
     ) -> None:
-        """`find` says where the agent is, `forget` hears that it is not there. Without `on_query` a query is a chunk
-        like others, for `answer`; whoever awaits the whole answer has an `UnansweredQueryError` then.
+        """`find` says where the agent is, `forget` hears that it is not there. `max_answer` is bytes, by default the
+        setting. Without `on_query` a query is a chunk like others, for `answer`; whoever awaits the whole answer has an
+        `UnansweredQueryError` then.
         """
         self._connection = connection
         self._telemetry = telemetry
@@ -106,6 +103,7 @@ class Asking:
         self._inactivity = inactivity
         self._on_query = on_query
         self._forget = forget
+        self._max_answer = connection.settings.prompt_max_answer if max_answer is None else max_answer
 
     def __await__(self) -> Generator[Any, None, Answer]:
         return self._whole().__await__()
@@ -114,15 +112,14 @@ class Asking:
         return self.chunks()
 
     async def _whole(self) -> Answer:
-        texts, attachments = list[str](), list[Attachment]()
+        whole = Whole(self._agent, self._max_answer)
         async with contextlib.aclosing(self.chunks()) as chunks:
             async for chunk in chunks:
                 if isinstance(chunk, Query):
                     raise UnansweredQueryError(self._agent, chunk.prompt)
                 if isinstance(chunk, Response):
-                    texts.append(chunk.text)
-                    attachments += chunk.attachments
-        return Answer("".join(texts), tuple(attachments), len(texts))
+                    whole.add(chunk)
+        return whole.answer
 
     async def answer(self, query: Query, answer: str | Envelope) -> None:
         """Answer what the agent asked. At most once: nothing says whether it arrived.
@@ -146,10 +143,11 @@ class Asking:
         body, headers = write_envelope(self._envelope), dict[str, str]()
         if info.max_payload is not None and len(body) > info.max_payload:
             raise PayloadTooLargeError(info.prompt, len(body), info.max_payload)
-        inbox, arrived = self._connection.client.new_inbox(), asyncio.Queue[Message | None]()
+        # A chunk of an attachment is larger on its way than it is: of those on their way there may be more.
+        inbox, arrived = self._connection.client.new_inbox(), Arrivals(self._agent, 2 * self._max_answer)
         with self._span(info, headers) as span, self._connection.unbroken(f"the answer of {self._agent}") as lost:
-            lost.add_done_callback(lambda _: arrived.put_nowait(None))
-            subscription = await self._connection.subscribe(inbox, arrived.put_nowait)
+            lost.add_done_callback(lambda _: arrived.end())
+            subscription = await self._connection.subscribe(inbox, arrived.put)
             until = None if self._timeout is None else time.monotonic() + self._timeout
             number = 0
             try:
@@ -170,7 +168,7 @@ class Asking:
                 span.set("revo.chunks", number)
                 await subscription.drain()
 
-    async def _next(self, arrived: asyncio.Queue[Message | None], until: float | None, subject: str) -> Message | None:
+    async def _next(self, arrived: Arrivals, until: float | None, subject: str) -> Message | None:
         """What comes next; None at the end, and when the connection is lost."""
         patience = self._inactivity
         if until is not None:

@@ -85,6 +85,7 @@ class Settings(BaseModel):
     )
     prompt_limit: Seconds = Field(600.0, description="how long an agent may work on one prompt")
     prompt_max_payload: Bytes = Field(MIB, description="of one prompt; where the server takes less, that counts")
+    prompt_max_answer: Bytes = Field(64 * MIB, description="of one whole answer to a prompt of ours")
     labels: dict[str, str] = Field({}, description="what to find this process's instance by, as zone=a,team=search")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")

@@ -39,6 +39,9 @@ class Hermes:
         what, _, rest = envelope.prompt.partition(" ")
         if what == "fail":
             raise ValueError("as told")
+        if what == "flood":
+            for _ in range(3):
+                await stream.send("x" * 500_000)
         if what == "wait":
             await self.open.wait()
         if what == "ask":

@@ -64,7 +64,16 @@ def courier(
             raise UnansweredQueryError(agent, query.prompt)
 
         envelope = Envelope(prompt=wanted.prompt, attachments=tuple(wanted.attachments))
-        asking = Asking(connection, telemetry, find, envelope, agent=agent, inactivity=inactivity, on_query=on_query)
+        asking = Asking(
+            connection,
+            telemetry,
+            find,
+            envelope,
+            agent=agent,
+            inactivity=inactivity,
+            on_query=on_query,
+            max_answer=connection.max_payload,  # more is no result
+        )
         try:
             answer = await asking
         except RemoteError as error:

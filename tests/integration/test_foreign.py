@@ -139,6 +139,7 @@ async def what_fails(mesh: Mesh, hermes: Hermes) -> None:
         ({"nonsense": 1}, "decode", 0),
         ({"prompt": "x", "session": "no-such"}, "no_such_agent", 3),
         ({"prompt": " "}, "config", 1),
+        ({"prompt": "flood"}, "answer_too_large", 1),
     ]
     handles = [await mesh.submit("@hermes", message) for message, _, _ in wrong]
     ends = [await handle.outcome(timeout=10) for handle in handles]

@@ -228,7 +228,9 @@ async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(
             assert (await Caller(connection).refused(TALKER, b"{"))[0] == "429", "it is not even read"
             here.mailbox._capacity = 2
             monkeypatch.setattr("bus.prompts.service.MOST_WAITING", 20)
-            with pytest.raises(ProtocolError, match="429: prompts of 18 bytes wait, and 18 more exceed the limit of 20"):
+            with pytest.raises(
+                ProtocolError, match="429: prompts of 18 bytes wait, and 18 more exceed the limit of 20"
+            ):
                 await ask(talker, "hello")
             assert here.service._waiting == 18
             draining = asyncio.create_task(here.service.drain(10))

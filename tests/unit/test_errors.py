@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bus import directory, errors, jetstream, prompting, pull, restore, topology, worker
+from bus import answers, directory, errors, jetstream, prompting, pull, restore, topology, worker
 from bus.errors import BusError
 
 EXAMPLES: list[BusError] = [
@@ -43,6 +43,7 @@ EXAMPLES: list[BusError] = [
     errors.RemoteError("oops", "it broke", True, {"n": 1}),
     errors.TaskFailedError("t1", "failed", "oops", "it broke", {"n": 1}),
     errors.ResultTimeoutError("t1", 2.0),
+    answers.AnswerTooLargeError("hermes", 1_048_576),
     directory.NoSuchAgentError("zeus", ("hermes",)),
     jetstream.JetStreamBusyError("x", "no leader"),
     prompting.UnansweredQueryError("hermes", "really?"),
