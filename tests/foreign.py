@@ -59,9 +59,10 @@ async def host(
     url: str, handler: Callable[[Envelope, PromptStream], Awaitable[None]], *, seed: str = "", **how: Any
 ) -> AsyncIterator[AgentService]:
     """A foreign agent, `hermes` of `ana` by default, that beats once a second."""
-    wanted = {"agent": "hermes", "owner": "ana", "session_name": "main", "attachments_ok": True, **how}
+    about = {"agent": "hermes", "owner": "ana", "session_name": "main", "attachments_ok": True}
+    wanted = {**about, "heartbeat_interval_s": 1, "max_concurrent_prompts": 64, **how}
     connection = await nats.connect(url, **({"nkeys_seed_str": seed} if seed else {}))
-    service = AgentService(nc=connection, heartbeat_interval_s=1, max_concurrent_prompts=64, **wanted)
+    service = AgentService(nc=connection, **wanted)
     service.on_prompt(handler)
     await service.start()
     try:
@@ -82,7 +83,7 @@ async def found(mesh: Mesh, count: int = 1) -> list[Instance]:
         seen = await foreign(mesh)
         return seen if len(seen) == count else None
 
-    seen: list[Instance] = await eventually(look, timeout=10)
+    seen: list[Instance] = await eventually(look)
     return seen
 
 

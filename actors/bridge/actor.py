@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import logging
+import time
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -117,18 +118,20 @@ class Bridge(Actor):
 
     async def _look(self) -> None:
         """See to leases and workers: by the clock, for silence announces itself to nobody, and when somebody comes."""
-        pause = self.mesh.connection.settings.lease_heartbeat / LOOKS
+        pause, late = self.mesh.connection.settings.lease_heartbeat / LOOKS, 0.0
         while True:
-            self._foreigners.forget_the_silent()
+            self._foreigners.forget_the_silent(late)
             try:
                 await self._look_once()
             except TransportError as error:
                 log.debug("foreign agents: %s; trying again", error)
+            due = time.monotonic() + pause
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # which is the usual case
+            late = time.monotonic() - due
             self._wake.clear()
 
     async def _look_once(self) -> None:

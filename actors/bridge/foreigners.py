@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MISSED: Final = 2
 """Heartbeats that may be missing; then the agent is gone."""
 LATE: Final = 0.5
-"""Seconds that a heartbeat may be late."""
+"""Seconds that a heartbeat may be late, and we with looking at them."""
 AGAIN: Final = 60.0
 """Seconds for which who was not taken is not asked again who it is."""
 MOST: Final = 256
@@ -102,11 +102,17 @@ class Foreigners:
         """All instances of an agent."""
         return [one.info for one in self._known.values() if one.agent == agent]
 
-    def forget_the_silent(self) -> None:
-        """Let go of those whose heartbeats have not come."""
+    def forget_the_silent(self, late: float) -> None:
+        """Let go of those whose heartbeats have not come. `late` is by how many seconds we look later than we meant to:
+        then it may be we who were slow, what they said meanwhile is still to be read, and their time begins anew.
+        """
         if not self._connection.is_connected:
             return  # it is we who are deaf
         now = time.monotonic()
+        if late > LATE:
+            for one in self._known.values():
+                one.heard = now
+            return
         for one in self.alive():
             silent = now - one.heard
             if silent > MISSED * one.interval + LATE:
