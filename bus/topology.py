@@ -360,12 +360,16 @@ async def standing_policy(connection: Connection, capability: str) -> tuple[Poli
 
 
 def _held(capability: str, standing: Mapping[str, Any]) -> tuple[Policy | None, str]:
-    metadata = standing["config"].get("metadata", {})
     try:
-        return Policy.of(json.loads(metadata[_POLICY])), str(metadata.get(_AGENT, "?"))
+        return Policy.of(json.loads(standing["config"].get("metadata", {})[_POLICY])), agent_of(standing) or "?"
     except (KeyError, ValueError, TypeError):
         log.warning("consumer %s carries no policy that this version reads", capability)
         return None, ""
+
+
+def agent_of(standing: Mapping[str, Any]) -> str:
+    """The agent that set up a consumer, by what the server tells of it; empty where that is not said."""
+    return str((standing["config"].get("metadata") or {}).get(_AGENT, ""))
 
 
 def settle(

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from actors.actor import Actor, rpc
 from actors.bridge.foreigners import Foreign, Foreigners
 from actors.bridge.leases import Leases
+from actors.bridge.leftovers import Leftovers
 from actors.bridge.work import courier
 from actors.loading import default_policy
 from actors.registry.catalog import Catalog
@@ -43,6 +44,9 @@ class BridgeSettings(BaseModel):
 
     concurrency: int = Field(4, ge=1, le=1000, description="prompts for one foreign agent at once, by each bridge")
     time_limit: float = Field(600.0, gt=0, description="seconds that one attempt may take")
+    forget: float = Field(
+        3600.0, gt=0, description="seconds after which a name that is gone is forgotten, if no task waits"
+    )
     inactivity: float = Field(2 * MAX_SILENCE, gt=0, description="seconds without a sign of life in an answer")
 
 
@@ -81,6 +85,7 @@ class Bridge(Actor):
         """Agents whose tasks are not done: until when that is not looked at again, and whose they are."""
         self._catalog = Catalog(connection, on_gone=_nothing, spawn=self.spawn)
         self._foreigners = Foreigners(connection, self._catalog, spawn=self.spawn, changed=self._wake.set)
+        self._leftovers = Leftovers(connection, self.settings.forget)
         self._leases = Leases(connection, self._catalog, self.mesh.telemetry.instance)
         metrics = self.mesh.telemetry.metrics
         metrics.watch("revo_foreign_agents", "Instances of foreign agents that live.", lambda: len(self._alive()))
@@ -123,6 +128,7 @@ class Bridge(Actor):
             self._foreigners.forget_the_silent(late)
             try:
                 await self._look_once()
+                await self._leftovers.look(self._names())
             except TransportError as error:
                 log.debug("foreign agents: %s; trying again", error)
             due = time.monotonic() + pause
@@ -133,6 +139,11 @@ class Bridge(Actor):
                 pass  # which is the usual case
             late = time.monotonic() - due
             self._wake.clear()
+
+    def _names(self) -> set[str]:
+        """The agents that anybody here knows."""
+        living = {one.instance.agent for one in self._catalog.all()}
+        return living | {one.agent for one in self._alive()} | self._workers.keys()
 
     async def _look_once(self) -> None:
         alive = self._alive()
