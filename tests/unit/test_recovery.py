@@ -46,6 +46,7 @@ class Fixture:
             spawn=self.spawn,
             in_hand=tuple,
             changed=lambda: None,
+            turned=None,
         )
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
