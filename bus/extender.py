@@ -50,7 +50,8 @@ class Extender:
         self._url = url
         self._name = name
         self._interval = ack_wait / 3
-        self._tick = min(self._interval, settings.heartbeat)
+        # Two of them, and who began to block just before a renewal of its lease was due is not late with it.
+        self._tick = min(self._interval, settings.heartbeat, settings.lease_heartbeat / 5)
         self._settings = settings
         self._pulse = pulse
         self._held: dict[int, str] = {}
@@ -156,7 +157,7 @@ class Extender:
     async def _watch(self, connection: Connection) -> None:
         """Speak for a blocked loop, and report it with its stack, once for each time that it is blocked."""
         blocked = time.monotonic() - self._seen
-        if blocked > self._tick + self._settings.heartbeat:
+        if blocked > 1.5 * self._tick:
             await self._pulse(connection)
         if blocked <= self._tick:
             self._reported = False
