@@ -200,12 +200,13 @@ async def test_an_agent_that_only_answers_prompts_is_probed_counted_and_paused_a
             assert (await probed.get()).subject == subjects.probed("host", one.instance)
 
         for _ in range(2):
+            await pausing.resume(mesh, one.instance)  # it has never been paused
+        for _ in range(2):
             await pausing.pause(mesh, one.instance, "why")
             await until(mesh, one.instance, "paused")
             await eventually(lambda: _nobody_answers(mesh, "host"))
-        for _ in range(2):
-            await pausing.resume(mesh, one.instance)
-            await until(mesh, one.instance, "idle")
+        await pausing.resume(mesh, one.instance)
+        await until(mesh, one.instance, "idle")
         answer = await mesh.prompt("host", "hi")
         assert (answer.text, answer.chunks) == (one.instance, 1)
 
