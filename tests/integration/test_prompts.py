@@ -231,7 +231,7 @@ async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(
             with pytest.raises(
                 ProtocolError, match="429: prompts of 18 bytes wait, and 18 more exceed the limit of 20"
             ):
-                await ask(talker, "hello")
+                await asyncio.wait_for(ask(talker, "hello"), 10)  # otherwise it waits for its turn
             assert here.service._waiting == 18
             draining = asyncio.create_task(here.service.drain(10))
             with pytest.raises(ProtocolError, match="503: the agent drains; ask another"):
