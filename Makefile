@@ -12,8 +12,8 @@ CHOSEN := --this-python
 endif
 
 BIN := .venv/bin
-# Workers for the tests: 3 by default, for most of the time they wait, none with PYTEST_WORKERS=0. Tests of one xdist_group run one after the other.
-PYTEST_WORKERS ?= 3
+# Workers for the tests: 4 by default, for most of the time they wait, none with PYTEST_WORKERS=0. Tests of one xdist_group run one after the other.
+PYTEST_WORKERS ?= 4
 PYTEST_ARGS ?=
 IMAGE ?= revo:0.1.0
 DOCKER_BUILD_ARGS ?=
