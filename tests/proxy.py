@@ -45,7 +45,14 @@ class Proxy:
         assert task is not None
         self._serving.add(task)
         task.add_done_callback(self._serving.discard)
-        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+        if self._server is None:  # it came through as the wire was cut
+            writer.transport.abort()
+            return
+        try:
+            far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+        except OSError:
+            writer.transport.abort()
+            return
         pair = {writer, far_writer}
         self._writers |= pair
         async with asyncio.TaskGroup() as group:

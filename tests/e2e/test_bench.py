@@ -84,7 +84,7 @@ def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
     assert found["registered_s"] < 5
     assert max(found["cpu_idle"], found["cpu_asked"]) < 0.5
     assert found["rate"] > 450
-    assert found["find_p50_ms"] < 5, "p99 is measured on a quiet machine: other tests run beside this one"
+    assert found["find_p50_ms"] < 15, "it is measured on a quiet machine: other tests run beside this one"
 
 
 def test_bench_start_measures_ready_time_and_memory(shell: Shell) -> None:

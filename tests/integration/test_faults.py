@@ -57,7 +57,7 @@ async def a_peer_that_hangs_up() -> AsyncIterator[int]:
     """A port where connections are taken, and reset as soon as something is said."""
 
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readexactly(5)
+        await reader.read(5)
         linger = struct.pack("ii", 1, 0)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         writer.transport.abort()
