@@ -62,7 +62,7 @@ def row_of(instance: Instance) -> dict[str, Any]:
     uptime = time.time() - instance.started_at if instance.started_at else 0.0
     row["condition"] = row["condition"] or instance.state  # an older registry does not say
     if row["condition"] == "dead":
-        row["state"] = "dead"
+        row |= {"state": "dead", "concurrency": 0}  # all that is known of it is that it is gone
     return {**row, "capabilities": sorted(instance.capabilities), "uptime": uptime}
 
 

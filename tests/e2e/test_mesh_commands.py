@@ -88,7 +88,7 @@ async def test_ps_shows_who_lives_and_who_should(running: Shell) -> None:
     await eventually(is_back, timeout=20)
     (dead,) = [row for row in running.json("ps", "--agent", "echo") if row["condition"] == "dead"]
     assert dead["instance"] == victim["instance"]
-    assert dead["state"] == "dead"
+    assert (dead["state"], dead["concurrency"]) == ("dead", 0)
     assert "its lease ran out" in dead["reason"]
     shown = running.revo("ps").stdout
     assert "kind" in shown.splitlines()[0]
