@@ -59,6 +59,7 @@ class _Mark:
     name: str
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
+    scoped: bool = False
 
 
 def task(
@@ -95,17 +96,17 @@ def task(
     return _marker(_Mark("task", capability, policy, tuple(topics)))
 
 
-def rpc(name: str) -> Callable[[F], F]:
+def rpc(name: str, *, scoped: bool = False) -> Callable[[F], F]:
     """Declare that a method of an `Actor` answers requests: `ActorRef.ask(name, message)`.
 
     The method takes a pydantic model, or nothing, and returns what its annotation says. What it raises goes to
-    the caller; the actor lives on.
+    the caller; the actor lives on. One that is `scoped` is asked within a scope, which stands in `bus.rpc.SCOPE`.
 
     Raises:
         InvalidSubjectError: at import, when `name` cannot stand in a subject.
     """
     subjects.token(name, "method")
-    return _marker(_Mark("rpc", name, {}))
+    return _marker(_Mark("rpc", name, {}, scoped=scoped))
 
 
 def _marker(mark: _Mark) -> Callable[[F], F]:
@@ -140,6 +141,9 @@ class Actor:
     """The capabilities whose every instance it speaks to. Where the server knows users, of no others."""
     prompts: ClassVar[Sequence[str]] = ()
     """The agents that it prompts, by name. Where the server knows users, no others."""
+    memory: ClassVar[Sequence[str]] = ()
+    """The namespaces of shared memory that it reads and writes, or with `:ro` at the end only reads. Where the server
+    knows users, no others."""
     Settings: ClassVar[type[BaseModel] | None] = None
     """The model of its table in the mesh file."""
 
@@ -207,6 +211,7 @@ class Handler:
     in_thread: bool
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
+    scoped: bool = False
 
     def policy_over(self, default: Policy) -> Policy:
         """How the capability is run: what the decorator says over the mesh's settings."""
@@ -270,6 +275,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         in_thread=not inspect.iscoroutinefunction(method),
         policy=mark.policy,
         topics=mark.topics,
+        scoped=mark.scoped,
     )
 
 

@@ -60,7 +60,8 @@ class Endpoints:
         capabilities = []
         for handler in self._handlers:
             if handler.kind == "rpc":
-                self._service.endpoint(handler.name, rpc_handler(actor, handler, mailbox, threads))
+                answer = rpc_handler(actor, handler, mailbox, threads)
+                self._service.endpoint(handler.name, answer, scoped=handler.scoped)
             else:
                 at_once = broadcast_handler(actor, handler, mailbox, threads)
                 self._service.on_broadcast(handler.name, at_once)

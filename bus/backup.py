@@ -32,6 +32,8 @@ M = TypeVar("M", bound=BaseModel)
 MARK: Final = "backup.json"
 """Written last: a folder without it is no backup."""
 _PIECE: Final = 1024 * 1024
+_OF_THE_MOMENT: Final = {subjects.PROBES, subjects.bucket(subjects.SESSIONS_BUCKET)}
+"""What means nothing later. Locks of sessions that are gone are taken away, as those of the dead are."""
 
 OnBytes = Callable[[str, int], object]
 """Is told the stream that is worked at, and how many more bytes of its file have been written or read."""
@@ -118,7 +120,7 @@ async def create(connection: Connection, folder: Path, on_bytes: OnBytes) -> Bac
     taken: list[Kept] = []
     files: dict[str, str] = {}
     wanted = topology.streams(connection.settings, connection.max_payload)
-    names = [config["name"] for config in wanted if config["name"] != subjects.PROBES]  # which are of the moment
+    names = [config["name"] for config in wanted if config["name"] not in _OF_THE_MOMENT]
     names.sort(key=lambda name: name != subjects.TASKS)  # which comes first, see above
     for name in names:
         try:

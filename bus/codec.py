@@ -124,15 +124,23 @@ def validate(adapter: TypeAdapter[T], value: object, *, subject: str = "") -> T:
         raise DecodeError(subject, "nested too deeply") from error
 
 
+def as_type(model: type[T], value: object, *, subject: str = "") -> T:
+    """A plain value as `model`, or as any other type.
+
+    Raises:
+        DecodeError: as `validate`.
+    """
+    adapter: TypeAdapter[T] = _adapter(model)  # type: ignore[arg-type]  # a type is hashable
+    return validate(adapter, value, subject=subject)
+
+
 def read(model: type[T], headers: Mapping[str, str], body: bytes, *, subject: str = "") -> T:
     """A whole message as `model`: content type, bytes and fields.
 
     Raises:
         DecodeError: when any of the three does not fit.
     """
-    plain = decode(body, content_type_of(headers, subject=subject), subject=subject)
-    adapter: TypeAdapter[T] = _adapter(model)  # type: ignore[arg-type]  # a type is hashable
-    return validate(adapter, plain, subject=subject)
+    return as_type(model, decode(body, content_type_of(headers, subject=subject), subject=subject), subject=subject)
 
 
 @functools.lru_cache(maxsize=64)

@@ -50,6 +50,13 @@ class InvalidSubjectError(ConfigError):
         return f"{self.what!r} cannot be used in a subject: {self.reason}"
 
 
+class InvalidKeyError(ConfigError):
+    """No entry of shared memory can be called so."""
+
+    def __str__(self) -> str:
+        return f"{self.what} is no key of shared memory: {self.reason}"
+
+
 class CodecError(BusError):
     """Bytes and model do not fit; the same bytes fail every time."""
 
@@ -84,6 +91,18 @@ class PayloadTooLargeError(BusError):
 
     def __str__(self) -> str:
         return f"message of {self.size} bytes for {self.subject} exceeds the limit of {self.limit} bytes"
+
+
+class BatchTooLargeError(BusError):
+    """More messages, or none, than can be stored at once. Nothing was sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(size, limit)
+        self.size = size
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.size} messages cannot be stored at once: 1 to {self.limit} can"
 
 
 # --- we closed it -----------------------------------------------------------------------------------------

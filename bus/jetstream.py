@@ -211,14 +211,15 @@ class JetStreamBusyError(TransportError):
         return f"jetstream cannot serve {self.subject} yet: {self.reason}"
 
 
-async def last(connection: Connection, stream: str, subject: str) -> StoredMessage | None:
+async def last(connection: Connection, stream: str, subject: str, *, quick: bool = False) -> StoredMessage | None:
     """The newest message on `subject` (wildcards allowed) as the stream's leader has it, or None.
 
-    The leader is asked, not the nearest copy: a direct get may answer from a minority. Those with an account of their
-    own are granted subjects, not streams, so they read the subject itself from whichever copy answers: what they are
-    told is there is there, and what is not may have come a moment ago.
+    The leader is asked, not the nearest copy: a direct get may answer from a minority. Where there is but one copy a
+    `quick` look takes that, at half the cost. Those with an account of their own are granted subjects, not streams, so
+    they read the subject itself from whichever copy answers: what they are told is there is there, and what is not may
+    have come a moment ago.
     """
-    if connection.restricted:
+    if connection.restricted or (quick and not connection.clustered):
         return await _last_of(connection, stream, subject)
     try:
         answer = await call(connection, "STREAM.MSG.GET", stream, body={"last_by_subj": subject})

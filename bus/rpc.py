@@ -34,6 +34,9 @@ CALLER: ContextVar[str] = ContextVar("revo_caller", default="")
 somebody who may ask anything, or a server that knows no users.
 """
 
+SCOPE: ContextVar[str] = ContextVar("revo_scope", default="")
+"""Within which scope is asked, where a handler of a scoped request runs; held by permissions as the caller is."""
+
 
 @dataclass(slots=True)
 class Request:
@@ -54,6 +57,7 @@ RpcHandler = Callable[[Request], Awaitable[object]]
 @dataclass(slots=True, kw_only=True)
 class _Method(Endpoint):
     handler: RpcHandler
+    direct: bool = True
     subscriptions: list[Subscription] = field(default_factory=list)
 
 
@@ -65,8 +69,9 @@ async def call(
     message: object,
     *,
     timeout: float | None = None,
+    scope: str = "",
 ) -> Any:
-    """Ask a service and return the plain value of its reply.
+    """Ask a service, within a scope where its method has some, and return the plain value of its reply.
 
     It is waited no longer than for the handler that asks, if one does, and the service is told to end a bit earlier.
 
@@ -77,7 +82,10 @@ async def call(
         NoTimeLeftError: whoever waits for the handler that asks has given up; nothing was sent.
         EncodeError, InvalidSubjectError, PayloadTooLargeError: before anything is sent.
     """
-    subject = subjects.rpc(service, method, connection.caller)
+    if scope:
+        subject = subjects.scoped(service, method, scope, connection.caller)
+    else:
+        subject = subjects.rpc(service, method, connection.caller)
     question = prepare(connection, subject, message, timeout=timeout)
     attributes = functools.partial(attributes_of, service, method)
     with telemetry.sending(f"{service}/{method}", question.headers, attributes, kind="client"):
@@ -148,9 +156,12 @@ class Service:
             self._methods.values(),
         )
 
-    def endpoint(self, method: str, handler: RpcHandler) -> None:
-        """Answer `method` with `handler`. Requests run side by side; bounding them is the handler's business."""
-        self._methods[method] = _Method(method, subjects.rpc(self.name, method), self.name, handler=handler)
+    def endpoint(self, method: str, handler: RpcHandler, *, scoped: bool = False) -> None:
+        """Answer `method` with `handler`. Requests run side by side; bounding them is the handler's business. One that
+        is `scoped` is asked within a scope, which stands in `SCOPE`, and of no instance directly.
+        """
+        subject = subjects.scoped(self.name, method, "*") if scoped else subjects.rpc(self.name, method)
+        self._methods[method] = _Method(method, subject, self.name, handler=handler, direct=not scoped)
 
     def on_broadcast(self, capability: str, handler: RpcHandler) -> None:
         """Answer what is sent to all instances that have a capability; no queue group chooses one of them."""
@@ -168,7 +179,7 @@ class Service:
             return
         for method in self._methods.values():
             await self._listen(method, method.subject, method.queue)
-            if method.queue:
+            if method.queue and method.direct:
                 try:
                     await self._listen(method, subjects.direct(self.name, self.instance, method.name), "")
                 except PermissionDeniedError as error:  # granted by an earlier version; `revo keys` grants it anew
@@ -226,6 +237,7 @@ class Service:
                 deadline = _deadline(headers, self.connection.settings.request_timeout, message.subject)
                 request = Request(self.name, method.name, message.data, headers, content_type, deadline)
                 CALLER.set(subjects.caller_of(message.subject))
+                SCOPE.set(subjects.scope_of(message.subject))
                 TERM.set(term := Term(deadline))
                 try:
                     value = await self._before(deadline, method.handler(request), name)

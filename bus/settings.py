@@ -86,6 +86,13 @@ class Settings(BaseModel):
     prompt_limit: Seconds = Field(600.0, description="how long an agent may work on one prompt")
     prompt_max_payload: Bytes = Field(MIB, description="of one prompt; where the server takes less, that counts")
     prompt_max_answer: Bytes = Field(64 * MIB, description="of one whole answer to a prompt of ours")
+    memory_history: int = Field(16, ge=2, le=1000, description="versions of an entry of shared memory that are kept")
+    memory_deleted: Seconds = Field(
+        7 * 86400.0, description="how long a deleted entry of shared memory, and its versions, can be had back"
+    )
+    memory_lease: Annotated[float, Field(ge=2, le=3600)] = Field(
+        6.0, description="how long who holds locks of shared memory may be silent before they are taken away"
+    )
     labels: dict[str, str] = Field({}, description="what to find this process's instance by, as zone=a,team=search")
     mailbox: int = Field(1000, ge=1, description="how many requests may wait in an actor's mailbox")
     trace_sample: float = Field(1.0, ge=0, le=1, description="the share of new traces that are recorded")
@@ -102,6 +109,8 @@ class Settings(BaseModel):
     advisories_max_bytes: Bytes = 64 * MIB
     registry_max_bytes: Bytes = 64 * MIB
     events_max_bytes: Bytes = 64 * MIB
+    memory_max_bytes: Bytes = 1024 * MIB
+    sessions_max_bytes: Bytes = 16 * MIB
     dead_max_age: Seconds = 30 * 86400.0
     traces_max_age: Seconds = 86400.0
     audit_max_age: Seconds = 2 * 86400.0

@@ -10,7 +10,7 @@ import functools
 import re
 from typing import Final, NamedTuple
 
-from bus.errors import InvalidSubjectError
+from bus.errors import InvalidKeyError, InvalidSubjectError
 
 TASKS: Final = "TASKS"
 RESULTS: Final = "RESULTS"
@@ -64,6 +64,22 @@ REGISTRY_NEWS: Final = "revo.registry.>"
 PROBES: Final = "PROBES"
 """The stream of what proves that an agent does what it is given."""
 PROBE_SUBJECTS: Final = "revo.probe.*"
+MEMORY_BUCKET: Final = "MEMORY"
+"""What agents share: entries with their versions, conflicts, tables of locks, and what the namespaces are."""
+SESSIONS_BUCKET: Final = "SESSIONS"
+"""Who holds locks, or waits for some: leases that the holders renew."""
+ENTRIES: Final = "entry"
+"""The first token of the keys of entries in the bucket MEMORY: namespace and path follow, and `_` at the end."""
+CONFLICTS: Final = "conflict"
+"""The first token of the keys that say which entries have a set of conflicting values; the rest is as in an entry's."""
+NAMESPACES: Final = "namespace"
+"""The first token of the keys that say how a namespace is to be used."""
+LOCKS: Final = "lock"
+"""The first token of the keys of tables of locks: a namespace and the first part of a path follow."""
+GUARDS: Final = "guard"
+"""The first token of the keys that carry a condition in a batch; what stands there means nothing."""
+LOCK_NEWS: Final = "revo.lock.>"
+"""Where tables of locks are told as they change: namespace and first part of a path follow."""
 EVENTS: Final = "EVENTS"
 EVENT_SUBJECTS: Final = "revo.event.>"
 
@@ -71,6 +87,8 @@ STEWARD: Final = "revo-steward"
 """The name of the steward: its service and, on ADVISORIES, its consumer."""
 REGISTRY: Final = "revo-registry"
 """The name of the registry's service."""
+MEMORY: Final = "revo-memory"
+"""The name of the service of the memory's coordinators."""
 BRIDGE: Final = "revo-bridge"
 """The name of the bridge to foreign agents: its service."""
 EVERYONE: Final = "all"
@@ -321,6 +339,20 @@ def direct(service: str, instance: str, method: str, caller: str = "") -> str:
     return _called(f"revo.direct.{service}.{instance}.{token(method, 'method')}", caller)
 
 
+def scoped(service: str, method: str, scope: str, caller: str = "") -> str:
+    """The subject that a service answers a method on within one scope, as in `rpc`: permissions may grant single
+    scopes, so that a handler need not ask who may touch what.
+    """
+    scope = scope if scope == "*" else token(scope, "scope")
+    return _called(f"revo.scoped.{token(service, 'service')}.{token(method, 'method')}.{scope}", caller)
+
+
+def scope_of(subject: str) -> str:
+    """The scope in a subject of `scoped`; empty in others."""
+    parts = subject.split(".", 5)
+    return parts[4] if parts[1] == "scoped" else ""
+
+
 def is_direct(subject: str) -> bool:
     """Whether it is one of `direct`."""
     return subject.startswith("revo.direct.")
@@ -331,17 +363,94 @@ def _called(subject: str, caller: str) -> str:
 
 
 def caller_of(subject: str) -> str:
-    """Who asks on a subject of `rpc` (five tokens), `direct` (six) or `broadcast` (four); empty: see `rpc`."""
+    """Who asks on a subject of `rpc` (five tokens), `direct`, `scoped` (six), `broadcast` (four); empty: see `rpc`."""
     parts = subject.split(".")
     return parts[-1] if len(parts) == _WITH_CALLER.get(parts[1], 0) else ""
 
 
-_WITH_CALLER: Final = {"rpc": 5, "direct": 6, "cast": 4}
+_WITH_CALLER: Final = {"rpc": 5, "direct": 6, "scoped": 6, "cast": 4}
 
 
 def micro(verb: str, name: str = "", instance: str = "") -> str:
     """A control subject of the NATS micro service protocol (ADR-32); verb is PING, INFO or STATS."""
     return ".".join(part for part in ("$SRV", verb, name, instance) if part)
+
+
+# --- shared memory: keys as `project/app/findings` are paths of tokens ----------------------------------------
+
+MAX_PARTS: Final = 16
+"""Of one key."""
+MAX_KEY: Final = 400
+"""Characters of one key as it stands in a subject."""
+_UNSAFE: Final = re.compile(rb"[^A-Za-z0-9_-]")
+_ESCAPED: Final = re.compile(r"=([0-9A-F]{2})")
+
+
+@functools.lru_cache(maxsize=4096)
+def path(key: str) -> str:
+    """A key of shared memory as tokens of a subject: parts between slashes, each of any characters that can be printed.
+
+    Raises:
+        InvalidKeyError: an empty part, a character that cannot be printed, or too much of it.
+    """
+    if not isinstance(key, str) or not key:
+        raise InvalidKeyError(f"{key!r:.80}", "a key is a text such as project/app/findings")
+    parts = key.split("/")
+    if not all(parts):
+        raise InvalidKeyError(f"{key:.80}", "a part of it is empty: no slash at its ends, nor two in a row")
+    if not key.isprintable():
+        raise InvalidKeyError(f"{key!r:.80}", "it has a character in it that cannot be printed")
+    if len(parts) > MAX_PARTS:
+        raise InvalidKeyError(f"{key:.80}", f"it has {len(parts)} parts, and may have {MAX_PARTS}")
+    try:
+        found = ".".join(_UNSAFE.sub(_escape, part.encode()).decode() for part in parts)
+    except UnicodeEncodeError:
+        raise InvalidKeyError(f"{key!r:.80}", "it has a half of a character in it") from None
+    if len(found) > MAX_KEY:
+        raise InvalidKeyError(f"{key:.80}...", f"it takes {len(found)} characters in a subject, and may take {MAX_KEY}")
+    return found
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    return b"=%02X" % match[0][0]
+
+
+def key_of(path_: str) -> str:
+    """The key of shared memory that `path` made tokens of."""
+    raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), path_.replace(".", "/"))
+    return raw.encode("latin-1").decode()
+
+
+def kept(kind: str, namespace: str, key: str) -> str:
+    """The key in the bucket MEMORY of an entry, or of its conflicts. The last token lets one filter take a key and all
+    that is under it.
+
+    Raises:
+        InvalidKeyError, InvalidSubjectError: there can be no such key, or namespace.
+    """
+    return f"{kind}.{token(namespace, 'namespace')}.{path(key)}._"
+
+
+def kept_under(kind: str, namespace: str, prefix: str = "") -> str:
+    """A filter for the entries at and under a key, or for all of a namespace, in the bucket MEMORY."""
+    inner = f"{path(prefix.removesuffix('/'))}." if prefix else ""
+    return f"{kind}.{token(namespace, 'namespace')}.{inner}>"
+
+
+def parse_kept(key: str) -> tuple[str, str]:
+    """The (namespace, key) of what stands under a key of `kept`."""
+    _, namespace, rest = key.split(".", 2)
+    return namespace, key_of(rest.removesuffix("._"))
+
+
+def lock_table(namespace: str, key: str) -> str:
+    """The key in the bucket MEMORY of the table that a lock is in: one for all under the first part of a path."""
+    return f"{LOCKS}.{token(namespace, 'namespace')}.{path(key).partition('.')[0]}"
+
+
+def lock_news(table: str) -> str:
+    """Where a table of locks, by its key in the bucket MEMORY, is told as it changes."""
+    return f"revo.{table}"
 
 
 # --- the Synadia Agent Protocol, v0.3: its tokens are its own, and in lower case ------------------------------

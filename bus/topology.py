@@ -28,6 +28,8 @@ MAX_CONSUMERS: Final = 100_000
 MAX_WAITING: Final = 10_000
 """Standing pulls on one consumer: one for each idle replica."""
 DEDUP_WINDOW: Final = 120 * NS
+MEMORY_DEDUP: Final = 60 * NS
+"""A write is sent again for a quarter of that (the setting `publish_timeout`); every id costs memory meanwhile."""
 MARKER_TTL: Final = 600.0
 """Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
@@ -119,6 +121,38 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "subject_delete_marker_ttl": int(MARKER_TTL * NS),
             "allow_rollup_hdrs": True,  # the server wants it for its markers
             "allow_direct": True,  # who renews a lease may read that one alone
+            "deny_delete": True,
+            **kept,
+        },
+        {
+            "name": subjects.bucket(subjects.MEMORY_BUCKET),
+            "description": "what agents share, with its versions, and the tables of locks",
+            "subjects": [subjects.entry(subjects.MEMORY_BUCKET, ">")],
+            "max_bytes": settings.memory_max_bytes,
+            "max_msgs_per_subject": settings.memory_history,
+            "discard": "new",
+            "republish": {
+                "src": subjects.entry(subjects.MEMORY_BUCKET, f"{subjects.LOCKS}.>"),
+                "dest": subjects.LOCK_NEWS,
+            },
+            "duplicate_window": MEMORY_DEDUP,
+            "allow_rollup_hdrs": False,  # with one such header who may write one key could wipe all
+            "allow_atomic": True,
+            "allow_direct": True,
+            "deny_delete": True,
+            **kept,
+            "allow_msg_ttl": False,  # an old version would be the newest again: who coordinates ends them
+        },
+        {
+            "name": subjects.bucket(subjects.SESSIONS_BUCKET),
+            "description": "leases of those that hold locks of shared memory",
+            "subjects": [subjects.entry(subjects.SESSIONS_BUCKET, ">")],
+            "max_bytes": settings.sessions_max_bytes,
+            "max_msgs_per_subject": 1,
+            "discard": "new",
+            "subject_delete_marker_ttl": int(MARKER_TTL * NS),
+            "allow_rollup_hdrs": True,  # the server wants it for its markers
+            "allow_direct": True,
             "deny_delete": True,
             **kept,
         },

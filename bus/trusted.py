@@ -11,8 +11,6 @@ from bus.grants import Grants, listings
 
 BRIDGE: Final = "bridge"
 ROLES: Final = (OPERATOR, "observer", "registry", "steward", BRIDGE, "memory")
-MEMORY: Final = "revo-memory"
-"""The name of the memory's service."""
 
 
 def grants(role: str, user: str, foreign: Sequence[str]) -> Grants:
@@ -131,7 +129,22 @@ def _speaks_for(agent: str) -> list[str]:
 
 
 def _memory(user: str) -> Grants:
-    return _system(user, MEMORY)
+    """Keeps what agents share on behalf of those who may not touch its streams; who may what stands in the subjects
+    that they ask on.
+    """
+    buckets = (subjects.MEMORY_BUCKET, subjects.SESSIONS_BUCKET)
+    streams = [subjects.bucket(bucket) for bucket in buckets]
+    return _system(
+        user,
+        subjects.MEMORY,
+        *(subjects.entry(bucket, ">") for bucket in buckets),
+        *(subjects.api(f"STREAM.{verb}", stream) for verb in ("INFO", "MSG.GET", "PURGE") for stream in streams),
+        *(subjects.api("DIRECT.GET", stream) for stream in streams),
+        *(subjects.api("DIRECT.GET", stream, ">") for stream in streams),
+        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in streams),
+        *(subjects.api("CONSUMER.DELETE", stream, "*") for stream in streams),
+        hears=(f"revo.scoped.{subjects.MEMORY}.>", subjects.LOCK_NEWS),
+    )
 
 
 def _observer(user: str) -> Grants:

@@ -21,7 +21,7 @@ from tests.eventually import eventually
 
 
 async def test_applying_twice_changes_nothing_and_finds_nothing(connection: Connection) -> None:
-    assert len(await topology.differences(connection)) == 10, "none exists yet"
+    assert len(await topology.differences(connection)) == 12, "none exists yet"
     assert await topology.apply(connection) == []
     assert await topology.apply(connection) == []
     assert await topology.differences(connection) == []

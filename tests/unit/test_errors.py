@@ -14,6 +14,8 @@ EXAMPLES: list[BusError] = [
     errors.InvalidSubjectError("a.b", "a dot"),
     errors.EncodeError("revo.task.x.low.y", "a set"),
     errors.DecodeError("revo.task.x.low.y", "not json"),
+    errors.BatchTooLargeError(2000, 1000),
+    errors.InvalidKeyError("a//b", "a part of it is empty"),
     errors.PayloadTooLargeError("x", 1_200_000, 1_048_576),
     errors.BusClosedError("closed for good"),
     errors.ServerError("x", "no", 10052),

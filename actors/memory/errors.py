@@ -1,0 +1,129 @@
+"""What shared memory refuses, and why. None of these has changed anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from bus.errors import BusError, ConfigError, NotFoundError, TransportError
+
+if TYPE_CHECKING:
+    from actors.memory.model import Entry
+
+
+class InvalidTtlError(ConfigError):
+    """No entry can live so long."""
+
+
+class NoSuchVersionError(NotFoundError):
+    """An entry never had this version, or it is no longer kept."""
+
+    def __init__(self, key: str, version: int, reason: str) -> None:
+        BusError.__init__(self, key, version, reason)
+        self.what = key
+        self.reason = reason
+        self.api_code = 0
+        self.key = key
+        self.version = version
+
+    def __str__(self) -> str:
+        return f"{self.key} has no version {self.version}: {self.reason}"
+
+
+class ConflictError(BusError):
+    """A write was based on a version that is not the newest, and what stands there, stands."""
+
+    def __init__(self, key: str, base: int, theirs: Entry | None, ours: object, reason: str = "") -> None:
+        super().__init__(key, base, theirs, ours, reason)
+        self.key = key
+        self.base = base
+        self.theirs = theirs
+        """What stands there; None where there is nothing."""
+        self.ours = ours
+        """What was to be written; None for a delete."""
+        self.reason = reason
+
+    def __str__(self) -> str:
+        stands = f"version {self.theirs.version} by {self.theirs.by} stands there" if self.theirs else "there is none"
+        base = f"based on version {self.base}" if self.base else "based on no version"
+        tail = f"; {self.reason}" if self.reason else ""
+        return f"the write to {self.key} is {base}, but {stands}{tail}; read it again, then write"
+
+
+class TooManyConflictsError(BusError):
+    """As many values contradict each other under one key as are kept."""
+
+    def __init__(self, key: str, limit: int) -> None:
+        super().__init__(key, limit)
+        self.key = key
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key} has {self.limit} conflicting values already; "
+            f"resolve them first (`revo memory conflicts resolve`)"
+        )
+
+
+class StaleFenceError(BusError):
+    """Who writes does not hold the lock any more that the write names."""
+
+    def __init__(self, key: str, lock: str, token: int) -> None:
+        super().__init__(key, lock, token)
+        self.key = key
+        self.lock = lock
+        self.token = token
+
+    def __str__(self) -> str:
+        return f"the write to {self.key} shows token {self.token} of the lock on {self.lock}, which is held no more"
+
+
+class WrongFenceError(ConfigError):
+    """The lock that a write names does not protect what is written."""
+
+
+class LockTimeoutError(TransportError):
+    """Others held a lock for longer than was to be waited."""
+
+    def __init__(self, key: str, mode: str, seconds: float, holders: str) -> None:
+        super().__init__(key, mode, seconds, holders)
+        self.key = key
+        self.mode = mode
+        self.seconds = seconds
+        self.holders = holders
+
+    def __str__(self) -> str:
+        return f"no {self.mode} lock on {self.key} within {self.seconds:g} s: {self.holders}"
+
+
+class LockLostError(BusError):
+    """A lock was taken away while it was held: its holder had not been heard of for too long."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the lock on {self.key} is lost: {self.reason}; what was done since may not be protected"
+
+
+class DeadlockError(BusError):
+    """Whoever waited for this lock was part of a circle, and the last to join it."""
+
+    retryable = True
+
+    def __init__(self, key: str, mode: str, circle: str) -> None:
+        super().__init__(key, mode, circle)
+        self.key = key
+        self.mode = mode
+        self.circle = circle
+
+    def __str__(self) -> str:
+        return f"waiting for the {self.mode} lock on {self.key} would never end: {self.circle}"
+
+
+class NoMemoryError(TransportError):
+    """No coordinator of shared memory runs."""
+
+    def __str__(self) -> str:
+        return "no coordinator of shared memory runs; `revo up` starts one, or `revo run actors.memory:Coordinator`"
