@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from actors.actor import Actor, ActorRef, Agent, Prompt, TaskContext, prompt, rpc, task
+    from actors.memory.merge import merger
     from actors.registry.client import RegistryClient
     from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
@@ -38,6 +39,7 @@ __all__ = [
     "TaskContext",
     "TaskFailedError",
     "__version__",
+    "merger",
     "prompt",
     "rpc",
     "span",
@@ -46,6 +48,7 @@ __all__ = [
 
 _HOMES: Final = {
     "actors.actor": ("Actor", "ActorRef", "Agent", "Prompt", "TaskContext", "prompt", "rpc", "task"),
+    "actors.memory.merge": ("merger",),
     "actors.registry.client": ("RegistryClient",),
     "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),
