@@ -133,9 +133,7 @@ class Decider:
         if base and (standing is None or base != standing.version):
             ancestor = await self._ancestor(one, base, standing)
             known = ancestor is not None
-        return decide(
-            job.how, one.write, job.author, standing, ancestor=ancestor, known=known, at=time.time()
-        )
+        return decide(job.how, one.write, job.author, standing, ancestor=ancestor, known=known, at=time.time())
 
     async def _ancestor(self, one: Order, base: int, standing: Entry | None) -> Entry | None:
         """The version that a write is based on; None: it is no longer kept.
@@ -155,4 +153,3 @@ class Decider:
         if found is not None or oldest is None or base > oldest.sequence:  # the oldest go first
             raise NoSuchVersionError(key, base, "it is a version of something else")
         return None
-
