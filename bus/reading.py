@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from bus import jetstream, subjects

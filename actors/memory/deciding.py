@@ -6,6 +6,7 @@ What was decided is stored only if what was read still stands there; otherwise i
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -109,17 +110,17 @@ class Decider:
     async def _standing(self, orders: Sequence[Order]) -> list[Entry | None]:
         """The newest versions, as the leader has them."""
         connection = self._connection
+        wanted = [one.subject for one in orders]
         found: dict[str, jetstream.StoredMessage] = {}
-        if len(orders) > 1 and not connection.clustered:
-            wanted = [one.subject for one in orders]
+        if len(wanted) > 1 and not connection.clustered:
             found = await retried(connection, lambda: latest(connection, wanted))
         else:
-            for one in orders:
+            for subject in wanted:
                 stored = await retried(
-                    connection, lambda one=one: jetstream.last(connection, STREAM, one.subject, quick=True)
+                    connection, functools.partial(jetstream.last, connection, STREAM, subject, quick=True)
                 )
                 if stored is not None:
-                    found[one.subject] = stored
+                    found[subject] = stored
         entries = []
         for one in orders:
             here = found.get(one.subject)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import Final
 
 from actors.memory import versions
-from actors.memory.backend import Author
 from actors.memory.clock import Clock, retried
 from actors.memory.model import Entry, Page, Summary
 from actors.memory.orders import DELETE
@@ -46,7 +44,7 @@ class Lister:
             versions.entry_of(newest, key, now=now),
         ]
 
-    async def list(self, namespace: str, prefix: str, after: str, limit: int) -> Page:
+    async def page(self, namespace: str, prefix: str, after: str, limit: int) -> Page:
         """As `Backend.list`."""
         _check(limit)
         found: list[Summary] = []

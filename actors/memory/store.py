@@ -93,7 +93,7 @@ class Store:
     async def list(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> Page:
         """As `Backend.list`. Costs as much as the namespace has keys there: their names are read for every page."""
         with span("memory/list", **{"revo.memory.namespace": namespace, "revo.memory.key": prefix}):
-            return await self._lister.list(namespace, prefix, after, limit)
+            return await self._lister.page(namespace, prefix, after, limit)
 
     def watch(self, namespace: str, prefix: str = "", since: int | None = None) -> AsyncGenerator[Entry, None]:
         """As `Backend.watch`."""

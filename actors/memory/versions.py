@@ -1,4 +1,4 @@
-"""A version of an entry as it stands in the stream: the value is the body, all else is headers, as `nats kv` shows them.
+"""A version of an entry as it stands in the stream: the value is the body, all else stands in headers.
 
 Where there is a conflict set the body is a map of the value and the set. `docs/memory.md` tells the same to others.
 """
