@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
 
 from actors.memory import versions, watching
 from actors.memory.backend import Author, Write, Written
@@ -72,13 +73,13 @@ class Store:
             raise NoSuchVersionError(key, version, reason)
         return versions.entry_of(found, key)
 
-    async def write(
+    def write(
         self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
-    ) -> list[Written]:
+    ) -> Coroutine[Any, Any, list[Written]]:
         """As `Backend.write`. Where an answer is lost it is sent again for the setting `publish_timeout`; it is carried
         out once all the same.
         """
-        return await self._writer.write(namespace, writes, author, fence)
+        return self._writer.write(namespace, writes, author, fence)
 
     async def history(self, namespace: str, key: str) -> list[Entry]:
         """As `Backend.history`."""
