@@ -14,6 +14,13 @@ class InvalidTtlError(ConfigError):
     """No entry can live so long."""
 
 
+class InvalidRuleError(ConfigError):
+    """No values can be merged by such a rule."""
+
+    def __str__(self) -> str:
+        return f"{self.what} is no rule to merge by: {self.reason}"
+
+
 class NoSuchVersionError(NotFoundError):
     """An entry never had this version, or it is no longer kept."""
 
@@ -37,13 +44,16 @@ class ConflictError(BusError):
         self.key = key
         self.base = base
         self.theirs = theirs
-        """What stands there; None where there is nothing."""
+        """What stands there, be it a delete; None where nothing was ever written."""
         self.ours = ours
         """What was to be written; None for a delete."""
         self.reason = reason
 
     def __str__(self) -> str:
-        stands = f"version {self.theirs.version} by {self.theirs.by} stands there" if self.theirs else "there is none"
+        stands = "there is none"
+        if self.theirs is not None:
+            what = "deleted it" if self.theirs.deleted else "stands there"
+            stands = f"version {self.theirs.version} by {self.theirs.by or 'nobody known'} {what}"
         base = f"based on version {self.base}" if self.base else "based on no version"
         tail = f"; {self.reason}" if self.reason else ""
         return f"the write to {self.key} is {base}, but {stands}{tail}; read it again, then write"

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from actors.memory import rules
 from bus import codec, subjects
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Entry:
     """Seconds after `at` when it expires; 0: never."""
     deleted: bool = False
     expired: bool = False
-    """Nobody deleted it: its time ran out."""
+    """Nobody deleted it: its time ran out. With `deleted` it is the version that says so, and has no value."""
     alternatives: tuple[Alternative, ...] = ()
     """The conflict set: values that contradict this one, for somebody to choose from. A write that is based on this
     version resolves it."""
@@ -129,10 +130,16 @@ class Namespace(BaseModel):
     strategy: Strategy = "last_writer_wins"
     rules: dict[str, str] = Field(
         {},
-        description="for `merge`, by path within a value (`stats.*`, `**.tags`): `counter`, `set`, `append`, or the "
-        "name of a function that was registered",
+        description="for `merge`, by path within a value (`stats.*`, `**.tags`, `.` for all of it): `counter`, `set`, "
+        "`append`, or the name of a function that was registered",
     )
     ranks: dict[str, int] = Field({}, description="for `highest_rank`: by agent or user; 0 for who is not named")
+
+    @field_validator("rules")
+    @classmethod
+    def _rules(cls, value: dict[str, str]) -> dict[str, str]:
+        rules.check(value)
+        return value
 
     @field_validator("ranks")
     @classmethod

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, TypeAlias
 
 SHOWN: Final = 64
 """Characters of a key that are shown."""
 
 
-class _Absent(enum.Enum):
-    ABSENT = "absent"
+class _Absent:
+    __slots__ = ()
 
     def __repr__(self) -> str:
         return "ABSENT"
 
 
-ABSENT: Final = _Absent.ABSENT
-"""There is no value, which is something else than None."""
-
-Absent: TypeAlias = Literal[_Absent.ABSENT]
+ABSENT: Final[Any] = _Absent()
+"""There is no value, which is something else than None. It has no wire form, so none is ever stored."""
 
 Step: TypeAlias = Any
 """The key of a map, or a `range` of places in a list."""
