@@ -24,6 +24,7 @@ _KINDS: Final[tuple[tuple[str, Callable[..., BusError], tuple[str, ...]], ...]] 
     ("too_many_conflicts", errors.TooManyConflictsError, ("key", "limit")),
     ("stale_fence", errors.StaleFenceError, ("key", "lock", "token")),
     ("wrong_fence", errors.WrongFenceError, ("what", "reason")),
+    ("invalid_rule", errors.InvalidRuleError, ("what", "reason")),
     ("invalid_ttl", errors.InvalidTtlError, ("what", "reason")),
     ("lock_lost", errors.LockLostError, ("key", "reason")),
     ("deadlock", errors.DeadlockError, ("key", "mode", "circle")),
@@ -53,7 +54,8 @@ def details_of(error: BusError) -> dict[str, Any]:
     """
     if isinstance(error, errors.ConflictError):
         theirs = error.theirs
-        stands = {"version": theirs.version, "by": theirs.by, "at": theirs.at} if theirs else None
+        known = ("version", "by", "at", "deleted")
+        stands = {name: getattr(theirs, name) for name in known} if theirs else None
         return {"key": error.key, "base": error.base, "reason": error.reason[:_TEXT], "theirs": stands}
     _, fields = _BY_CODE.get(error.code, (None, ()))
     given = {name: getattr(error, name) for name in fields}

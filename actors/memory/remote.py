@@ -37,6 +37,7 @@ from bus.errors import (
     BusError,
     ConfigError,
     NoRespondersError,
+    NoTimeLeftError,
     PermissionDeniedError,
     RemoteError,
     TransportError,
@@ -51,6 +52,8 @@ TRY: Final = 2.0
 """Seconds for one try, and what it waits by itself besides: who answers is quick, who was killed never answers."""
 PAUSE: Final = 0.02
 PAUSE_MAX: Final = 0.5
+_FINAL: Final = ("deadlock", "queue_full")
+"""What may be cured by trying again later, and not at once."""
 _READ_AT_ONCE: Final = 512 * 1024
 """Bytes of entries that are asked for in one request, as far as their sizes are known."""
 
@@ -93,7 +96,8 @@ class Remote:
         key, stands = said.get("key", ""), said.get("theirs")
         theirs = None
         if stands:
-            theirs = Entry(key, stands["version"], None, stands["at"], stands["by"])
+            told = {name: stands[name] for name in ("version", "at", "by", "deleted")}
+            theirs = Entry(key=key, value=None, **told)
             try:
                 theirs = await self.read(namespace, key, stands["version"]) or theirs
             except NoSuchVersionError:
@@ -244,11 +248,11 @@ class Remote:
                 answer: Any = await rpc.call(
                     connection, telemetry, subjects.MEMORY, method, message, timeout=TRY + wait, scope=namespace
                 )
-            except BusClosedError:
+            except (BusClosedError, NoTimeLeftError):
                 raise
             except RemoteError as error:
                 failure: BusError = crossing.received(error)
-                if not failure.retryable or failure.code == "deadlock":
+                if not failure.retryable or failure.code in _FINAL:
                     raise failure from (error if failure is not error else None)
             except NoRespondersError as error:
                 failure = NoMemoryError()

@@ -106,7 +106,7 @@ class Counted(Metrics):
         )
         self._memory = Histogram(
             "revo_memory_seconds",
-            "Operations on shared memory, by what became of them; what waits is not among them until it has waited.",
+            "From an operation's being asked of a coordinator to its answer, waits included.",
             ("operation", "outcome"),
             buckets=_SECONDS,
             registry=registry,
