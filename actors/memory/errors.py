@@ -105,6 +105,18 @@ class LockTimeoutError(TransportError):
         return f"no {self.mode} lock on {self.key} within {self.seconds:g} s: {self.holders}"
 
 
+class ContendedError(TransportError):
+    """So many change one table of locks at once that our change was never the first."""
+
+    def __init__(self, table: str, tries: int) -> None:
+        super().__init__(table, tries)
+        self.table = table
+        self.tries = tries
+
+    def __str__(self) -> str:
+        return f"{self.table} was changed by others at each of {self.tries} tries; spread the locks over more trees"
+
+
 class LockLostError(BusError):
     """A lock was taken away while it was held: its holder had not been heard of for too long."""
 
