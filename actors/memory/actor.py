@@ -11,17 +11,16 @@ import asyncio
 import importlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from actors.actor import Actor, rpc
-from actors.memory import crossing
+from actors.memory import crossing, guests
 from actors.memory.backend import Author, Session, Written
 from actors.memory.errors import ConflictError
-from actors.memory.guests import Guests
 from actors.memory.keeper import Keeper
 from actors.memory.locks import Locks
 from actors.memory.messages import (
@@ -90,7 +89,6 @@ class Coordinator(Actor):
             import_merger(target)
         self._store = Store(connection, telemetry)
         self._locks = Locks(connection)
-        self._guests = Guests(connection)
         self._lock_waits = Waits("locks", LOCK_WAITS)
         self._change_waits = Waits("changes", CHANGE_WAITS)
         self._recent = Recent(connection, spawn=self.spawn)
@@ -121,9 +119,12 @@ class Coordinator(Actor):
         watch = self.mesh.telemetry.metrics.watch
         watch("revo_memory_locks", "Locks that are held, in all namespaces.", lambda: self._keeper.held)
         watch("revo_memory_waiters", "Locks that are waited for, in all namespaces.", lambda: self._keeper.waiting)
-        watch("revo_memory_conflicts", "Conflict sets seen to be made.", lambda: self._news.conflicts, grows=True)
-        watch("revo_memory_evictions", "Locks taken from the dead.", lambda: self._news.evictions, grows=True)
-        watch("revo_memory_deadlocks", "Waits ended, for they had none.", lambda: self._news.deadlocks, grows=True)
+        watch("revo_memory_conflicts", "Conflict sets seen to be made.", self._told("conflict"), grows=True)
+        watch("revo_memory_evictions", "Locks taken from the dead.", self._told("evicted"), grows=True)
+        watch("revo_memory_deadlocks", "Waits ended, for they had none.", self._told("deadlock"), grows=True)
+
+    def _told(self, what: str) -> Callable[[], float]:
+        return lambda: self._news.counts[what]
 
     # --- entries ----------------------------------------------------------------------------------------------
 
@@ -198,31 +199,27 @@ class Coordinator(Actor):
     async def open_session(self, asked: Opening) -> Session:
         """A lease for the locks of who asks."""
         with self._doing("open_session"):
-            session = await self._locks.open_session(_author(asked.by, asked.task))
-            self._guests.came(session.id, CALLER.get())
-            return session
+            return await self._locks.open_session(_author(asked.by, asked.task))
 
     @rpc("renew_session")
     async def renew_session(self, kept: Kept) -> Session:
         """The same for another while."""
         with self._doing("renew_session"):
-            await self._guests.check(kept.session.id, CALLER.get())
+            guests.check(kept.session.id, CALLER.get())
             return await self._locks.renew(kept.session)
 
     @rpc("close_session")
     async def close_session(self, kept: Kept) -> None:
         """End it, and give up all its locks."""
         with self._doing("close_session"):
-            await self._guests.check(kept.session.id, CALLER.get())
+            guests.check(kept.session.id, CALLER.get())
             await self._locks.close_session(kept.session)
 
     @rpc("lock", scoped=True)
     async def lock(self, asked: Wanted) -> Fence | None:
         """A lock, or none yet, and then a place in the queue for it."""
         with self._doing("lock"), self._lock_waits.place(CALLER.get()):
-            await self._guests.check(asked.session.id, CALLER.get())
-            if not asked.owner.startswith(asked.session.id):
-                raise ConfigError(f"owner {asked.owner}", f"does not begin with its session, {asked.session.id}")
+            guests.check(asked.session.id, CALLER.get())
             return await self._locks.lock(
                 SCOPE.get(),
                 asked.key,
@@ -238,7 +235,7 @@ class Coordinator(Actor):
     async def unlock(self, given: Given) -> bool:
         """Give up a lock, or the place in the queue for it."""
         with self._doing("unlock"):
-            await self._guests.check_lock(SCOPE.get(), given.key, given.id, CALLER.get())
+            await guests.check_lock(self.mesh.connection, SCOPE.get(), given.key, given.id, CALLER.get())
             return await self._locks.unlock(SCOPE.get(), given.key, given.id)
 
     @rpc("locks", scoped=True)
@@ -247,7 +244,7 @@ class Coordinator(Actor):
         own.
         """
         with self._doing("locks"):
-            return [self._guests.shown(one, CALLER.get()) for one in await self._locks.locks(SCOPE.get())]
+            return [guests.shown(one, CALLER.get()) for one in await self._locks.locks(SCOPE.get())]
 
     # --- what all of them do ----------------------------------------------------------------------------------
 
@@ -271,7 +268,7 @@ class Coordinator(Actor):
 def _author(by: str, task: str) -> Author:
     """Who writes: who asks, by the name of his instance if he says it and it is one of his."""
     caller = CALLER.get()
-    if caller and agent_of(by) != caller:
+    if caller and (agent_of(by) != caller or not subjects.is_token(by)):
         by = caller
     return Author(by, task, current_ids()[0])
 

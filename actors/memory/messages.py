@@ -20,7 +20,7 @@ goes on where the one before was, and none must be waited for when it is to end.
 
 Key = Annotated[str, Field(max_length=500)]
 """`bus.subjects.path` says what one may be; no key that it takes is longer than this."""
-Id = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.-]{1,128}\Z")]
+Id = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_./-]{1,200}\Z")]
 Name = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.@-]{0,300}\Z")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_WAIT, allow_inf_nan=False)]

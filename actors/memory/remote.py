@@ -7,6 +7,7 @@ its own, and so does a lock, which is what makes that safe.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -44,12 +45,16 @@ from bus.errors import (
 )
 from bus.mesh import Mesh
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 PATIENCE: Final = 3.0
 """Seconds to wait for a coordinator to be there: one that was killed is back within that."""
 TRY: Final = 2.0
 """Seconds for one try, and what it waits by itself besides: who answers is quick, who was killed never answers."""
+LATE: Final = 1.0
+"""Seconds by which a coordinator may be late to end what nobody waits for any more."""
 PAUSE: Final = 0.02
 PAUSE_MAX: Final = 0.5
 _FINAL: Final = ("deadlock", "queue_full")
@@ -69,6 +74,16 @@ class Remote:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
+        self._unanswered: dict[str, float] = {}
+        """Locks by id: until when a coordinator may still be about to take one, for all that we know."""
+        self._again: set[asyncio.Task[None]] = set()
+        mesh.at_close(self.close)
+
+    async def close(self) -> None:
+        """Ask for nothing more: what was held ends with its session."""
+        for task in self._again:
+            task.cancel()
+        await asyncio.gather(*self._again, return_exceptions=True)
 
     # --- entries ----------------------------------------------------------------------------------------------
 
@@ -189,8 +204,8 @@ class Remote:
         return await self._ask("", "open_session", Opening(by=author.by, task=author.task), Session)
 
     async def renew(self, session: Session) -> Session:
-        """As `LockBackend.renew`. One try: who renews tries again while the lease lasts."""
-        return await self._ask("", "renew_session", Kept(session=session), Session)
+        """As `LockBackend.renew`, tried for a third of the lease."""
+        return await self._ask("", "renew_session", Kept(session=session), Session, patience=session.lease / 3)
 
     async def close_session(self, session: Session) -> None:
         """As `LockBackend.close_session`."""
@@ -219,11 +234,37 @@ class Remote:
             task=author.task,
             wait=max(0.0, min(wait, MAX_WAIT)),
         )
-        return await self._ask(namespace, "lock", message, Fence | None, wait=message.wait)  # type: ignore[arg-type]
+        now = asyncio.get_running_loop().time
+        self._unanswered[id] = now() + self._mesh.connection.settings.publish_timeout
+        try:
+            found = await self._ask(namespace, "lock", message, Fence | None, wait=message.wait)  # type: ignore[arg-type]
+        except asyncio.CancelledError:
+            self._unanswered[id] = now() + TRY + message.wait + LATE
+            raise
+        except TransportError:
+            self._unanswered[id] = now() + LATE
+            raise
+        except BusError:
+            del self._unanswered[id]
+            raise
+        del self._unanswered[id]
+        return found
 
     async def unlock(self, namespace: str, key: str, id: str) -> bool:  # noqa: A002
-        """As `LockBackend.unlock`."""
+        """As `LockBackend.unlock`. Where a coordinator may still be about to take it, it is given up again later."""
+        until = self._unanswered.pop(id, 0.0)
+        if until:
+            task = asyncio.get_running_loop().create_task(self._unlock_later(namespace, key, id, until))
+            self._again.add(task)
+            task.add_done_callback(self._again.discard)
         return await self._ask(namespace, "unlock", Given(key=key, id=id), bool)
+
+    async def _unlock_later(self, namespace: str, key: str, lock: str, until: float) -> None:
+        await asyncio.sleep(until - asyncio.get_running_loop().time())
+        try:
+            await self._ask(namespace, "unlock", Given(key=key, id=lock), bool)
+        except BusError as error:
+            log.warning("the lock on %s/%s may be held until our session ends: %s", namespace, key, error)
 
     async def locks(self, namespace: str = "") -> list[LockState]:
         """As `LockBackend.locks`, of one namespace.
@@ -237,7 +278,16 @@ class Remote:
 
     # --- asking -----------------------------------------------------------------------------------------------
 
-    async def _ask(self, namespace: str, method: str, message: object, reply: type[T], *, wait: float = 0.0) -> T:
+    async def _ask(
+        self,
+        namespace: str,
+        method: str,
+        message: object,
+        reply: type[T],
+        *,
+        wait: float = 0.0,
+        patience: float | None = None,
+    ) -> T:
         connection, telemetry = self._mesh.connection, self._mesh.telemetry
         loop = asyncio.get_running_loop()
         began, pause = loop.time(), PAUSE
@@ -261,9 +311,8 @@ class Remote:
                 failure = error
             else:
                 return codec.as_type(reply, answer, subject=subjects.MEMORY)
-            waited = loop.time() - began
-            patience = PATIENCE if isinstance(failure, NoMemoryError) else connection.settings.publish_timeout
-            if waited > patience:
+            most = connection.settings.publish_timeout if patience is None else patience
+            if loop.time() - began > (min(PATIENCE, most) if isinstance(failure, NoMemoryError) else most):
                 raise failure
             await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
             pause = min(PAUSE_MAX, pause * 2)
