@@ -143,6 +143,10 @@ class Memory:
         after = await self._doors.backend.read(self.namespace, key, new)
         return diff(_plain(before), _plain(after))
 
+    async def locks(self) -> list[LockState]:
+        """All locks of this namespace that are held or waited for; holders first, then waiters in their order."""
+        return await self._doors.locks.locks(self.namespace)
+
     # --- many -------------------------------------------------------------------------------------------------
 
     async def list(self, prefix: str = "", after: str = "", limit: int = 100) -> Page:
@@ -213,10 +217,6 @@ class Memory:
     ) -> AbstractAsyncContextManager[Any]:
         """Hold a lock for the length of a block, which gets it as its target."""
         raise NotImplementedError
-
-    async def locks(self) -> list[LockState]:
-        """All locks of this namespace that are held or waited for; holders first, then waiters in their order."""
-        return await self._doors.locks.locks(self.namespace)
 
 
 class _Holds(Protocol):

@@ -134,7 +134,7 @@ class _Run:
             three = (side[keys[key]] if key in keys else ABSENT for side, keys in sides)
             value = self.merge((*path, real), *three)
             if real in merged:
-                self._clash((*path, real), "keys of two types that are equal, such as 1 and True, are no map")
+                self._clash(path, "no map has two keys that are equal and of two types, such as 1 and True")
             if value is not ABSENT:
                 merged[real] = value
         return merged
