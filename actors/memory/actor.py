@@ -154,7 +154,9 @@ class Coordinator(Actor):
         """Some writes, all or none, in the name of who asks."""
         with self._doing("write"):
             author = _author(what.by, what.task)
-            return await self._store.write(SCOPE.get(), what.writes, author, what.fence, id=what.id)
+            return await self._store.write(
+                SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, again=what.again
+            )
 
     @rpc("history", scoped=True)
     async def history(self, which: Keyed) -> list[Entry]:
@@ -184,7 +186,7 @@ class Coordinator(Actor):
                 found = await self._recent.after(
                     SCOPE.get(), asked.prefix, asked.since, wait=asked.wait, limit=asked.limit
                 )
-            entries = [entry for one in found.changes if (entry := self._store.entry(one)) is not None]
+            entries = [entry for one in found.changes if (entry := await self._store.entry(one)) is not None]
             return Changes(entries=entries, position=found.position, anew=found.anew)
 
     @rpc("describe", scoped=True)

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from actors.memory import fencing, versions
+from actors.memory import earlier, fencing, versions
 from actors.memory.backend import Written
 from actors.memory.clock import Clock, retried
 from actors.memory.errors import NoSuchVersionError, OvertakenError
@@ -81,6 +81,8 @@ class Decider:
             As `Backend.write`.
         """
         async for _ in tries(self._connection, orders[0].write.key):
+            if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
             parts: list[Part] = []
             if fence is not None:
                 condition = await fenced_by(self._connection, fence, job.namespace, [one.write.key for one in orders])
