@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from actors.memory import fencing, versions
+from actors.memory import earlier, fencing, versions
 from actors.memory.backend import Written
 from actors.memory.clock import Clock, retried
 from actors.memory.errors import NoSuchVersionError, OvertakenError
@@ -87,6 +87,8 @@ class Decider:
         """
         race = Race(self._connection, orders[0].write.key)
         while True:
+            if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
             parts: list[Part] = []
             if fence is not None:
                 condition = await fenced_by(self._connection, fence, job.namespace, [one.write.key for one in orders])

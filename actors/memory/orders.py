@@ -37,6 +37,10 @@ class Job(NamedTuple):
     id: str
     headers: Mapping[str, str]
     """Of every version that it makes."""
+    shared: bool = False
+    """Whether others may have been asked for the same."""
+    again: bool = False
+    """Whether others have been."""
 
 
 def order(namespace: str, write: Write, max_payload: int) -> Order:

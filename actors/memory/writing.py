@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.memory import versions
+from actors.memory import earlier, versions
 from actors.memory.backend import Author, Write, Written
 from actors.memory.clock import Clock
 from actors.memory.deciding import Decider, Race, fenced_by
@@ -31,9 +31,16 @@ class Writer:
         self._decider = Decider(connection, clock, self._sender, self._max_payload)
 
     async def write(
-        self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
+        self,
+        namespace: str,
+        writes: Sequence[Write],
+        author: Author,
+        fence: Fence | None = None,
+        *,
+        asked_as: str = "",
+        again: bool = False,
     ) -> list[Written]:
-        """As `Backend.write`."""
+        """As `Store.write`."""
         orders = [order(namespace, write, self._max_payload) for write in writes]
         if len(orders) != 1:
             check_together(orders)
@@ -46,8 +53,11 @@ class Writer:
         name = "memory/put_all" if len(orders) > 1 else "memory/delete" if first.delete else "memory/put"
         with self._telemetry.sending(name, traced, attributes, kind="client"):
             how = self._usage.cached(namespace) or await self._usage.of(namespace)
-            write_id = new_task_id()
-            job = Job(namespace, how, author, write_id, versions.headers_of(author, write_id, traced))
+            write_id = asked_as or new_task_id()
+            headers = versions.headers_of(author, write_id, traced)
+            job = Job(namespace, how, author, write_id, headers, bool(asked_as), again)
+            if again and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
             blind = first.base is None and how.strategy == "last_writer_wins"
             if len(orders) > 1 or (fence is not None and not blind):
                 return await self._decider.carry_out(job, orders, fence)
