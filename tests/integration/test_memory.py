@@ -189,6 +189,9 @@ async def test_conflicts_stand_there_until_somebody_chooses(mesh: Mesh) -> None:
     await memory.resolve("b", "chosen", entry)
     assert live(await memory.get("b")).alternatives == ()
     assert [one.key for one in (await memory.conflicts()).entries] == ["a", "c/d"]
+    word = await jetstream.last(mesh.connection, STREAM, "$KV.MEMORY.conflict.plans.b._")
+    assert word is not None
+    assert "KV-Operation" in word.headers, "who lists takes back what is true no more"
     assert (await memory.put("b", "late", entry)).outcome == "conflict", "based on what was resolved by another"
     assert [one.key for one in (await memory.conflicts()).entries] == ["a", "b", "c/d"], "the word of it is anew"
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from actors.memory import watching
+from actors.memory import fencing, watching
+from actors.memory.holding import Lock
 from actors.memory.model import Namespace
 from actors.memory.sweeper import Sweeper
 from bus import jetstream, subjects
@@ -106,7 +107,7 @@ async def _is(memory: Memory, strategy: str) -> bool:
     return (await memory.describe()).strategy == strategy
 
 
-async def test_who_holds_no_lock_any_more_writes_nothing(mesh: Mesh) -> None:
+async def test_who_holds_no_lock_any_more_writes_nothing(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
     memory = Memory(mesh, "plans")
     async with memory.lock("app") as lock:
         first = await memory.put("app/x", 1, fence=lock)
@@ -125,6 +126,19 @@ async def test_who_holds_no_lock_any_more_writes_nothing(mesh: Mesh) -> None:
         with pytest.raises(StaleFenceError):
             await write
     assert await newest(mesh) == before
+
+    ask = fencing.check
+    for base in (None, first.version):
+        lock = await memory.lock("app").acquire()
+
+        async def check(*asked: Any, lock: Lock = lock) -> int:
+            revision = await ask(*asked)
+            await lock.release()  # just then
+            return revision
+
+        monkeypatch.setattr(fencing, "check", check)
+        with pytest.raises(StaleFenceError):
+            await memory.put("app/x", "late", base, fence=lock)
     entry = await memory.get("app/x")
     assert entry is not None
     assert entry.value == 3
