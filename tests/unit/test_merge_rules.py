@@ -17,7 +17,7 @@ from actors.memory.merge import merge, merger
 from actors.memory.model import Namespace
 from actors.memory.plain import ABSENT, same
 from bus.errors import ConfigError, InvalidSubjectError
-from tests.unit.test_merge import histories
+from tests.unit.test_merge import ITEMS, histories
 
 PARTS = st.lists(st.sampled_from(["a", "b", "*", "**"]), max_size=6)
 
@@ -168,4 +168,14 @@ def test_only_what_is_the_same_has_no_differences(history: Any) -> None:
     for old in history:
         for new in history:
             assert (diff(old, new) == []) == same(old, new)
-            assert len(diff(old, new)) == len(diff(new, old))
+
+
+@given(old=ITEMS, new=ITEMS)
+def test_the_differences_of_a_list_say_how_to_make_one_of_the_other(old: list[int], new: list[int]) -> None:
+    told = {(one.kind, int(one.path.strip("[]"))): one for one in diff(old, new)}
+    left = iter([item for place, item in enumerate(old) if ("removed", place) not in told])
+    made = [told["added", place].new if ("added", place) in told else next(left) for place in range(len(new))]
+    for place, item in enumerate(made):
+        change = told.get(("changed", place), Difference("", "changed", item, item))
+        assert (change.old, change.new) == (item, new[place])
+    assert not list(left)
