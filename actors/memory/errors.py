@@ -74,6 +74,23 @@ class TooManyConflictsError(BusError):
         )
 
 
+class OvertakenError(BusError):
+    """Others wrote to the same key again and again, before what became of this write could be stored."""
+
+    retryable = True
+
+    def __init__(self, key: str, tries: int, seconds: float) -> None:
+        super().__init__(key, tries, seconds)
+        self.key = key
+        self.tries = tries
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"others were faster {self.tries} times in {self.seconds:g} s to write to {self.key}; nothing was changed"
+        )
+
+
 class StaleFenceError(BusError):
     """Who writes does not hold the lock any more that the write names."""
 
@@ -103,6 +120,18 @@ class LockTimeoutError(TransportError):
 
     def __str__(self) -> str:
         return f"no {self.mode} lock on {self.key} within {self.seconds:g} s: {self.holders}"
+
+
+class ContendedError(TransportError):
+    """So many change one table of locks at once that our change was never the first."""
+
+    def __init__(self, table: str, tries: int) -> None:
+        super().__init__(table, tries)
+        self.table = table
+        self.tries = tries
+
+    def __str__(self) -> str:
+        return f"{self.table} was changed by others at each of {self.tries} tries; spread the locks over more trees"
 
 
 class LockLostError(BusError):
