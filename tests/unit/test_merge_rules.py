@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.memory import merge as merging
@@ -47,6 +47,7 @@ def test_more_rules_than_can_be_looked_through_are_refused() -> None:
     assert Namespace(rules={"**.a b.*": "my-own_rule", ".": "append"}).rules["."] == "append"
 
 
+@example(["**", "a", "b"], ["a", "a", "b"])
 @given(pattern=PARTS, path=st.lists(st.sampled_from(["a", "b", "*"]), max_size=6))
 def test_a_path_matches_as_a_regular_expression_would_have_it(pattern: list[str], path: list[str]) -> None:
     words = {"*": r"[^/]*/", "**": r"(?:[^/]*/)*"}
@@ -65,6 +66,8 @@ def test_a_path_matches_as_a_regular_expression_would_have_it(pattern: list[str]
         (("x", "runs"), "any-runs"),
         (("x", "y", "runs"), "deep-runs"),
         (("1", 1), "number"),
+        (("c", "d"), "any-d"),
+        (("e", "f"), "any-of-e"),
     ],
 )
 def test_the_most_exact_rule_counts_whichever_was_given_first(path: tuple[Any, ...], kind: str) -> None:
@@ -77,6 +80,10 @@ def test_the_most_exact_rule_counts_whichever_was_given_first(path: tuple[Any, .
         "stats.runs": "exact",
         ".": "root",
         "1.1": "number",
+        "c.**": "below-c",
+        "*.d": "any-d",
+        "*.f": "any-f",
+        "e.*": "any-of-e",
     }
     assert rules.Rules(given_).of(path) == kind
     assert rules.Rules(dict(reversed(given_.items()))).of(path) == kind
