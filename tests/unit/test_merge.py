@@ -41,9 +41,9 @@ def changed(draw: st.DrawFn, base: Any, key: str = "", depth: int = 2) -> Any:
         kept = {name: draw(changed(base[name], name, depth - 1)) for name in base if draw(st.integers(0, 4))}
         return {**{name: draw(values(name, depth - 1)) for name in draw(st.sets(KEYS, max_size=1))}, **kept}
     if isinstance(base, list) and key != "s":
-        kept = [item for item in base if draw(st.integers(0, 4))]
-        at = draw(st.integers(0, len(kept)))
-        return kept[:at] + draw(st.lists(st.integers(0, 9), max_size=2)) + kept[at:]
+        left = [item for item in base if draw(st.integers(0, 4))]
+        at = draw(st.integers(0, len(left)))
+        return left[:at] + draw(st.lists(st.integers(0, 9), max_size=2)) + left[at:]
     return draw(values(key, depth))
 
 
@@ -243,5 +243,5 @@ def test_what_is_nested_deeper_than_can_be_compared_is_a_contradiction_and_no_cr
 
 
 def test_many_contradictions_are_told_in_a_few_words() -> None:
-    many = [{str(place): side for place in range(9)} for side in range(3)]
-    assert merge(*many).reason.endswith("4: both changed it, and not the same; and 4 more")
+    base, ours, theirs = ({str(place): side for place in range(9)} for side in range(3))
+    assert merge(base, ours, theirs).reason.endswith("4: both changed it, and not the same; and 4 more")
