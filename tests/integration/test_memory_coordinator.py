@@ -27,14 +27,16 @@ from actors.memory.errors import (
 from actors.memory.messages import Writes
 from actors.memory.model import Entry, Mode, agent_of
 from actors.memory.remote import Remote
-from bus import subjects
-from bus.errors import InvalidKeyError, PermissionDeniedError
+from bus import events, subjects
+from bus.errors import InvalidKeyError, NotFoundError, PermissionDeniedError
 from bus.grants import Wish
 from bus.server import Server
 from tests.eventually import eventually
 from tests.guarded import Guarded
 from tests.processes import ActorProcess, actor
 
+TRACED = {("ana", "revo-memory/write"), ("revo-memory", "revo-memory/write"), ("revo-memory", "memory/put")}
+"""Spans of one write, of both sides."""
 NAMESPACES = {"notes": {"strategy": "merge"}, "firsts": {"strategy": "first_writer_wins"}}
 
 
@@ -110,6 +112,21 @@ async def test_whoever_may_touch_no_stream_has_all_of_it_through_a_coordinator(h
         assert [one.key async for one in cleo.walk()] == ["a/1", "a/2", "plan/app"]
         assert (await ana.describe()).strategy == "merge"
 
+        async with here.mesh("operator") as operator:
+
+            async def told() -> bool:
+                try:
+                    spans = await operator.trace(entry.trace_id)
+                except NotFoundError:
+                    return False  # none of them has come yet
+                return {(span.service, span.name) for span in spans} >= TRACED
+
+            await eventually(told)
+            async with events.follow(operator.connection, since=0.0, subject="revo.event.memory.>") as news:
+                event = await anext(news)
+            assert (event.kind, event.name, event.what) == ("memory", "notes", "conflict")
+            assert event.details["key"] == "plan/app"
+
         mine = Memory(ana_s, "firsts")
         await mine.put("k", "one")
         with pytest.raises(ConflictError) as conflict:
@@ -176,8 +193,8 @@ async def test_a_write_that_is_asked_for_twice_is_done_once(here: Household) -> 
         memory = Memory(mesh, "notes")
 
         async def ask(write: Write, number: int, *, again: bool) -> Written:
-            said = {"writes": [write], "id": f"{number:032x}", "again": again}
-            (done,) = await asking.ask(mesh, "notes", "write", Writes(**said), list[Written])
+            asked = Writes(writes=[write], id=f"{number:032x}", again=again)
+            (done,) = await asking.ask(mesh, "notes", "write", asked, list[Written])
             return cast("Written", done)
 
         base = (await memory.put("k", {"a": 1})).version
