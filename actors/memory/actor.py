@@ -94,11 +94,11 @@ class Coordinator(Actor):
         self._recent = Recent(connection, spawn=self.spawn)
         self._news = News(connection, telemetry, spawn=self.spawn)
         self._keeper = Keeper(connection, tell=self._news.tell, spawn=self.spawn)
-        self._sweeper = Sweeper(connection)
+        self._sweeper = Sweeper(connection, telemetry.instance, spawn=self.spawn)
         await self._configure()
         await self._news.open()
         await self._keeper.open()
-        self.spawn(self._sweeper.run())
+        await self._sweeper.open()
         self._count()
 
     async def on_stop(self) -> None:
@@ -106,6 +106,7 @@ class Coordinator(Actor):
         await self._recent.close()
         await self._news.close()
         await self._keeper.close()
+        await self._sweeper.close()
         await self._locks.close()
         await self._store.close()
 
