@@ -161,6 +161,41 @@ class DeadlockError(BusError):
         return f"waiting for the {self.mode} lock on {self.key} would never end: {self.circle}"
 
 
+class OutcomeUnknownError(TransportError):
+    """An answer was lost, and so much was written since that nothing says what became of the write."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"whether {self.key} was written cannot be known any more; read it"
+
+
+class TooManyWaitersError(TransportError):
+    """A coordinator keeps as many requests waiting as it may, of all or of one user; this one was not taken."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(what, limit)
+        self.what = what
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} requests wait for {self.what} already; try again"
+
+
+class NotYourSessionError(BusError):
+    """A session, or a lock that it holds, is another user's."""
+
+    def __init__(self, session: str, caller: str) -> None:
+        super().__init__(session, caller)
+        self.session = session
+        self.caller = caller
+
+    def __str__(self) -> str:
+        return f"session {self.session} of shared memory is not one of {self.caller}'s"
+
+
 class NoMemoryError(TransportError):
     """No coordinator of shared memory runs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
@@ -110,6 +111,17 @@ class Page:
     after: str = ""
 
 
+_INSTANCE: Final = re.compile(r"(.+)-[0-9a-f]{8}\Z")
+
+
+def agent_of(by: str) -> str:
+    """The agent of an instance, and a user as he is. Instances end on eight hex digits, so that none can be called as
+    another agent, or user, is: no `code-analyst` is an instance of an agent `code`.
+    """
+    found = _INSTANCE.match(by)
+    return found[1] if found else by
+
+
 class Namespace(BaseModel):
     """How a namespace is used."""
 
@@ -138,7 +150,7 @@ class Namespace(BaseModel):
 
     def rank_of(self, by: str) -> int:
         """The rank of an instance, or of a user."""
-        return self.ranks.get(by, self.ranks.get(by.rpartition("-")[0], 0))
+        return self.ranks.get(agent_of(by), 0)
 
 
 class Mode(enum.StrEnum):
