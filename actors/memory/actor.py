@@ -95,10 +95,7 @@ class Coordinator(Actor):
         self._news = News(connection, telemetry, spawn=self.spawn)
         self._keeper = Keeper(connection, tell=self._news.tell, spawn=self.spawn)
         self._sweeper = Sweeper(connection, telemetry.instance, spawn=self.spawn)
-        await self._configure()
-        await self._news.open()
-        await self._keeper.open()
-        await self._sweeper.open()
+        await asyncio.gather(self._configure(), self._news.open(), self._keeper.open(), self._sweeper.open())
         self._count()
 
     async def on_stop(self) -> None:
@@ -273,7 +270,7 @@ def _author(by: str, task: str) -> Author:
     caller = CALLER.get()
     if caller and (agent_of(by) != caller or not subjects.is_token(by)):
         by = caller
-    return Author(by, task, current_ids()[0])
+    return Author(by or subjects.ANONYMOUS, task, current_ids()[0])
 
 
 def _size(entry: Entry) -> int:
