@@ -134,7 +134,12 @@ FORBIDDEN = {
         "revo.rpc.revo-registry.register",
     ),
     "revo-registry": (*_WORK, *_ORDERS, *_PAYLOADS, *_MEMORY),
-    "revo-steward": (*_REGISTERED, *_MEMORY, "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal", "$JS.ACK.TASKS.echo-low.1.1.1.1.0"),
+    "revo-steward": (
+        *_REGISTERED,
+        *_MEMORY,
+        "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal",
+        "$JS.ACK.TASKS.echo-low.1.1.1.1.0",
+    ),
     "hermes": (*_OTHERS, "agents.prompt.hermes.ana.main", "agents.hb.zeus.ana.main", "revo.task.@hermes.normal.hermes"),
     "revo-bridge": (
         *_MEMORY,
@@ -166,7 +171,15 @@ _HEARD = (
     "$JS.API.>",
     ">",
 )
-_APART = ("_INBOX_core.operator.>", "revo.lock.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>", "revo.direct.>")
+_APART = (
+    "_INBOX_core.operator.>",
+    "revo.lock.>",
+    "revo.span.>",
+    "revo.beat.>",
+    "revo.event.>",
+    "revo.ctl.>",
+    "revo.direct.>",
+)
 _TOLD = (*_HEARD, *_APART)
 UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo", "hermes") else (*_HEARD, "revo.ctl.>") for user in USERS}
 
