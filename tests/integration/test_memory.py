@@ -136,7 +136,8 @@ async def test_the_strategy_decides_where_something_else_stands_there(mesh: Mesh
     async def clash(strategy: str, value: Any = "theirs", **more: Any) -> tuple[Memory, Entry]:
         memory = Memory(mesh, strategy)
         await memory.configure(Namespace(strategy=strategy, **more))  # type: ignore[arg-type]
-        base = live(await _put(memory, "k", {"a": 1}))
+        await memory.put("k", {"a": 1})
+        base = live(await memory.get("k"))
         await memory.put("k", value, base)
         return memory, base
 
@@ -294,8 +295,3 @@ async def test_lists_go_by_key_and_page_by_page(mesh: Mesh) -> None:
     (summary,) = (await memory.list("apple/1")).entries
     assert (summary.by, summary.size, summary.conflicts) == (mesh.telemetry.instance, 102, 0)
     assert (await Memory(mesh, "empty").list()).entries == ()
-
-
-async def _put(memory: Memory, key: str, value: Any) -> Entry | None:
-    await memory.put(key, value)
-    return await memory.get(key)
