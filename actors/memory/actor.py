@@ -95,10 +95,7 @@ class Coordinator(Actor):
         self._news = News(connection, telemetry, spawn=self.spawn)
         self._keeper = Keeper(connection, tell=self._news.tell, spawn=self.spawn)
         self._sweeper = Sweeper(connection, telemetry.instance, spawn=self.spawn)
-        await self._configure()
-        await self._news.open()
-        await self._keeper.open()
-        await self._sweeper.open()
+        await asyncio.gather(self._configure(), self._news.open(), self._keeper.open(), self._sweeper.open())
         self._count()
 
     async def on_stop(self) -> None:
@@ -155,9 +152,7 @@ class Coordinator(Actor):
         """Some writes, all or none, in the name of who asks."""
         with self._doing("write"):
             author = _author(what.by, what.task)
-            return await self._store.write(
-                SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, again=what.again
-            )
+            return await self._store.write(SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, ago=what.ago)
 
     @rpc("history", scoped=True)
     async def history(self, which: Keyed) -> list[Entry]:
@@ -273,7 +268,7 @@ def _author(by: str, task: str) -> Author:
     caller = CALLER.get()
     if caller and (agent_of(by) != caller or not subjects.is_token(by)):
         by = caller
-    return Author(by, task, current_ids()[0])
+    return Author(by or subjects.ANONYMOUS, task, current_ids()[0])
 
 
 def _size(entry: Entry) -> int:

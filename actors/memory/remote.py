@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import random
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
@@ -56,15 +57,18 @@ class Remote(RemoteLocks):
         orders.check_together(wanted)
         asked = message(
             Writes,
-            writes=[one.write for one in wanted],
+            writes=[dataclasses.replace(one.write, value=one.value) for one in wanted],
             id=secrets.token_hex(16),
             by=author.by,
             task=author.task,
             fence=fence,
         )
 
+        now = asyncio.get_running_loop().time
+        began = now()
+
         def again() -> None:
-            asked.again = True
+            asked.ago = now() - began
 
         try:
             found: list[Written] = await ask(self._mesh, namespace, "write", asked, list[Written], before_again=again)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from typing import Final
-
 from actors.memory.asking import TRY, ask, message
 from actors.memory.backend import Author, Session
 from actors.memory.messages import MAX_WAIT, Given, Kept, Opening, Wanted
 from actors.memory.model import Fence, LockState, Mode
 from bus import subjects
-from bus.errors import BusError, ConfigError, TransportError
+from bus.errors import ConfigError
 from bus.mesh import Mesh
-
-log = logging.getLogger(__name__)
-
-LATE: Final = 1.0
-"""Seconds by which a coordinator may be late to end what nobody waits for any more."""
 
 
 class RemoteLocks:
@@ -25,16 +16,6 @@ class RemoteLocks:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self._unanswered: dict[str, float] = {}
-        """Locks by id: until when a coordinator may still be about to take one, for all that we know."""
-        self._again: set[asyncio.Task[None]] = set()
-        mesh.at_close(self.close)
-
-    async def close(self) -> None:
-        """Give up nothing more: what is still held ends with its session."""
-        for task in self._again:
-            task.cancel()
-        await asyncio.gather(*self._again, return_exceptions=True)
 
     async def open_session(self, author: Author) -> Session:
         """As `LockBackend.open_session`."""
@@ -44,10 +25,16 @@ class RemoteLocks:
         return found
 
     async def renew(self, session: Session) -> Session:
-        """As `LockBackend.renew`, tried for a third of the lease."""
-        patience = session.lease / 3
+        """As `LockBackend.renew`. One that has died must not cost the lease: another is asked in good time."""
+        lease = session.lease
         found: Session = await ask(
-            self._mesh, "", "renew_session", message(Kept, session=session), Session, patience=patience
+            self._mesh,
+            "",
+            "renew_session",
+            message(Kept, session=session),
+            Session,
+            timeout=min(TRY, lease / 6),
+            patience=lease / 3,
         )
         return found
 
@@ -73,41 +60,13 @@ class RemoteLocks:
         asked = message(
             Wanted, key=key, mode=mode, id=id, owner=owner, session=session, by=author.by, task=author.task, wait=wait
         )
-        now = asyncio.get_running_loop().time
-        self._unanswered[id] = now() + self._mesh.connection.settings.publish_timeout
-        try:
-            found: Fence | None = await ask(self._mesh, namespace, "lock", asked, Fence | None, wait=wait)
-        except asyncio.CancelledError:
-            self._unanswered[id] = now() + TRY + wait + LATE
-            raise
-        except TransportError:
-            self._unanswered[id] = now() + LATE
-            raise
-        except BusError:
-            del self._unanswered[id]
-            raise
-        del self._unanswered[id]
+        found: Fence | None = await ask(self._mesh, namespace, "lock", asked, Fence | None, wait=wait)
         return found
 
     async def unlock(self, namespace: str, key: str, id: str) -> bool:  # noqa: A002
-        """As `LockBackend.unlock`. Where a coordinator may still be about to take it, it is given up again later."""
-        until = self._unanswered.pop(id, 0.0)
-        if until:
-            task = asyncio.get_running_loop().create_task(self._unlock_later(namespace, key, id, until))
-            self._again.add(task)
-            task.add_done_callback(self._again.discard)
-        return await self._unlock(namespace, key, id)
-
-    async def _unlock(self, namespace: str, key: str, lock: str) -> bool:
+        """As `LockBackend.unlock`."""
         subjects.lock_table(namespace, key)
-        return bool(await ask(self._mesh, namespace, "unlock", message(Given, key=key, id=lock), bool))
-
-    async def _unlock_later(self, namespace: str, key: str, lock: str, until: float) -> None:
-        await asyncio.sleep(until - asyncio.get_running_loop().time())
-        try:
-            await self._unlock(namespace, key, lock)
-        except BusError as error:
-            log.warning("the lock on %s/%s may be held until our session ends: %s", namespace, key, error)
+        return bool(await ask(self._mesh, namespace, "unlock", message(Given, key=key, id=id), bool))
 
     async def locks(self, namespace: str = "") -> list[LockState]:
         """As `LockBackend.locks`, of one namespace. Ids and sessions of others are not told.

@@ -103,6 +103,12 @@ CANCELLED = LOCKS + "test_whoever_is_cancelled_while_he_asks_leaves_nothing_behi
 STARVED = "tests/unit/test_locktable.py::test_an_exclusive_waiter_is_not_starved_by_a_stream_of_shared_ones"
 STOPPED = "tests/unit/test_holding.py::"
 STOPPED += "test_who_was_stopped_for_too_long_knows_by_the_clock_before_anybody_says_so"
+MERGE = "tests/unit/test_merge.py::"
+COUNTS = MERGE + "test_whoever_counts_meanwhile_no_count_is_lost"
+DELETED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base3-ours3-theirs3-rules3-clashes3]"
+INSERTED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base7-ours7-theirs7-rules7-clashes7]"
+JOINS = "tests/unit/test_strategies.py::"
+JOINS += "test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands[manual-value10-standing10-2-]"
 
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
@@ -496,6 +502,38 @@ MUTANTS = [
         "if False:",
         FOREIGN,
         "DID NOT RAISE",
+    ),
+    Mutant(
+        "of two who counted one is not counted",
+        "actors/memory/merge.py",
+        "total = numbers[2] + numbers[1] - numbers[0]",
+        "total = max(numbers[2], numbers[1])",
+        COUNTS,
+        "Failing test case",
+    ),
+    Mutant(
+        "what one deleted and the other changed is gone",
+        "actors/memory/merge.py",
+        "both = ours is theirs",
+        "both = True",
+        DELETED,
+        "[] == ['a']",
+    ),
+    Mutant(
+        "of two that put something in at one place one is taken",
+        "actors/memory/lists.py",
+        "elif same(they, was) or same(we, they):",
+        "elif same(they, was) or same(we, they) or not old:",
+        INSERTED,
+        "[] == ['a']",
+    ),
+    Mutant(
+        "a second contradiction takes the place of the first",
+        "actors/memory/strategies.py",
+        "alternatives = (*alternatives, Alternative(value, *more))",
+        "alternatives = (Alternative(value, *more),)",
+        JOINS,
+        "() == (Alternative(",
     ),
     Mutant(
         "a replica answers before it knows what its asker knows",
