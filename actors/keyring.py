@@ -33,8 +33,15 @@ from bus.errors import BusError, ConfigError
 from bus.grants import Grants, Wish
 from bus.settings import MAIN
 
-SYSTEM: Final = {subjects.REGISTRY: "registry", subjects.STEWARD: "steward", subjects.BRIDGE: trusted.BRIDGE}
+SYSTEM: Final = {
+    subjects.REGISTRY: "registry",
+    subjects.STEWARD: "steward",
+    subjects.BRIDGE: trusted.BRIDGE,
+    subjects.MEMORY: trusted.MEMORY,
+}
 """The users that every tenant has, besides its operator."""
+_LATER: Final = ("prompts", "memory")
+"""Fields that came after the first version of the file."""
 
 
 class User(BaseModel):
@@ -49,6 +56,7 @@ class User(BaseModel):
     asks: list[str] = []
     broadcasts: list[str] = []
     prompts: list[str] = []
+    memory: list[str] = []
     isolated: bool = Field(True, description="whether it has an account of its own (ADR 11)")
     made_at: float = 0.0
 
@@ -63,12 +71,12 @@ class User(BaseModel):
     def _dump(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what an older version knows nothing of, and would refuse, where there is none of it."""
         said: dict[str, Any] = dump(self)
-        return said if self.prompts else {key: value for key, value in said.items() if key != "prompts"}
+        return {key: value for key, value in said.items() if value or key not in _LATER}
 
     @property
     def wish(self) -> Wish:
         """What it is to do."""
-        wished = (self.does, self.submits, self.asks, self.broadcasts, self.prompts)
+        wished = (self.does, self.submits, self.asks, self.broadcasts, self.prompts, self.memory)
         return Wish(*(tuple(one) for one in wished))
 
 
@@ -232,7 +240,8 @@ class Keyring:
 def wish_of(actor: type[Actor]) -> Wish:
     """What an actor declares that it does, and wants of others."""
     does = tuple(handler.name for handler in check_class(actor) if handler.kind == "task")
-    return Wish(does, tuple(actor.submits), tuple(actor.asks), tuple(actor.broadcasts), tuple(actor.prompts))
+    wanted = (actor.submits, actor.asks, actor.broadcasts, actor.prompts, actor.memory)
+    return Wish(does, *(tuple(one) for one in wanted))
 
 
 def _user(ring: Ring, name: str, tenant: str) -> User:

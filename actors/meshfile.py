@@ -21,10 +21,18 @@ DEFAULT_NAME: Final = "mesh.toml"
 REGISTRY: Final = "actors.registry:Registry"
 STEWARD: Final = "actors.steward:Steward"
 BRIDGE: Final = "actors.bridge:Bridge"
+MEMORY: Final = "actors.memory:Coordinator"
 CODE_ANALYST: Final = "actors.agents.code_analyst:CodeAnalyst"
 SECURITY_GUARDIAN: Final = "actors.agents.security_guardian:SecurityGuardian"
 
-_SYSTEM: Final = {subjects.REGISTRY: "registries", subjects.STEWARD: "stewards", subjects.BRIDGE: "bridges"}
+_SYSTEM: Final = {
+    subjects.REGISTRY: "registries",
+    subjects.STEWARD: "stewards",
+    subjects.MEMORY: "memories",
+    subjects.BRIDGE: "bridges",
+}
+_SYSTEM_STAGES: Final = ((subjects.REGISTRY,), (subjects.STEWARD, subjects.MEMORY), (subjects.BRIDGE,))
+"""No agent waits for the memory at its start, so the memory makes nobody wait."""
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -140,7 +148,8 @@ class SystemEntry(BaseModel):
 
     registries: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
     stewards: int = Field(1, ge=0, le=100, description="0 where another mesh on the same server has them")
-
+    memories: int = Field(1, ge=0, le=100, description="coordinators of shared memory; 0 where nobody uses any")
+    memory: dict[str, Any] = Field({}, description="the settings of the coordinators of shared memory")
     bridges: int = Field(0, ge=0, le=100, description="to foreign agents (docs/foreign-agents.md)")
     bridge: dict[str, Any] = Field({}, description="the settings of the bridges")
 
@@ -151,6 +160,8 @@ class SystemEntry(BaseModel):
             found[subjects.REGISTRY] = ActorEntry(target=REGISTRY, count=self.registries)
         if self.stewards:
             found[subjects.STEWARD] = ActorEntry(target=STEWARD, count=self.stewards)
+        if self.memories:
+            found[subjects.MEMORY] = ActorEntry(target=MEMORY, count=self.memories, settings=self.memory)
         if self.bridges:
             found[subjects.BRIDGE] = ActorEntry(target=BRIDGE, count=self.bridges, settings=self.bridge)
         return found
@@ -196,7 +207,9 @@ class MeshFile(BaseModel):
 
     def stages(self) -> list[list[str]]:
         """The order in which actors start: each stage when all of the one before are ready. They end the other way."""
-        stages = [[name] for name in self.system.entries()]
+        standing = self.system.entries()
+        stages = [[name for name in stage if name in standing] for stage in _SYSTEM_STAGES]
+        stages = [stage for stage in stages if stage]
         sorter = TopologicalSorter({name: entry.after for name, entry in self.actors.items()})
         sorter.prepare()
         while sorter.is_active():

@@ -29,11 +29,14 @@ class Part(NamedTuple):
     headers: Mapping[str, str]
 
 
-async def store_all(connection: Connection, parts: Sequence[Part], *, patience: float | None = None) -> int:
+async def store_all(
+    connection: Connection, parts: Sequence[Part], *, patience: float | None = None, resend: bool = True
+) -> int:
     """Store all of them, in their order and one after the other, or none; return the sequence of the last.
 
     Sent again, for up to `patience` seconds (default: the setting `publish_timeout`), where the answer is lost: give
-    every part an expected sequence that its being stored makes wrong, or it may stand twice.
+    every part an expected sequence that its being stored makes wrong, or it may stand twice. Without `resend` it is
+    the caller's to do so, who then knows that an answer was lost.
 
     Raises:
         WrongSequenceError: a condition does not hold, maybe because an earlier try was stored; nothing was.
@@ -53,7 +56,7 @@ async def store_all(connection: Connection, parts: Sequence[Part], *, patience: 
             if error.api_code not in _CROWDED or loop.time() > until:
                 raise
         except TransportError as error:
-            if isinstance(error, QueueFullError) or loop.time() > until:
+            if not resend or isinstance(error, QueueFullError) or loop.time() > until:
                 raise
         await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
         pause = min(1.0, pause * 2)

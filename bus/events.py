@@ -29,6 +29,8 @@ FAULT: Final = "fault"
 """What went wrong with an instance; `what` is its class (`bus.faults`)."""
 BREAKER: Final = "breaker"
 """A capability of an instance, or what it asks, is left alone for a while, tried again, and well."""
+MEMORY: Final = "memory"
+"""What happened in a namespace of shared memory: to its locks, and that values contradict each other."""
 _PATIENCE: Final = 5.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from bus import subjects
 
@@ -13,7 +14,8 @@ class Wish:
     """What a user is to do: the capabilities whose tasks it does, and what it wants of others.
 
     `submits` are capabilities, or agents as `@name`; `asks` are `service.method`; `broadcasts` are capabilities;
-    `prompts` are agents that take prompts, Revo's or others, or `*` for all.
+    `prompts` are agents that take prompts, Revo's or others, or `*` for all; `memory` are namespaces of shared memory,
+    with `:ro` at the end those that are only read, or `*` for all.
     """
 
     does: Sequence[str] = ()
@@ -21,6 +23,7 @@ class Wish:
     asks: Sequence[str] = ()
     broadcasts: Sequence[str] = ()
     prompts: Sequence[str] = ()
+    memory: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +57,33 @@ def listings(*verbs: str) -> list[tuple[str, str]]:
     return [
         (subjects.micro(verb, subjects.AGENTS, one), subjects.listing(verb, one)) for verb in verbs for one in ("", "*")
     ]
+
+
+READS: Final = ("read", "history", "list", "conflicts", "changes", "describe", "locks")
+"""What a coordinator of shared memory is asked within a namespace by those who may read it."""
+WRITES: Final = ("write", "lock", "unlock")
+"""And by those who may write to it."""
+SESSIONS: Final = ("open_session", "renew_session", "close_session")
+"""And by those who may hold locks, wherever: a session is of no namespace."""
+
+
+def namespace_of(access: str) -> tuple[str, bool]:
+    """The namespace that one of a wish's `memory` names, and whether it may be written to.
+
+    Raises:
+        InvalidSubjectError: there can be no such namespace.
+    """
+    namespace = access.removesuffix(":ro")
+    return namespace if namespace == "*" else subjects.token(namespace, "namespace"), namespace == access
+
+
+def remembers(user: str, memory: Sequence[str]) -> list[str]:
+    """What a user publishes to use shared memory: who may touch which namespace is held by these subjects alone."""
+    found: list[str] = []
+    for access in memory:
+        namespace, writes = namespace_of(access)
+        methods = (*READS, *WRITES) if writes else READS
+        found += [subjects.scoped(subjects.MEMORY, method, namespace, user) for method in methods]
+        if writes:
+            found += [subjects.rpc(subjects.MEMORY, method, user) for method in SESSIONS]
+    return list(dict.fromkeys(found))

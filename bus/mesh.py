@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,6 +40,7 @@ class Mesh:
         self._submitter = Submitter(self._client)
         self._asker = Asker(connection, telemetry)
         self._directory = Directory(connection)
+        self._at_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
     @asynccontextmanager
@@ -362,9 +363,15 @@ class Mesh:
         await self.telemetry.flush()
         return await traces.find(self.connection, task_or_trace_id)
 
+    def at_close(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have `callback` called before the connection is closed. It must be quick and must not raise."""
+        self._at_close.append(callback)
+
     async def close(self) -> None:
         """Flush spans and close the connection. Handles that still wait raise `BusClosedError`."""
         self.arrivals.stop()
+        for callback in reversed(self._at_close):
+            await callback()
         await self._asker.close()
         await self.telemetry.close()
         await self.connection.close()

@@ -6,7 +6,7 @@ import asyncio
 import datetime
 import json
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from bus import jetstream, subjects
@@ -16,6 +16,8 @@ from bus.wire import Message
 
 _BATCH: Final = 1000
 _BATCH_BYTES: Final = 8 * 1024 * 1024
+_NAMED: Final = 500
+"""Subjects that are asked for at once; the server takes 1,024."""
 _PULLED: Final = 500
 """Messages, and bytes, of one direct read; messages of one pull."""
 
@@ -56,8 +58,11 @@ class Behind:
         return True
 
 
-async def scan(connection: Connection, stream: str, first: int, last: int) -> AsyncIterator[jetstream.StoredMessage]:
-    """What a stream holds from one sequence to another, both included, in order; the stream allows direct reads.
+async def scan(
+    connection: Connection, stream: str, first: int, last: int, *, subject: str = ""
+) -> AsyncGenerator[jetstream.StoredMessage, None]:
+    """What a stream holds from one sequence to another, both included, in order, or what it holds on a subject
+    (wildcards allowed); the stream allows direct reads.
 
     Read in batches, without a consumer, 35,000 messages a second. What comes or goes meanwhile may be in it or not;
     what stood there before and still stands is in it, whichever copy was read.
@@ -68,13 +73,14 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
     first = max(1, first)  # of an empty stream it is 0
     if first > last:
         return
-    behind = Behind(connection, stream, last)
+    behind = Behind(connection, stream, last, subject=subject or ">")
     arrived: asyncio.Queue[Message] = asyncio.Queue()
     inbox = connection.client.new_inbox()
     subscription = await connection.subscribe(inbox, arrived.put_nowait)
     try:
         while first <= last:
-            request = {"batch": min(_BATCH, last - first + 1), "seq": first, "max_bytes": _BATCH_BYTES}
+            request: dict[str, int | str] = {"batch": min(_BATCH, last - first + 1), "seq": first}
+            request |= {"max_bytes": _BATCH_BYTES, **({"next_by_subj": subject} if subject else {})}
             await connection.publish(subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=inbox)
             left = 0
             while True:
@@ -90,6 +96,52 @@ async def scan(connection: Connection, stream: str, first: int, last: int) -> As
                 yield found
             if not left and first <= last and not await behind.check(first):
                 return
+    finally:
+        await subscription.drain()
+
+
+async def subjects_in(connection: Connection, stream: str, pattern: str) -> list[str]:
+    """The subjects that a stream holds something on and that match a pattern, as its leader has it, in no order."""
+    found: list[str] = []
+    while True:
+        body = {"subjects_filter": pattern, "offset": len(found)}
+        info = await jetstream.call(connection, "STREAM.INFO", stream, body=body)
+        more = info["state"].get("subjects") or {}
+        found += more
+        if not more or len(found) >= int(info.get("total", 0)):
+            return found
+
+
+async def latest(
+    connection: Connection, stream: str, wanted: Sequence[str]
+) -> AsyncGenerator[jetstream.StoredMessage, None]:
+    """The newest message on each of these subjects that has one, in no order; the stream allows direct reads.
+
+    What one copy does not have the leader is asked for. What comes meanwhile may be in it or not.
+
+    Raises:
+        RequestTimeoutError: no answer.
+    """
+    arrived: asyncio.Queue[Message] = asyncio.Queue()
+    inbox = connection.client.new_inbox()
+    subscription = await connection.subscribe(inbox, arrived.put_nowait)
+    try:
+        for start in range(0, len(wanted), _NAMED):
+            missing, more = dict.fromkeys(wanted[start : start + _NAMED]), True
+            while missing and more:
+                request = {"multi_last": list(missing), "max_bytes": _BATCH_BYTES}
+                await connection.publish(subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=inbox)
+                more = False
+                while "Nats-Sequence" in (message := await _arrival(arrived, connection, stream)).headers:
+                    found, more = jetstream.direct(message), True
+                    missing.pop(found.subject, None)
+                    yield found
+                _check_end(message.headers, stream)
+                more = more and int(message.headers.get("Nats-Num-Pending", 0)) > 0
+            for subject in missing if connection.clustered else ():
+                late = await jetstream.last(connection, stream, subject)
+                if late is not None:
+                    yield late
     finally:
         await subscription.drain()
 

@@ -11,7 +11,7 @@ from typing import Final
 from bus import subjects, trusted
 from bus.credentials import DEFAULT_INBOX, SHARED_INBOX, TRUSTED
 from bus.errors import ConfigError
-from bus.grants import Grants, Wish, listings
+from bus.grants import Grants, Wish, listings, namespace_of, remembers
 
 AGENT: Final = "agent"
 SUBMITTER: Final = "submitter"
@@ -37,7 +37,8 @@ def check(role: str, user: str, wish: Wish) -> None:
         raise ConfigError(f"agent {user}", "names the agents that it prompts, and is none of them")
     if wish.does and role != AGENT:
         raise ConfigError(f"role {role}", "does no tasks; only an agent does")
-    if role in (*TRUSTED, FOREIGN) and (wish.submits or wish.asks or wish.broadcasts or wish.prompts):
+    wanted = (wish.submits, wish.asks, wish.broadcasts, wish.prompts, wish.memory)
+    if role in (*TRUSTED, FOREIGN) and any(wanted):
         raise ConfigError(f"role {role}", "takes no grants: what it may do is fixed")
 
 
@@ -56,6 +57,8 @@ def _check_names(wish: Wish) -> None:
     for name in wish.prompts:
         if name != "*":
             subjects.prompt_address(name, subjects.ANONYMOUS, subjects.ANONYMOUS)
+    for name in wish.memory:
+        namespace_of(name)
 
 
 def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Grants:
@@ -65,7 +68,8 @@ def grants(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Gra
     if role == SUBMITTER:
         return _client(user, wish)
     if role == GATEWAY:
-        return _client(user, Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts, prompts=_ANY))
+        all_ = Wish(submits=_ANY, asks=("*.*",), broadcasts=wish.broadcasts, prompts=_ANY, memory=wish.memory)
+        return _client(user, all_)
     if role == FOREIGN:
         return _foreign(user)
     return trusted.grants(role, user, foreign)
@@ -88,7 +92,7 @@ def _client(user: str, wish: Wish) -> Grants:
         sends.append(subjects.rpc(subjects.REGISTRY, "list", user))
     if wish.asks or wish.submits:
         sends.append(subjects.rpc(subjects.REGISTRY, "agents", user))
-    sends.append(subjects.span(user))
+    sends += [*remembers(user, wish.memory), subjects.span(user)]
     pulls: list[str] = []
     for agent in wish.prompts:
         address = subjects.PromptAddress(agent, "*", "*")

@@ -443,6 +443,16 @@ def parse_kept(key: str) -> tuple[str, str]:
     return namespace, key_of(rest.removesuffix("._"))
 
 
+def namespace_record(namespace: str) -> str:
+    """The key in the bucket MEMORY of what says how a namespace is to be used."""
+    return f"{NAMESPACES}.{namespace if namespace == '*' else token(namespace, 'namespace')}"
+
+
+def guard(namespace: str) -> str:
+    """The key in the bucket MEMORY that carries a condition on something else into a batch."""
+    return f"{GUARDS}.{token(namespace, 'namespace')}"
+
+
 def lock_table(namespace: str, key: str) -> str:
     """The key in the bucket MEMORY of the table that a lock is in: one for all under the first part of a path."""
     return f"{LOCKS}.{token(namespace, 'namespace')}.{path(key).partition('.')[0]}"

@@ -10,7 +10,8 @@ from bus.credentials import DEFAULT_INBOX, OPERATOR, SHARED_INBOX
 from bus.grants import Grants, listings
 
 BRIDGE: Final = "bridge"
-ROLES: Final = (OPERATOR, "observer", "registry", "steward", BRIDGE, "memory")
+MEMORY: Final = "memory"
+ROLES: Final = (OPERATOR, "observer", "registry", "steward", BRIDGE, MEMORY)
 
 
 def grants(role: str, user: str, foreign: Sequence[str]) -> Grants:
@@ -174,5 +175,5 @@ _FIXED: Final = {
     "observer": _observer,
     "registry": _registry,
     "steward": _steward,
-    "memory": _memory,
+    MEMORY: _memory,
 }

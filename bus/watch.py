@@ -45,10 +45,12 @@ class Watch:
         *,
         start: dict[str, Any] = LATEST,
         on_reset: Callable[[], None] | None = None,
+        bodies: bool = True,
         spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         """`start` says where to begin. `on_reset` hears that the stream was made anew, and that all of it comes again.
-        `spawn` runs a coroutine; should it raise, the stream is gone or refused.
+        Without `bodies` the messages have none: who needs the headers alone has less to take. `spawn` runs a coroutine;
+        should it raise, the stream is gone or refused.
         """
         self._connection = connection
         self._stream = stream
@@ -56,6 +58,7 @@ class Watch:
         self._on_message = on_message
         self._start = start
         self._on_reset = on_reset
+        self._bodies = bodies
         self._spawn = spawn
         self._name = ""
         self._created = ""
@@ -70,6 +73,8 @@ class Watch:
         self._reached = asyncio.Event()
         self.sequence = 0
         """The stream's sequence up to which all is known."""
+        self.began = 0
+        """The stream's last sequence as it was first followed; what comes after it is news."""
         self.current = asyncio.Event()
         """Set while nothing that stands in the stream is still to come, as far as is known."""
         connection.on_reconnect(self._back)
@@ -87,8 +92,9 @@ class Watch:
             await self.current.wait()
 
     async def close(self) -> None:
-        """Follow no more."""
+        """Follow no more. May be repeated."""
         self._closed = True
+        self._connection.forget(self._back)
         if self._timer is not None:
             self._timer.cancel()
         await self._drop()
@@ -99,8 +105,10 @@ class Watch:
         self.current.clear()
         info = await jetstream.call(self._connection, "STREAM.INFO", self._stream)
         last, created = int(info["state"]["last_seq"]), str(info["created"])
-        if self._created not in ("", created) or last < self.sequence:  # not the stream that we knew
-            self.sequence = 0
+        if not self._created:
+            self.began = last
+        elif self._created != created or last < self.sequence:  # not the stream that we knew
+            self.sequence, self.began = 0, last
             if self._on_reset is not None:
                 self._on_reset()
         self._created = created
@@ -120,6 +128,7 @@ class Watch:
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": 5 * _NS,
+            "headers_only": not self._bodies,
             **start,
         }
         self._subscription = await self._connection.subscribe(inbox, self._receiver(self._name))

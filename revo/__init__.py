@@ -10,6 +10,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from actors.actor import Actor, ActorRef, Agent, Prompt, TaskContext, prompt, rpc, task
+    from actors.memory.client import Memory
+    from actors.memory.errors import (
+        ConflictError,
+        DeadlockError,
+        LockLostError,
+        LockTimeoutError,
+        NoSuchVersionError,
+        StaleFenceError,
+        TooManyConflictsError,
+    )
+    from actors.memory.merge import merger
+    from actors.memory.model import Entry, Namespace
     from actors.registry.client import RegistryClient
     from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
@@ -27,17 +39,28 @@ __all__ = [
     "Attachment",
     "BusError",
     "ConfigError",
+    "ConflictError",
+    "DeadlockError",
+    "Entry",
     "Handle",
+    "LockLostError",
+    "LockTimeoutError",
+    "Memory",
     "Mesh",
+    "Namespace",
+    "NoSuchVersionError",
     "Prompt",
     "PromptRefusedError",
     "RegistryClient",
     "Result",
     "Retry",
     "Settings",
+    "StaleFenceError",
     "TaskContext",
     "TaskFailedError",
+    "TooManyConflictsError",
     "__version__",
+    "merger",
     "prompt",
     "rpc",
     "span",
@@ -46,6 +69,18 @@ __all__ = [
 
 _HOMES: Final = {
     "actors.actor": ("Actor", "ActorRef", "Agent", "Prompt", "TaskContext", "prompt", "rpc", "task"),
+    "actors.memory.client": ("Memory",),
+    "actors.memory.errors": (
+        "ConflictError",
+        "DeadlockError",
+        "LockLostError",
+        "LockTimeoutError",
+        "NoSuchVersionError",
+        "StaleFenceError",
+        "TooManyConflictsError",
+    ),
+    "actors.memory.merge": ("merger",),
+    "actors.memory.model": ("Entry", "Namespace"),
     "actors.registry.client": ("RegistryClient",),
     "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
     "bus.mesh": ("Handle", "Mesh"),

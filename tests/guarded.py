@@ -55,14 +55,16 @@ def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
     """Make the users of a tenant."""
     keyring.init(tenant)
     for name in ("echo", "other"):
-        keyring.ensure(name, "agent", Wish(does=(name,)), tenant, isolated=isolated)
+        memory = ("notes",) if name == "echo" else ()
+        keyring.ensure(name, "agent", Wish(does=(name,), memory=memory), tenant, isolated=isolated)
     for name in ("alice", "bob"):
-        prompts = ("echo",) if name == "alice" else ()
-        keyring.ensure(name, "submitter", Wish(submits=("echo",), prompts=prompts), tenant, isolated=isolated)
+        wish = Wish(submits=("echo",))
+        if name == "alice":
+            wish = Wish(submits=("echo",), prompts=("echo",), memory=("notes:ro",))
+        keyring.ensure(name, "submitter", wish, tenant, isolated=isolated)
     keyring.ensure("gate", "gateway", Wish(), tenant, isolated=isolated)
     keyring.ensure("eye", "observer", Wish(), tenant)
     keyring.ensure("hermes", "foreign", Wish(), tenant)
-    keyring.ensure("revo-memory", "memory", Wish(), tenant)
 
 
 @contextlib.asynccontextmanager

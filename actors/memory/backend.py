@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -91,7 +91,7 @@ class Backend(Protocol):
         """The entries that have a conflict set, by key."""
         ...
 
-    def watch(self, namespace: str, prefix: str = "", since: int | None = None) -> AsyncIterator[Entry]:
+    def watch(self, namespace: str, prefix: str = "", since: int | None = None) -> AsyncGenerator[Entry, None]:
         """Every version written at and under a key, in order and without a gap: first what stands there, or with
         `since` all after that version that is still kept.
         """

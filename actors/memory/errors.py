@@ -14,6 +14,13 @@ class InvalidTtlError(ConfigError):
     """No entry can live so long."""
 
 
+class InvalidRuleError(ConfigError):
+    """No values can be merged by such a rule."""
+
+    def __str__(self) -> str:
+        return f"{self.what} is no rule to merge by: {self.reason}"
+
+
 class NoSuchVersionError(NotFoundError):
     """An entry never had this version, or it is no longer kept."""
 
@@ -37,13 +44,16 @@ class ConflictError(BusError):
         self.key = key
         self.base = base
         self.theirs = theirs
-        """What stands there; None where there is nothing."""
+        """What stands there, be it a delete; None where nothing was ever written."""
         self.ours = ours
         """What was to be written; None for a delete."""
         self.reason = reason
 
     def __str__(self) -> str:
-        stands = f"version {self.theirs.version} by {self.theirs.by} stands there" if self.theirs else "there is none"
+        stands = "there is none"
+        if self.theirs is not None:
+            what = "deleted it" if self.theirs.deleted else "stands there"
+            stands = f"version {self.theirs.version} by {self.theirs.by or 'nobody known'} {what}"
         base = f"based on version {self.base}" if self.base else "based on no version"
         tail = f"; {self.reason}" if self.reason else ""
         return f"the write to {self.key} is {base}, but {stands}{tail}; read it again, then write"
@@ -61,6 +71,23 @@ class TooManyConflictsError(BusError):
         return (
             f"{self.key} has {self.limit} conflicting values already; "
             f"resolve them first (`revo memory conflicts resolve`)"
+        )
+
+
+class OvertakenError(BusError):
+    """Others wrote to the same key again and again, before what became of this write could be stored."""
+
+    retryable = True
+
+    def __init__(self, key: str, tries: int, seconds: float) -> None:
+        super().__init__(key, tries, seconds)
+        self.key = key
+        self.tries = tries
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"others were faster {self.tries} times in {self.seconds:g} s to write to {self.key}; nothing was changed"
         )
 
 
@@ -95,6 +122,18 @@ class LockTimeoutError(TransportError):
         return f"no {self.mode} lock on {self.key} within {self.seconds:g} s: {self.holders}"
 
 
+class ContendedError(TransportError):
+    """So many change one table of locks at once that our change was never the first."""
+
+    def __init__(self, table: str, tries: int) -> None:
+        super().__init__(table, tries)
+        self.table = table
+        self.tries = tries
+
+    def __str__(self) -> str:
+        return f"{self.table} was changed by others at each of {self.tries} tries; spread the locks over more trees"
+
+
 class LockLostError(BusError):
     """A lock was taken away while it was held: its holder had not been heard of for too long."""
 
@@ -120,6 +159,30 @@ class DeadlockError(BusError):
 
     def __str__(self) -> str:
         return f"waiting for the {self.mode} lock on {self.key} would never end: {self.circle}"
+
+
+class TooManyWaitersError(TransportError):
+    """A coordinator keeps as many requests waiting as it may, of all or of one user; this one was not taken."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(what, limit)
+        self.what = what
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} requests wait for {self.what} already; try again"
+
+
+class NotYourSessionError(BusError):
+    """A session, or a lock that it holds, is another user's."""
+
+    def __init__(self, session: str, caller: str) -> None:
+        super().__init__(session, caller)
+        self.session = session
+        self.caller = caller
+
+    def __str__(self) -> str:
+        return f"session {self.session} of shared memory is not one of {self.caller}'s"
 
 
 class NoMemoryError(TransportError):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from actors.memory import rules
 from bus import codec, subjects
 
 T = TypeVar("T")
@@ -64,7 +66,7 @@ class Entry:
     """Seconds after `at` when it expires; 0: never."""
     deleted: bool = False
     expired: bool = False
-    """Nobody deleted it: its time ran out."""
+    """Nobody deleted it: its time ran out. With `deleted` it is the version that says so, and has no value."""
     alternatives: tuple[Alternative, ...] = ()
     """The conflict set: values that contradict this one, for somebody to choose from. A write that is based on this
     version resolves it."""
@@ -109,6 +111,17 @@ class Page:
     after: str = ""
 
 
+_INSTANCE: Final = re.compile(r"(.+)-[0-9a-f]{8}\Z")
+
+
+def agent_of(by: str) -> str:
+    """The agent of an instance, and a user as he is. Instances end on eight hex digits, so that none can be called as
+    another agent, or user, is: no `code-analyst` is an instance of an agent `code`.
+    """
+    found = _INSTANCE.match(by)
+    return found[1] if found else by
+
+
 class Namespace(BaseModel):
     """How a namespace is used."""
 
@@ -117,10 +130,16 @@ class Namespace(BaseModel):
     strategy: Strategy = "last_writer_wins"
     rules: dict[str, str] = Field(
         {},
-        description="for `merge`, by path within a value (`stats.*`, `**.tags`): `counter`, `set`, `append`, or the "
-        "name of a function that was registered",
+        description="for `merge`, by path within a value (`stats.*`, `**.tags`, `.` for all of it): `counter`, `set`, "
+        "`append`, or the name of a function that was registered",
     )
     ranks: dict[str, int] = Field({}, description="for `highest_rank`: by agent or user; 0 for who is not named")
+
+    @field_validator("rules")
+    @classmethod
+    def _rules(cls, value: dict[str, str]) -> dict[str, str]:
+        rules.check(value)
+        return value
 
     @field_validator("ranks")
     @classmethod
@@ -131,7 +150,7 @@ class Namespace(BaseModel):
 
     def rank_of(self, by: str) -> int:
         """The rank of an instance, or of a user."""
-        return self.ranks.get(by, self.ranks.get(by.rpartition("-")[0], 0))
+        return self.ranks.get(agent_of(by), 0)
 
 
 class Mode(enum.StrEnum):

@@ -41,6 +41,9 @@ class Metrics:
     def faulted(self, capability: str, kind: str, recovery: str) -> None:
         """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
 
+    def remembered(self, operation: str, outcome: str, took: float) -> None:
+        """A coordinator carried out an operation on shared memory, or not, in so many seconds."""
+
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""
 
@@ -101,6 +104,13 @@ class Counted(Metrics):
             ("capability", "class", "recovery"),
             registry=registry,
         )
+        self._memory = Histogram(
+            "revo_memory_seconds",
+            "From an operation's being asked of a coordinator to its answer, waits included.",
+            ("operation", "outcome"),
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._lag = Histogram("revo_loop_lag_seconds", "How late the event loop is.", buckets=_LAG, registry=registry)
         self._capabilities = _Names()
         self._reasons = _Names()
@@ -141,6 +151,10 @@ class Counted(Metrics):
     def faulted(self, capability: str, kind: str, recovery: str) -> None:
         """An attempt failed, or something beneath all of them did, by its class and what is done about it."""
         self._faults.labels(self._capabilities.known(capability), kind, recovery).inc()
+
+    def remembered(self, operation: str, outcome: str, took: float) -> None:
+        """A coordinator carried out an operation on shared memory, or not, in so many seconds."""
+        self._memory.labels(operation, outcome).observe(took)
 
     def lagged(self, seconds: float) -> None:
         """The event loop came so much later to something than it should have."""

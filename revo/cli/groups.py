@@ -208,6 +208,7 @@ def keys_add(
     asks: Annotated[Grant, typer.Option("--asks", help="a request that it makes: service.method")] = None,
     broadcasts: Annotated[Grant, typer.Option("--broadcasts", help="a capability to speak to all instances of")] = None,
     prompts: Annotated[Grant, typer.Option("--prompts", help="an agent that it prompts, or '*'")] = None,
+    memory: Annotated[Grant, typer.Option("--memory", help="a namespace of shared memory; only read as NS:ro")] = None,
     *,
     shared: Annotated[bool, typer.Option("--shared", help="no account of its own: faster, and trusted more")] = False,
     tenant: TenantOption = "main",
@@ -217,7 +218,7 @@ def keys_add(
     from bus.grants import Wish
     from revo.cli.keys import add
 
-    given = (tuple(one or ()) for one in (does, submits, asks, broadcasts, prompts))
+    given = (tuple(one or ()) for one in (does, submits, asks, broadcasts, prompts, memory))
     return add(name, role, tenant, target=target, wish=Wish(*given), shared=shared, output=output)
 
 

@@ -23,6 +23,7 @@ from bus.settings import KEYS, MAIN, Settings
 from revo.cli.common import DONE, Output, console, print_json, say_line, table, waiting
 from revo.kube.names import key_secret
 
+_GRANTS: Final = ("does", "submits", "asks", "broadcasts", "prompts", "memory")
 _PATIENCE: Final = 10.0
 """Seconds that a mesh that runs here may take to read its keys again."""
 
@@ -47,8 +48,8 @@ def add(name: str, role: str, tenant: str, *, target: str | None, wish: Wish, sh
         if role != AGENT:
             raise ConfigError("--target", f"is for agents, and {name} is to be of role {role}")
         wish = wish_of(load(target))
-    if role == SUBMITTER and not (wish.submits or wish.asks or wish.broadcasts or wish.prompts):
-        reason = "may do nothing: say --submits CAPABILITY (or '*'), --asks, --broadcasts or --prompts AGENT"
+    if role == SUBMITTER and wish == Wish():
+        reason = "may do nothing: say --submits CAPABILITY (or '*'), --asks, --broadcasts, --prompts AGENT or --memory"
         raise ConfigError(name, reason)
     keyring, home = _keyring()
     made = keyring.init(tenant)
@@ -126,14 +127,14 @@ def _show_one(keyring: Keyring, name: str, tenant: str, output: Output) -> int:
 
 
 def _public(keyring: Keyring, tenant: str, name: str, user: User) -> dict[str, Any]:
-    grants = {key: getattr(user, key) for key in ("does", "submits", "asks", "broadcasts", "prompts")}
+    grants = {key: getattr(user, key) for key in _GRANTS}
     account = "own" if user.isolated else "shared"
     named = {"tenant": tenant, "user": name, "role": user.role, "account": account, "keys": user.keys}
     return {**named, **grants, "credentials": str(keyring.path(name, tenant))}
 
 
 def _said(row: dict[str, Any]) -> str:
-    said = [f"{key} {', '.join(row[key])}" for key in ("does", "submits", "asks", "broadcasts", "prompts") if row[key]]
+    said = [f"{key} {', '.join(row[key])}" for key in _GRANTS if row[key]]
     return "; ".join(said) or "what its role may"
 
 

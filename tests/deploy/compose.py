@@ -121,7 +121,8 @@ async def prove(compose: Compose) -> None:
         _show_trace(redelivered[0].trace_id)
     finally:
         await load.close()
-    actors = {"revo-registry", "revo-steward", "revo-bridge", "code-analyst", "security-guardian", "greeter"}
+    system = {"revo-registry", "revo-steward", "revo-memory", "revo-bridge"}
+    actors = {*system, "code-analyst", "security-guardian", "greeter"}
     see_well(NATS, compose.home, actors)
     see_no_violation(compose.run("logs", "--no-color"))
     query = 'sum(revo_tasks_total{capability="greet",outcome="succeeded"})'

@@ -26,7 +26,7 @@ from tests.deploy.load import CLIENT, Greeted, Load, fetch, say, see_no_violatio
 ROOT = Path(__file__).parents[2]
 MESH = ROOT / "examples/pod/mesh.toml"
 NAMESPACE = "revo"
-SYSTEM = ("revo-steward", "revo-registry", "revo-bridge")
+SYSTEM = ("revo-steward", "revo-registry", "revo-memory", "revo-bridge")
 OURS = "revo/k8s-test"
 """The label of a namespace that this test may delete."""
 

@@ -18,7 +18,7 @@ def names(shell: Shell) -> set[str]:
 
 def test_a_mesh_knows_its_actors_and_commands_run_as_its_operator(shell: Shell) -> None:
     shell.json("up", echo_mesh(shell), "--detach")
-    assert names(shell) == {"operator", "revo-registry", "revo-steward", "revo-bridge", "echo"}
+    assert names(shell) == {"operator", "revo-registry", "revo-steward", "revo-memory", "revo-bridge", "echo"}
     one = shell.json("keys", "show", "echo")
     assert (one["role"], one["account"], one["does"]) == ("agent", "shared", ["echo"])
     assert "revo.result.*.echo.*" in one["publish"]
@@ -56,7 +56,7 @@ def test_agents_with_accounts_of_their_own_work_from_a_mesh_file(shell: Shell) -
     done = shell.revo("submit", "echo", "text=hi", "--wait")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"text": "hi"}), done.stderr
     states = {row["agent"]: row["state"] for row in shell.json("ps")}
-    assert states == {"revo-registry": "ready", "revo-steward": "ready", "echo": "ready"}
+    assert states == {"revo-registry": "ready", "revo-steward": "ready", "revo-memory": "ready", "echo": "ready"}
     assert shell.revo("down").returncode == 0
 
 

@@ -69,6 +69,7 @@ def plain(text: str) -> list[str]:
 async def test_ps_shows_who_lives_and_who_should(running: Shell) -> None:
     rows = running.json("ps")
     assert [(row["kind"], row["agent"], row["state"]) for row in rows] == [
+        ("system", "revo-memory", "ready"),
         ("system", "revo-registry", "ready"),
         ("system", "revo-steward", "ready"),
         ("agent", "echo", "ready"),

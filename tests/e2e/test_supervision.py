@@ -67,8 +67,10 @@ async def test_actors_start_in_order_and_end_the_other_way(shell: Shell) -> None
     shell.json("up", mesh_file(shell, text), "--detach")
     assert shell.revo("down").returncode == 0
     log = log_of(shell)
-    assert order(log, "is ready") == ["revo-registry", "revo-steward", "early", "late"]
-    assert order(log, "drains") == ["late", "early", "revo-steward", "revo-registry"]
+    up, down = order(log, "is ready"), order(log, "drains")
+    assert (up[0], up[3:]) == ("revo-registry", ["early", "late"])
+    assert (down[:2], down[4]) == (["late", "early"], "revo-registry")
+    assert set(up[1:3]) == set(down[2:4]) == {"revo-steward", "revo-memory"}, "side by side"
 
 
 async def test_a_changed_mesh_file_is_followed_without_touching_the_rest(shell: Shell) -> None:
@@ -90,7 +92,7 @@ async def test_a_changed_mesh_file_is_followed_without_touching_the_rest(shell: 
     reload(shell, head + first + f'[actors.echo]\ntarget = "{ECHO}:Echo"\n')
     await eventually(lambda: log_of(shell).count("mesh file read again") == 2, timeout=20)
     last = by_label(shell)
-    assert set(last) == {"revo-registry/1", "revo-steward/1", "first/1", "echo/1"}
+    assert set(last) == {"revo-registry/1", "revo-steward/1", "revo-memory/1", "first/1", "echo/1"}
     assert last["first/1"] == before["first/1"]
     assert not alive(after["second/1"]["pid"])
     assert not alive(after["first/2"]["pid"])

@@ -51,11 +51,12 @@ async def test_up_detached_says_one_line_the_others_find_the_mesh_and_down_ends_
     assert [(one["name"], one["state"]) for one in said["actors"]] == [
         ("revo-registry", "ready"),
         ("revo-steward", "ready"),
+        ("revo-memory", "ready"),
         *[("echo", "ready")] * 2,
     ]
     supervisor = int(str(state(shell)["pid"]))
     pids = [supervisor, *children(supervisor)]
-    assert len(pids) >= 5, "supervisor, server, steward, two actors"
+    assert len(pids) >= 7, "supervisor, server, three of the system's, two actors"
     assert oct((shell.home / "mesh.json").stat().st_mode & 0o777) == "0o600"
 
     done = shell.revo("submit", "echo", "text=hi", "--wait")

@@ -83,6 +83,9 @@ def test_credentials_that_everybody_may_read_or_that_are_none_are_refused_withou
         ("submitter", Wish(asks=("echo",)), "service.method"),
         ("submitter", Wish(asks=("echo.*",)), "a method is"),
         ("agent", Wish(broadcasts=(">",)), "a capability is"),
+        ("agent", Wish(memory=("no.tes",)), "a namespace is"),
+        ("submitter", Wish(memory=("notes:rw",)), "a namespace is"),
+        ("observer", Wish(memory=("notes",)), "takes no grants"),
     ],
 )
 def test_a_wish_that_cannot_be_granted_is_refused_and_changes_nothing(
@@ -135,6 +138,7 @@ def test_an_agent_is_granted_what_its_class_declares(tmp_path: Path) -> None:
         submits = ("archive",)
         asks = ("revo-registry.find",)
         broadcasts = ("flush",)
+        memory = ("files", "plans:ro")
 
         @task("file")
         async def file(self, message: dict[str, int]) -> int:
@@ -147,8 +151,16 @@ def test_an_agent_is_granted_what_its_class_declares(tmp_path: Path) -> None:
     assert "revo.rpc.revo-registry.find.clerk" in granted.sends
     assert "revo.result.*.file.*" in granted.sends
     assert "revo.done.clerk.>" in granted.hears
+    assert "revo.scoped.revo-memory.write.files.clerk" in granted.sends
+    assert "revo.scoped.revo-memory.read.plans.clerk" in granted.sends
+    assert "revo.scoped.revo-memory.write.plans.clerk" not in granted.sends
     assert "$JS.API.CONSUMER.MSG.NEXT.TASKS.file-normal" in granted.pulls
     assert not keyring.ensure("clerk", "agent", wish_of(Clerk)), "nothing has changed"
+    file = tmp_path / "keys" / "keys.json"
+    assert json.loads(file.read_text())["tenants"]["main"]["clerk"]["memory"] == ["files", "plans:ro"]
+    Clerk.memory = ()
+    keyring.ensure("clerk", "agent", wish_of(Clerk))
+    assert "memory" not in file.read_text(), "an earlier version reads what says nothing of it"
 
 
 @pytest.mark.parametrize("isolated", [True, False], ids=["own", "shared"])

@@ -110,7 +110,8 @@ def test_every_document_keeps_to_the_policies(manifests: list[Manifest]) -> None
 
 def test_what_pods_want_is_there_or_written_by_revo_keys(manifests: list[Manifest], tmp_path: Path) -> None:
     names = {(one["kind"], one["metadata"]["name"]) for one in manifests if one["kind"] == "ConfigMap"}
-    users = ["operator", "revo-registry", "revo-steward", "revo-bridge", "code-analyst", "security-guardian", "greeter"]
+    system = ["revo-registry", "revo-steward", "revo-memory", "revo-bridge"]
+    users = ["operator", *system, "code-analyst", "security-guardian", "greeter"]
     made = {("ConfigMap", "revo-nats-accounts"), *(("Secret", f"revo-key-{user}") for user in users)}
     missing = set(references(manifests)) - names - made - {("Secret", "vault"), ("Secret", "my.vault")}
     assert not missing

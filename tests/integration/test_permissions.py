@@ -45,7 +45,31 @@ DANGEROUS = (
 """What no role but the operator's is granted."""
 
 
+_MEMORY = (
+    "$KV.MEMORY.entry.notes.x1._",
+    "$KV.MEMORY.lock.notes.x1",
+    "$KV.MEMORY.namespace.notes",
+    "$KV.SESSIONS.x1",
+    "$JS.API.STREAM.MSG.GET.KV_MEMORY",
+    "$JS.API.STREAM.PURGE.KV_MEMORY",
+    "$JS.API.DIRECT.GET.KV_MEMORY",
+    "$JS.API.DIRECT.GET.KV_MEMORY.$KV.MEMORY.entry.notes.x1._",
+    "$JS.API.CONSUMER.CREATE.KV_MEMORY.x1.$KV.MEMORY.entry.notes.x1._",
+)
+"""What nobody touches but a coordinator."""
+
 _OTHERS = (
+    *_MEMORY,
+    "revo.scoped.revo-memory.read.secrets",
+    "revo.scoped.revo-memory.read.secrets.echo",
+    "revo.scoped.revo-memory.read.secrets.alice",
+    "revo.scoped.revo-memory.read.notes",
+    "revo.scoped.revo-memory.read.notes.bob",
+    "revo.scoped.revo-memory.write.notes.bob",
+    "revo.scoped.revo-memory.write.notes.alice",
+    "revo.scoped.revo-memory.lock.notes.alice",
+    "revo.rpc.revo-memory.open_session.alice",
+    "revo.rpc.revo-memory.open_session.bob",
     "revo.task.echo.normal",
     "revo.task.echo.normal.bob",
     "revo.result.bob.other.x1",
@@ -101,6 +125,7 @@ FORBIDDEN = {
     "echo": (*_OTHERS, "revo.task.other.normal.echo", "revo.done.alice.echo.x1", "$JS.ACK.TASKS.other-low.1.1.1.1.0"),
     "eye": (
         "agents.prompt.echo.revo.main",
+        *_MEMORY,
         *_WORK,
         *_ORDERS,
         *_PAYLOADS,
@@ -108,10 +133,11 @@ FORBIDDEN = {
         "revo.event.system.mesh.down",
         "revo.rpc.revo-registry.register",
     ),
-    "revo-registry": (*_WORK, *_ORDERS, *_PAYLOADS),
-    "revo-steward": (*_REGISTERED, "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal", "$JS.ACK.TASKS.echo-low.1.1.1.1.0"),
+    "revo-registry": (*_WORK, *_ORDERS, *_PAYLOADS, *_MEMORY),
+    "revo-steward": (*_REGISTERED, *_MEMORY, "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal", "$JS.ACK.TASKS.echo-low.1.1.1.1.0"),
     "hermes": (*_OTHERS, "agents.prompt.hermes.ana.main", "agents.hb.zeus.ana.main", "revo.task.@hermes.normal.hermes"),
     "revo-bridge": (
+        *_MEMORY,
         *_WORK,
         *_ORDERS,
         *_REGISTERED,
@@ -131,6 +157,7 @@ _HEARD = (
     "agents.>",
     "agents.prompt.*.*.*",
     "revo.answer.>",
+    "revo.scoped.>",
     "revo.task.>",
     "revo.result.>",
     "revo.dead.>",
@@ -139,7 +166,7 @@ _HEARD = (
     "$JS.API.>",
     ">",
 )
-_APART = ("_INBOX_core.operator.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>", "revo.direct.>")
+_APART = ("_INBOX_core.operator.>", "revo.lock.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>", "revo.direct.>")
 _TOLD = (*_HEARD, *_APART)
 UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo", "hermes") else (*_HEARD, "revo.ctl.>") for user in USERS}
 

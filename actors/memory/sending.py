@@ -1,0 +1,102 @@
+"""Stores the messages of one write once, also where an answer is lost and they are sent again.
+
+Each carries the write's id and a condition that its being stored makes wrong. The server looks at the condition before
+it looks whether it knows the id, so what was stored the first time is refused the second time: then we look whether the
+version is ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from actors.memory import versions
+from actors.memory.clock import Patience, retried
+from actors.memory.versions import STREAM
+from bus import batch, jetstream, reading
+from bus.batch import Part
+from bus.connection import Connection
+from bus.errors import BusError, QueueFullError, TransportError, WrongSequenceError
+from bus.messages import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
+
+_SLACK = 2.0
+"""Seconds by which the server's clock may have jumped since we began."""
+
+
+class Sender:
+    """Stores what writes become."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def send(self, parts: Sequence[Part], write_id: str, of: int = 0) -> int:
+        """Store one message, or several, all or none; return the sequence of the one with number `of`.
+
+        Raises:
+            WrongSequenceError: a condition does not hold; nothing was stored.
+            QueueFullError, PayloadTooLargeError: nothing was stored.
+            TransportError: whether it was stored is not known, also where so many have written since that the version
+                is no longer kept.
+        """
+        connection = self._connection
+        began = asyncio.get_running_loop().time()
+        lost: TransportError | None = None
+        patience: Patience | None = None
+        while True:
+            try:
+                if len(parts) == 1:
+                    subject, body, headers = parts[0]
+                    storing = jetstream.begin(connection, subject, body, headers)
+                    return (await jetstream.finish(connection, storing, patience=0)).sequence
+                return await batch.store_all(connection, parts, resend=False) - (len(parts) - 1 - of)
+            except BusError as error:
+                if isinstance(error, TransportError) and not isinstance(error, QueueFullError):
+                    lost = error
+                elif lost is None:
+                    raise
+                else:
+                    found = await self._find(parts[of].subject, write_id, began, lost)
+                    if found:
+                        return found
+                    if isinstance(error, WrongSequenceError):
+                        raise
+                    raise lost from error  # what was sent first may still be on its way
+            patience = patience or Patience(connection, connection.settings.publish_timeout)
+            await patience.wait(lost)
+
+    async def send_blindly(self, part: Part, write_id: str) -> int:
+        """Store one message whatever stands there, and return its sequence: the server knows it again by its id.
+
+        Raises:
+            QueueFullError, PayloadTooLargeError: it was not stored.
+            TransportError: whether it was stored is not known.
+        """
+        headers = {**part.headers, MSG_ID: write_id}
+        headers.pop(EXPECTED_SUBJECT_SEQUENCE, None)
+        return (await jetstream.store(self._connection, part.subject, part.body, headers)).sequence
+
+    async def _find(self, subject: str, write_id: str, began: float, lost: TransportError) -> int:
+        """The version on `subject` that a write made, or 0: surely none.
+
+        Raises:
+            TransportError: `lost`; that cannot be known.
+        """
+        try:
+            kept, limit, now = await retried(self._connection, lambda: self._kept(subject))
+        except BusError as error:
+            raise lost from error
+        for stored in reversed(kept):
+            if stored.headers.get(versions.WRITE) == write_id:
+                return stored.sequence
+        # The oldest go first: where one is left from before we began, none has gone that came after.
+        before = now - (asyncio.get_running_loop().time() - began) - _SLACK
+        if len(kept) < limit or kept[0].stored_at < before:
+            return 0
+        raise lost
+
+    async def _kept(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
+        info = await jetstream.call(self._connection, "STREAM.INFO", STREAM)
+        last, limit = int(info["state"]["last_seq"]), int(info["config"]["max_msgs_per_subject"])
+        async with aclosing(reading.scan(self._connection, STREAM, 1, last, subject=subject)) as found:
+            return [stored async for stored in found], limit, jetstream.unix_ns(info["ts"]) / 1e9

@@ -1,0 +1,108 @@
+"""Entries as they stand in the stream, for those who may touch it: clients with full rights, and coordinators."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+
+from actors.memory import versions, watching
+from actors.memory.backend import Author, Write, Written
+from actors.memory.clock import Clock, retried
+from actors.memory.errors import NoSuchVersionError
+from actors.memory.listing import Lister
+from actors.memory.model import Entry, Fence, Namespace, Page
+from actors.memory.usage import Usage
+from actors.memory.versions import STREAM, is_version
+from actors.memory.writing import Writer
+from bus import jetstream
+from bus.connection import Connection
+from bus.errors import TransportError
+from bus.jetstream import StoredMessage
+from bus.telemetry import Telemetry, span
+
+
+class Store:
+    """A `Backend` on the bucket MEMORY. It keeps nothing that another one would have to know."""
+
+    def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
+        """Spans of its calls are `telemetry`'s. Nothing is sent before the first call."""
+        self._connection = connection
+        self._clock = Clock(connection)
+        self._usage = Usage(connection)
+        self._lister = Lister(connection, self._clock)
+        self._writer = Writer(connection, telemetry, self._usage, self._clock)
+
+    async def close(self) -> None:
+        """Follow nothing any more. May be repeated."""
+        await self._usage.close()
+
+    async def read(self, namespace: str, key: str, version: int = 0) -> Entry | None:
+        """As `Backend.read`; the newest version is what the stream's leader has.
+
+        It is a span where something is recorded, but begins no trace: it leaves nothing behind that somebody could ask
+        about.
+        """
+        subject = versions.subject_of(namespace, key)
+        with span("memory/get", **{"revo.memory.namespace": namespace, "revo.memory.key": key}):
+            if version:
+                return await self._at(subject, key, version)
+            try:
+                stored = await jetstream.last(self._connection, STREAM, subject, quick=True)
+            except TransportError as error:
+                stored = await retried(self._connection, lambda: self._last(subject), first=error)
+            if stored is None:
+                return None
+            now = await self._clock.now() if versions.TTL in stored.headers else 0.0
+            return versions.entry_of(stored, key, now=now)
+
+    async def _last(self, subject: str) -> StoredMessage | None:
+        return await jetstream.last(self._connection, STREAM, subject, quick=True)
+
+    async def _at(self, subject: str, key: str, version: int) -> Entry:
+        if not is_version(version):
+            raise NoSuchVersionError(key, version, "versions are numbers from 1")
+        found = await retried(self._connection, lambda: jetstream.at(self._connection, STREAM, version))
+        if found is None or found.subject != subject:
+            newest = await retried(self._connection, lambda: self._last(subject))
+            if newest is None:
+                reason = "nothing stands there"
+            elif found is not None or version > newest.sequence:
+                reason = f"it never had; the newest is {newest.sequence}"
+            else:
+                reason = "it is no longer kept, or never was"
+            raise NoSuchVersionError(key, version, reason)
+        return versions.entry_of(found, key)
+
+    async def write(
+        self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
+    ) -> list[Written]:
+        """As `Backend.write`. Where an answer is lost it is sent again for the setting `publish_timeout`; it is carried
+        out once all the same.
+        """
+        return await self._writer.write(namespace, writes, author, fence)
+
+    async def history(self, namespace: str, key: str) -> list[Entry]:
+        """As `Backend.history`."""
+        with span("memory/history", **{"revo.memory.namespace": namespace, "revo.memory.key": key}):
+            return await self._lister.history(namespace, key)
+
+    async def conflicts(self, namespace: str, after: str = "", limit: int = 100) -> Page:
+        """As `Backend.conflicts`."""
+        with span("memory/conflicts", **{"revo.memory.namespace": namespace}):
+            return await self._lister.conflicts(namespace, after, limit)
+
+    async def list(self, namespace: str, prefix: str = "", after: str = "", limit: int = 100) -> Page:
+        """As `Backend.list`. Costs as much as the namespace has keys there: their names are read for every page."""
+        with span("memory/list", **{"revo.memory.namespace": namespace, "revo.memory.key": prefix}):
+            return await self._lister.page(namespace, prefix, after, limit)
+
+    def watch(self, namespace: str, prefix: str = "", since: int | None = None) -> AsyncGenerator[Entry, None]:
+        """As `Backend.watch`."""
+        return watching.watch(self._connection, self._clock, namespace, prefix, since)
+
+    async def describe(self, namespace: str) -> Namespace:
+        """As `Backend.describe`."""
+        return await self._usage.of(namespace)
+
+    async def configure(self, namespace: str, how: Namespace) -> None:
+        """As `Backend.configure`."""
+        await self._usage.put(namespace, how)

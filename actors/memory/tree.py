@@ -1,0 +1,319 @@
+"""One table of locks where it stands: read, changed by compare and swap, followed while somebody waits."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+from actors.memory import locktable
+from actors.memory.errors import ContendedError
+from actors.memory.locktable import Table
+from bus import jetstream, subjects
+from bus.connection import Connection, Subscription
+from bus.errors import QueueFullError, TransportError, WrongSequenceError
+from bus.messages import CONTENT_TYPE, EXPECTED_SUBJECT_SEQUENCE, MOVED, MSGPACK
+from bus.wire import Message
+
+log = logging.getLogger(__name__)
+
+_OPERATION: Final = "KV-Operation"
+_PAUSE: Final = (0.001, 0.05)
+"""Seconds, on average half of them, before the second try of a change that somebody forestalled, and the longest."""
+_LINGER: Final = 5.0
+"""Seconds for which a table is followed when nobody waits any more: where some have waited, others will."""
+_NAMED: Final = 32
+"""Locks that one write names in its header; with more of them everybody looks."""
+_KEPT: Final = 256
+"""Tables that are remembered, so that who comes again need not read first."""
+_STREAM: Final = subjects.bucket(subjects.MEMORY_BUCKET)
+
+Background = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Standing:
+    """What stands in the bucket; it is read when somebody asks. Revision 0: nothing ever did."""
+
+    __slots__ = ("_body", "_subject", "_table", "revision")
+
+    def __init__(self, revision: int, *, table: Table | None = None, body: bytes = b"", subject: str = "") -> None:
+        self.revision = revision
+        self._table = table
+        self._body = body
+        self._subject = subject
+
+    @property
+    def table(self) -> Table:
+        """The table.
+
+        Raises:
+            DecodeError: what stands there is none.
+        """
+        if self._table is None:
+            self._table = locktable.decode(self._body, self.revision, subject=self._subject)
+        return self._table
+
+
+class Change(NamedTuple):
+    """What a table was, and what it is. `doubtful`: an earlier try got no answer, and may have been what changed it."""
+
+    before: Standing
+    after: Standing
+    doubtful: bool
+
+
+async def read(connection: Connection, table: str) -> Standing:
+    """A table, by its key in the bucket, as the leader has it.
+
+    Raises:
+        TransportError: no answer.
+    """
+    subject = subjects.entry(subjects.MEMORY_BUCKET, table)
+    stored = await jetstream.last(connection, _STREAM, subject, quick=True)
+    if stored is None:
+        return Standing(0, table=locktable.EMPTY)
+    return Standing(stored.sequence, body=stored.body, subject=subject)
+
+
+class Tree:
+    """One table, as one process knows it. Its changes are made one after the other."""
+
+    def __init__(self, connection: Connection, key: str, background: Background) -> None:
+        self.key = key
+        self._connection = connection
+        self._background = background
+        self._subject = subjects.entry(subjects.MEMORY_BUCKET, key)
+        self._known: Standing | None = None
+        """The newest that we have seen; it may be out of date while nobody follows it."""
+        self._turn = asyncio.Lock()
+        self._opening = asyncio.Lock()
+        self._subscription: Subscription | None = None
+        self._current = False
+        """Whether nothing was missed since the table was read."""
+        self._breaks = 0
+        self._heard = 0
+        """The revision up to which all have been woken that it concerned."""
+        self._waits: dict[str, asyncio.Future[None]] = {}
+        self._followers = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody would miss it."""
+        return not (self._followers or self._turn.locked() or self._subscription)
+
+    # --- to change it -----------------------------------------------------------------------------------------
+
+    async def change(self, alter: Callable[[Table], Table], *, surely: bool = False) -> Change:
+        """Make of the table what `alter` makes of it. It is called again with what stands there whenever somebody else
+        was first, or an answer was lost; then its own doing may stand there already.
+
+        `surely`: write also what does not change, so that whatever we sent before cannot come after.
+
+        Raises:
+            ContendedError: others were first for longer than the setting `publish_timeout`.
+            TransportError: no answer for as long; whether it was changed is not known.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._connection.settings.publish_timeout
+        pause, tries, doubtful = _PAUSE[0], 0, False
+        async with self._turn:
+            while True:
+                remembered, tries = self._known is not None, tries + 1
+                try:
+                    before = self._known or await self._fetch()
+                    after = alter(before.table)
+                    if after is before.table and remembered:
+                        self._known = None  # what is remembered may be out of date
+                        continue
+                    if after is before.table and not surely:
+                        return Change(before, before, doubtful)
+                    return Change(before, await self._write(before, after), doubtful)
+                except WrongSequenceError:
+                    self._known = None
+                    if loop.time() > until:
+                        raise ContendedError(self.key, tries) from None
+                except TransportError as error:
+                    self._known = None
+                    if isinstance(error, QueueFullError) or loop.time() > until:
+                        raise
+                    doubtful = True
+                    await self._until_connected(until, error)
+                except BaseException:
+                    self._known = None  # cancelled: it may have been written
+                    raise
+                if not remembered:
+                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
+                    pause = min(_PAUSE[1], pause * 2)
+
+    async def _until_connected(self, until: float, error: TransportError) -> None:
+        try:
+            async with asyncio.timeout_at(until):
+                await self._connection.connected()
+        except TimeoutError:
+            raise error from None
+
+    async def _write(self, before: Standing, after: Table) -> Standing:
+        body = locktable.encode(after)
+        moved = locktable.moved(before.table, after)
+        headers = {EXPECTED_SUBJECT_SEQUENCE: str(before.revision)}
+        headers |= {CONTENT_TYPE: MSGPACK} if body else {_OPERATION: "DEL"}
+        if moved:
+            headers[MOVED] = " ".join(moved) if len(moved) <= _NAMED else "*"
+        # Without patience: what is sent twice unseen could be forestalled by itself.
+        stored = await jetstream.store(self._connection, self._subject, body, headers, patience=0.0)
+        standing = Standing(stored.sequence, table=locktable.settled(after, stored.sequence))
+        self._learn(standing, before.revision, moved)
+        return standing
+
+    async def _fetch(self) -> Standing:
+        standing = await read(self._connection, self.key)
+        self._learn(standing, standing.revision, None)
+        return standing if self._known is None else self._known
+
+    def _learn(self, standing: Standing, previous: int, moved: set[str] | None) -> None:
+        """Take what stands, after the revision `previous`, and wake whom it concerns; None: that is not known."""
+        if self._known is None or standing.revision > self._known.revision:
+            self._known = standing
+        if standing.revision <= self._heard:
+            return
+        if moved is None or previous > self._heard:
+            self._wake(set(self._waits))
+        else:
+            self._wake(moved)
+        self._heard = standing.revision
+
+    def _wake(self, ids: set[str]) -> None:
+        for id_ in ids:
+            waiting = self._waits.get(id_)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    # --- to follow it -----------------------------------------------------------------------------------------
+
+    async def wait(self, id_: str, seconds: float) -> Standing:
+        """Return what stands once nothing is waited for under an id, or in so many seconds.
+
+        Raises:
+            TransportError: the server cannot be asked.
+        """
+        until = asyncio.get_running_loop().time() + seconds
+        async with self._following():
+            while True:
+                self._waits[id_] = waking = asyncio.get_running_loop().create_future()
+                try:
+                    async with asyncio.timeout_at(until):
+                        if not self._current:
+                            await self._catch_up()
+                        standing = self._known or await self._fetch()
+                        if standing.table.waiter(id_) is None:
+                            return standing
+                        await waking
+                except TimeoutError:
+                    return self._known or await self._fetch()
+                finally:
+                    del self._waits[id_]
+
+    @asynccontextmanager
+    async def _following(self) -> AsyncIterator[None]:
+        self._followers += 1
+        try:
+            yield
+        finally:
+            self._followers -= 1
+            if not self._followers and self._timer is None:
+                self._timer = asyncio.get_running_loop().call_later(_LINGER, self._leave)
+
+    async def _catch_up(self) -> None:
+        """Subscribe, and read what was told before the subscription stood."""
+        async with self._opening:
+            if self._current:
+                return
+            breaks = self._breaks
+            if self._subscription is None:
+                news = subjects.lock_news(self.key)
+                self._subscription = await self._connection.subscribe(news, self._on_news)
+            self._known = None
+            await self._fetch()
+            self._current = breaks == self._breaks
+
+    def _on_news(self, message: Message) -> None:
+        try:
+            revision, previous = int(message.header("Nats-Sequence")), int(message.header("Nats-Last-Sequence"))
+        except ValueError:
+            log.warning("something on %s that no stream told is left out", message.subject)
+            return
+        named = message.header(MOVED)
+        moved = None if named == "*" else set(named.split())
+        self._learn(Standing(revision, body=message.data, subject=self._subject), previous, moved)
+
+    def broken(self) -> None:
+        """The connection was lost, and is back: something may have been missed."""
+        self._breaks += 1
+        self._current = False
+        self._known = None
+        self._wake(set(self._waits))
+
+    def _leave(self) -> None:
+        self._timer = None
+        if self._followers:
+            return
+        if self._opening.locked():
+            self._timer = asyncio.get_running_loop().call_later(_LINGER, self._leave)
+            return
+        subscription, self._subscription = self._subscription, None
+        self._current = False
+        if subscription is not None:
+            self._background(subscription.drain())
+
+    def close(self) -> None:
+        """Follow it no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._followers = 0
+        self._leave()
+
+
+class Trees:
+    """The tables that one process has to do with."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._trees: dict[str, Tree] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        connection.on_reconnect(self._back)
+
+    def get(self, key: str) -> Tree:
+        """A table, by its key in the bucket."""
+        tree = self._trees.pop(key, None) or Tree(self._connection, key, self._spawn)
+        self._trees[key] = tree  # the one that was used last stands last
+        if len(self._trees) > _KEPT:
+            for old in list(self._trees.values())[: len(self._trees) - _KEPT]:
+                if old.idle and old is not tree:
+                    del self._trees[old.key]
+        return tree
+
+    async def close(self) -> None:
+        """Follow nothing more."""
+        self._connection.forget(self._back)
+        for tree in self._trees.values():
+            tree.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _back(self) -> None:
+        for tree in self._trees.values():
+            tree.broken()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("a table of locks is not left as it should be: %s", error, exc_info=error)

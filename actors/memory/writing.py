@@ -1,0 +1,81 @@
+"""Writes. What one is based on is its condition at the stream, so most need nothing to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from actors.memory import versions
+from actors.memory.backend import Author, Write, Written
+from actors.memory.clock import Clock
+from actors.memory.deciding import Decider, fenced_by, tries
+from actors.memory.model import Fence
+from actors.memory.orders import Job, Order, check_together, order, plain_part
+from actors.memory.sending import Sender
+from actors.memory.usage import Usage
+from bus.connection import Connection
+from bus.errors import WrongSequenceError
+from bus.messages import EXPECTED_SUBJECT_SEQUENCE, HEADROOM, MSG_ID
+from bus.tasks import new_task_id
+from bus.telemetry import Attributes, Telemetry
+
+
+class Writer:
+    """Carries out writes in all namespaces."""
+
+    def __init__(self, connection: Connection, telemetry: Telemetry, usage: Usage, clock: Clock) -> None:
+        self._connection = connection
+        self._telemetry = telemetry
+        self._usage = usage
+        self._sender = Sender(connection)
+        self._max_payload = connection.max_payload - HEADROOM  # so that it can be written again with more to say of it
+        self._decider = Decider(connection, clock, self._sender, self._max_payload)
+
+    async def write(
+        self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
+    ) -> list[Written]:
+        """As `Backend.write`."""
+        orders = [order(namespace, write, self._max_payload) for write in writes]
+        check_together(orders)
+        first = orders[0].write
+
+        def attributes() -> Attributes:
+            return {"revo.memory.namespace": namespace, "revo.memory.key": first.key, "revo.memory.keys": len(orders)}
+
+        traced: dict[str, str] = {}
+        name = "memory/put_all" if len(orders) > 1 else "memory/delete" if first.delete else "memory/put"
+        with self._telemetry.sending(name, traced, attributes, kind="client"):
+            how = self._usage.cached(namespace) or await self._usage.of(namespace)
+            write_id = new_task_id()
+            job = Job(namespace, how, author, write_id, versions.headers_of(author, write_id, traced))
+            if len(orders) > 1:
+                return await self._decider.carry_out(job, orders, fence)
+            if first.base is None and how.strategy == "last_writer_wins":
+                return [await (self._blindly(job, orders[0]) if fence is None else self._fenced(job, orders[0], fence))]
+            if fence is not None:
+                return await self._decider.carry_out(job, orders, fence)
+            return await self._based(job, orders)
+
+    async def _blindly(self, job: Job, one: Order) -> Written:
+        """Store it whatever stands there."""
+        return Written(one.write.key, await self._sender.send_blindly(plain_part(job, one, {}), job.id))
+
+    async def _based(self, job: Job, orders: Sequence[Order]) -> list[Written]:
+        """Store it if nothing was written since what it is based on; if something was, the strategy decides."""
+        write = orders[0].write
+        part = plain_part(job, orders[0], {EXPECTED_SUBJECT_SEQUENCE: str(write.base or 0)})
+        try:
+            return [Written(write.key, await self._sender.send((part,), job.id))]
+        except WrongSequenceError:
+            return await self._decider.carry_out(job, orders, None)
+
+    async def _fenced(self, job: Job, one: Order, fence: Fence) -> Written:
+        """Store it if its lock is still held, whatever stands there: a message can have that one condition."""
+        key = one.write.key
+        async for _ in tries(self._connection, key):
+            condition = await fenced_by(self._connection, fence, job.namespace, [key])
+            part = plain_part(job, one, {**condition, MSG_ID: job.id})
+            try:
+                return Written(key, await self._sender.send((part,), job.id))
+            except WrongSequenceError:
+                continue  # the table of locks has changed; whether ours is still held is looked at again
+        raise AssertionError  # `tries` has raised
