@@ -40,6 +40,8 @@ class Mesh:
         self._submitter = Submitter(self._client)
         self._asker = Asker(connection, telemetry)
         self._directory = Directory(connection)
+        self.attached: dict[str, object] = {}
+        """What modules above keep for as long as there is this mesh, by their names."""
         self._at_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Literal, Protocol
 
 from actors.memory.backend import Write, Written
 from actors.memory.diff import Difference, diff
 from actors.memory.doors import author_of, doors_of
 from actors.memory.errors import NoSuchVersionError
+from actors.memory.holding import Lock
 from actors.memory.model import Base, Entry, Fence, LockState, Mode, Namespace, Page, Summary
 from actors.memory.plain import ABSENT
 from bus import subjects
@@ -123,6 +123,30 @@ class Memory:
             raise NoSuchVersionError(key, 0, reason)
         return await self.put(key, last.value, newest, fence=fence)
 
+    # --- locks ------------------------------------------------------------------------------------------------
+
+    def lock(
+        self,
+        key: str,
+        mode: Mode | Literal["exclusive", "shared", "intent-exclusive", "intent-shared"] = Mode.EXCLUSIVE,
+        timeout: float | None = 30.0,
+    ) -> Lock:
+        """A lock on a key and all that is under it, for `async with`; it is waited for up to `timeout` seconds (None:
+        as long as it takes), in the order in which all asked.
+
+        It is held for the length of the block, and given up by our death: `put(..., fence=lock)` is refused from the
+        moment on at which another may have it. If it is lost meanwhile, the block is cancelled and raises
+        `LockLostError`.
+
+        Raises:
+            InvalidKeyError, ConfigError: there can be no such lock. What the block raises stands in `docs/memory.md`.
+        """
+        return self._doors.holder.lock(self.namespace, key, mode, timeout)
+
+    async def locks(self) -> list[LockState]:
+        """All locks of this namespace that are held or waited for; holders first, then waiters in their order."""
+        return await self._doors.locks.locks(self.namespace)
+
     # --- its past ---------------------------------------------------------------------------------------------
 
     async def history(self, key: str) -> list[Entry]:
@@ -142,10 +166,6 @@ class Memory:
         before = await self._doors.backend.read(self.namespace, key, old) if old else None
         after = await self._doors.backend.read(self.namespace, key, new)
         return diff(_plain(before), _plain(after))
-
-    async def locks(self) -> list[LockState]:
-        """All locks of this namespace that are held or waited for; holders first, then waiters in their order."""
-        return await self._doors.locks.locks(self.namespace)
 
     # --- many -------------------------------------------------------------------------------------------------
 
@@ -206,17 +226,6 @@ class Memory:
             PermissionDeniedError: that is an operator's.
         """
         await self._doors.backend.configure(self.namespace, how)
-
-    # --- locks ------------------------------------------------------------------------------------------------
-
-    def lock(
-        self,
-        key: str,
-        mode: Mode | Literal["exclusive", "shared", "intent-exclusive", "intent-shared"] = Mode.EXCLUSIVE,
-        timeout: float = 30.0,
-    ) -> AbstractAsyncContextManager[Any]:
-        """Hold a lock for the length of a block, which gets it as its target."""
-        raise NotImplementedError
 
 
 class _Holds(Protocol):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from actors.memory.backend import Author, Backend, LockBackend
+from actors.memory.holding import Holder
 from bus import subjects
 from bus.mesh import Mesh
 from bus.tasks import FAMILY
@@ -15,19 +16,27 @@ from bus.telemetry import current_ids
 class Doors:
     """What carries out the calls of one mesh."""
 
-    def __init__(self, backend: Backend, locks: LockBackend) -> None:
+    def __init__(self, mesh: Mesh, backend: Backend, locks: LockBackend) -> None:
+        self._mesh = mesh
+        self._holder: Holder | None = None
         self.backend: Final = backend
         self.locks: Final = locks
 
-
-_known: WeakKeyDictionary[Mesh, Doors] = WeakKeyDictionary()
+    @property
+    def holder(self) -> Holder:
+        """All locks that the mesh holds; they are given up as it closes."""
+        if self._holder is None:
+            author = functools.partial(author_of, self._mesh)
+            self._holder = Holder(self.locks, author, patience=self._mesh.connection.settings.publish_timeout)
+            self._mesh.at_close(self._holder.close)
+        return self._holder
 
 
 def doors_of(mesh: Mesh) -> Doors:
     """What carries out the calls of a mesh; the same each time. It ends with the mesh."""
-    found = _known.get(mesh)
-    if found is None:
-        found = _known[mesh] = _open(mesh)
+    found = mesh.attached.get(__name__)
+    if not isinstance(found, Doors):
+        found = mesh.attached[__name__] = _open(mesh)
     return found
 
 
@@ -36,13 +45,13 @@ def _open(mesh: Mesh) -> Doors:
         from actors.memory.remote import Remote  # noqa: PLC0415  (most processes need one of the two)
 
         remote = Remote(mesh)
-        return Doors(remote, remote)
+        return Doors(mesh, remote, remote)
     from actors.memory.locks import Locks  # noqa: PLC0415
     from actors.memory.store import Store  # noqa: PLC0415
 
     store = Store(mesh.connection, mesh.telemetry)
     mesh.at_close(store.close)
-    return Doors(store, Locks(mesh.connection))
+    return Doors(mesh, store, Locks(mesh.connection))
 
 
 def author_of(mesh: Mesh) -> Author:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.memory.backend import Author, Session
 from actors.memory.errors import LockLostError
@@ -17,9 +17,39 @@ _HEADERS: Final = {CONTENT_TYPE: MSGPACK}
 _NOBODY: Final = "anon"
 
 
+class Record(NamedTuple):
+    """A session as it stands in the bucket."""
+
+    by: str
+    """Whose it is."""
+    revision: int
+
+
 def by_of(session: str) -> str:
     """Whose a session is, by its id."""
     return session.rpartition("-")[0]
+
+
+async def read(connection: Connection, session: str) -> Record | None:
+    """A session as the leader has it; None: it has ended, or never was.
+
+    Raises:
+        TransportError: no answer.
+    """
+    return await _read(Bucket(connection, subjects.SESSIONS_BUCKET), session)
+
+
+async def _read(bucket: Bucket, session: str) -> Record | None:
+    entry = await bucket.get(_checked(session))
+    if entry is None or not entry.live:
+        return None
+    return Record(by_of(session), entry.revision)
+
+
+def _checked(session: str) -> str:
+    """The id, which others may have made up, as a key of the bucket."""
+    by, _, rest = session.rpartition("-")
+    return f"{subjects.token(by, 'session')}-{subjects.token(rest, 'session')}"
 
 
 class Sessions:
@@ -38,51 +68,41 @@ class Sessions:
         by = author.by if subjects.is_token(author.by) else _NOBODY
         session = f"{by}-{secrets.token_hex(8)}"
         try:
-            revision = await self._bucket.put(session, self._body(), _HEADERS, expect=0, ttl=self._lease)
+            return Session(session, await self._put(session, 0, None), self._lease)
         except WrongSequenceError:  # the answer to the first try was lost
-            revision = (await self._standing(session)).revision
-        return Session(session, revision, self._lease)
+            return await self._standing(session)
 
     async def renew(self, session: Session) -> Session:
-        """The same for another lease.
+        """The same for another lease. One try.
 
         Raises:
             LockLostError: it has ended.
+            InvalidSubjectError: it never was one.
             TransportError: no answer.
         """
-        while True:
-            try:
-                revision = await self._bucket.put(
-                    session.id, self._body(), _HEADERS, expect=session.revision, ttl=self._lease, patience=0.0
-                )
-            except WrongSequenceError:  # it has ended, or the answer to an earlier try was lost
-                standing = await self._standing(session.id)
-                if standing.revision == session.revision:
-                    raise
-                session = standing
-            else:
-                return Session(session.id, revision, self._lease)
+        try:
+            revision = await self._put(session.id, session.revision, 0.0)
+        except WrongSequenceError:  # it has ended, or the answer to an earlier try was lost
+            standing = await self._standing(session.id)
+            revision = await self._put(session.id, standing.revision, 0.0)
+        return Session(session.id, revision, self._lease)
+
+    async def _put(self, session: str, expect: int, patience: float | None) -> int:
+        key, body = _checked(session), codec.encode({})
+        return await self._bucket.put(key, body, _HEADERS, expect=expect, ttl=self._lease, patience=patience)
 
     async def close(self, session: Session) -> None:
         """End it; one that has ended is no error.
 
         Raises:
+            InvalidSubjectError: it never was one.
             TransportError: no answer.
         """
-        if await self.lives(session.id):
+        if await _read(self._bucket, session.id) is not None:
             await self._bucket.remove(session.id)
 
-    async def lives(self, session: str) -> bool:
-        """Whether there is such a session, as the leader has it."""
-        entry = await self._bucket.get(session)
-        return entry is not None and entry.live
-
     async def _standing(self, session: str) -> Session:
-        entry = await self._bucket.get(session)
-        if entry is None or not entry.live:
+        found = await _read(self._bucket, session)
+        if found is None:
             raise LockLostError("all that it held", f"session {session} was not renewed in {self._lease:g} s")
-        return Session(session, entry.revision, self._lease)
-
-    @staticmethod
-    def _body() -> bytes:
-        return codec.encode({})
+        return Session(session, found.revision, self._lease)
