@@ -59,7 +59,7 @@ def listings(*verbs: str) -> list[tuple[str, str]]:
     ]
 
 
-READS: Final = ("read", "history", "list", "conflicts", "changes", "describe", "locks")
+READS: Final = ("read", "read_many", "history", "list", "conflicts", "changes", "describe", "locks")
 """What a coordinator of shared memory is asked within a namespace by those who may read it."""
 WRITES: Final = ("write", "lock", "unlock")
 """And by those who may write to it."""

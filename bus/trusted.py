@@ -133,17 +133,20 @@ def _memory(user: str) -> Grants:
     """Keeps what agents share on behalf of those who may not touch its streams; who may what stands in the subjects
     that they ask on.
     """
-    buckets = (subjects.MEMORY_BUCKET, subjects.SESSIONS_BUCKET)
-    streams = [subjects.bucket(bucket) for bucket in buckets]
+    memory, every = subjects.bucket(subjects.MEMORY_BUCKET), subjects.entry(subjects.MEMORY_BUCKET, ">")
+    sessions, leases = subjects.bucket(subjects.SESSIONS_BUCKET), subjects.entry(subjects.SESSIONS_BUCKET, ">")
     return _system(
         user,
         subjects.MEMORY,
-        *(subjects.entry(bucket, ">") for bucket in buckets),
-        *(subjects.api(f"STREAM.{verb}", stream) for verb in ("INFO", "MSG.GET", "PURGE") for stream in streams),
-        *(subjects.api("DIRECT.GET", stream) for stream in streams),
-        *(subjects.api("DIRECT.GET", stream, ">") for stream in streams),
-        *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in streams),
-        *(subjects.api("CONSUMER.DELETE", stream, "*") for stream in streams),
+        every,
+        leases,
+        *(subjects.api(f"STREAM.{verb}", stream) for verb in ("INFO", "MSG.GET") for stream in (memory, sessions)),
+        subjects.api("STREAM.PURGE", memory),
+        subjects.api("DIRECT.GET", memory),
+        subjects.api("DIRECT.GET", memory, every),
+        subjects.api("CONSUMER.CREATE", memory, "*", every),
+        subjects.api("CONSUMER.CREATE", sessions, "*", leases),
+        *(subjects.api("CONSUMER.DELETE", stream, "*") for stream in (memory, sessions)),
         hears=(f"revo.scoped.{subjects.MEMORY}.>", subjects.LOCK_NEWS),
     )
 

@@ -94,11 +94,8 @@ class Coordinator(Actor):
         self._recent = Recent(connection, spawn=self.spawn)
         self._news = News(connection, telemetry, spawn=self.spawn)
         self._keeper = Keeper(connection, tell=self._news.tell, spawn=self.spawn)
-        self._sweeper = Sweeper(connection)
-        await self._configure()
-        await self._news.open()
-        await self._keeper.open()
-        self.spawn(self._sweeper.run())
+        self._sweeper = Sweeper(connection, telemetry.instance, spawn=self.spawn)
+        await asyncio.gather(self._configure(), self._news.open(), self._keeper.open(), self._sweeper.open())
         self._count()
 
     async def on_stop(self) -> None:
@@ -106,6 +103,7 @@ class Coordinator(Actor):
         await self._recent.close()
         await self._news.close()
         await self._keeper.close()
+        await self._sweeper.close()
         await self._locks.close()
         await self._store.close()
 
@@ -154,7 +152,9 @@ class Coordinator(Actor):
         """Some writes, all or none, in the name of who asks."""
         with self._doing("write"):
             author = _author(what.by, what.task)
-            return await self._store.write(SCOPE.get(), what.writes, author, what.fence, id=what.id)
+            return await self._store.write(
+                SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, again=what.again
+            )
 
     @rpc("history", scoped=True)
     async def history(self, which: Keyed) -> list[Entry]:
@@ -184,7 +184,7 @@ class Coordinator(Actor):
                 found = await self._recent.after(
                     SCOPE.get(), asked.prefix, asked.since, wait=asked.wait, limit=asked.limit
                 )
-            entries = [entry for one in found.changes if (entry := self._store.entry(one)) is not None]
+            entries = [entry for one in found.changes if (entry := await self._store.entry(one)) is not None]
             return Changes(entries=entries, position=found.position, anew=found.anew)
 
     @rpc("describe", scoped=True)

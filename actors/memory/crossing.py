@@ -30,6 +30,8 @@ _KINDS: Final[tuple[tuple[str, Callable[..., BusError], tuple[str, ...]], ...]] 
     ("deadlock", errors.DeadlockError, ("key", "mode", "circle")),
     ("not_your_session", errors.NotYourSessionError, ("session", "caller")),
     ("too_many_waiters", errors.TooManyWaitersError, ("what", "limit")),
+    ("outcome_unknown", errors.OutcomeUnknownError, ("key",)),
+    ("overtaken", errors.OvertakenError, ("key", "tries", "seconds")),
     ("batch_too_large", BatchTooLargeError, ("size", "limit")),
     ("config", ConfigError, ("what", "reason")),
     ("decode", DecodeError, ("subject", "reason")),
@@ -44,6 +46,8 @@ _BY_CODE: Final[Mapping[str, tuple[Callable[..., BusError], tuple[str, ...]]]] =
     code: (made, fields) for code, made, fields in _KINDS
 }
 CONFLICT: Final = "conflict"
+TOLD: Final = ("version", "at", "by", "deleted")
+"""What a conflict tells of the entry that stands there."""
 _TEXT: Final = 400
 """Characters of a text in the details, which may take 4,000 in all (`bus.endings`)."""
 
@@ -54,8 +58,7 @@ def details_of(error: BusError) -> dict[str, Any]:
     """
     if isinstance(error, errors.ConflictError):
         theirs = error.theirs
-        known = ("version", "by", "at", "deleted")
-        stands = {name: getattr(theirs, name) for name in known} if theirs else None
+        stands = {name: getattr(theirs, name) for name in TOLD} if theirs else None
         return {"key": error.key, "base": error.base, "reason": error.reason[:_TEXT], "theirs": stands}
     _, fields = _BY_CODE.get(error.code, (None, ()))
     given = {name: getattr(error, name) for name in fields}

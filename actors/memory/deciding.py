@@ -9,10 +9,11 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
-from actors.memory import fencing, versions
+from actors.memory import earlier, fencing, versions
 from actors.memory.backend import Written
 from actors.memory.clock import Clock, retried
 from actors.memory.errors import NoSuchVersionError, OvertakenError
@@ -28,27 +29,31 @@ from bus.connection import Connection
 from bus.errors import WrongSequenceError
 from bus.messages import EXPECTED_SUBJECT, EXPECTED_SUBJECT_SEQUENCE
 
-_TRIES: Final = 1000
 _LONGEST: Final = 0.1
 """Seconds between two tries, at the most."""
 
 
-async def tries(connection: Connection, key: str) -> AsyncIterator[int]:
-    """Numbers of tries to write to a key that others write to as well, with a pause before all but the first.
+class Race:
+    """Counts how often others were faster to write to a key, and gives them a moment."""
 
-    Raises:
-        OvertakenError: instead of the next, when the setting `publish_timeout` is over.
-    """
-    loop = asyncio.get_running_loop()
-    seconds = connection.settings.publish_timeout
-    until, longest = loop.time() + seconds, 0.001
-    for number in range(_TRIES):
-        yield number
-        if loop.time() > until:
-            break
-        await asyncio.sleep(random.uniform(0, longest))  # noqa: S311
-        longest = min(_LONGEST, longest * 2)
-    raise OvertakenError(key, number + 1, seconds)
+    def __init__(self, connection: Connection, key: str) -> None:
+        self._key = key
+        self._seconds = connection.settings.publish_timeout
+        self._until = asyncio.get_running_loop().time() + self._seconds
+        self._longest = 0.001
+        self._lost = 0
+
+    async def lost(self) -> None:
+        """Others were faster; return when to try again.
+
+        Raises:
+            OvertakenError: they were for as long as the setting `publish_timeout`.
+        """
+        self._lost += 1
+        if asyncio.get_running_loop().time() > self._until:
+            raise OvertakenError(self._key, self._lost, self._seconds)
+        await asyncio.sleep(random.uniform(0, self._longest))  # noqa: S311
+        self._longest = min(_LONGEST, self._longest * 2)
 
 
 async def fenced_by(connection: Connection, fence: Fence, namespace: str, keys: Sequence[str]) -> dict[str, str]:
@@ -80,7 +85,10 @@ class Decider:
             OvertakenError: others were faster again and again; nothing was changed.
             As `Backend.write`.
         """
-        async for _ in tries(self._connection, orders[0].write.key):
+        race = Race(self._connection, orders[0].write.key)
+        while True:
+            if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
             parts: list[Part] = []
             if fence is not None:
                 condition = await fenced_by(self._connection, fence, job.namespace, [one.write.key for one in orders])
@@ -100,12 +108,12 @@ class Decider:
                 else:
                     began = await self._sender.send(parts, job.id, of=first)
             except WrongSequenceError:
+                await race.lost()
                 continue
             return [
                 Written(one.write.key, began + place, made.outcome, made.value if made.outcome == "merged" else None)
                 for one, place, made in zip(orders, places, decisions, strict=True)
             ]
-        raise AssertionError  # `tries` has raised
 
     async def _standing(self, orders: Sequence[Order]) -> list[Entry | None]:
         """The newest versions, as the leader has them."""
@@ -134,7 +142,10 @@ class Decider:
         if base and (standing is None or base != standing.version):
             ancestor = await self._ancestor(one, base, standing)
             known = ancestor is not None
-        return decide(job.how, one.write, job.author, standing, ancestor=ancestor, known=known, at=time.time())
+        write, author = replace(one.write, value=one.value), job.author
+        if not author.trace_id:
+            author = replace(author, trace_id=versions.trace_of(job.headers))
+        return decide(job.how, write, author, standing, ancestor=ancestor, known=known, at=time.time())
 
     async def _ancestor(self, one: Order, base: int, standing: Entry | None) -> Entry | None:
         """The version that a write is based on; None: it is no longer kept.

@@ -10,7 +10,8 @@ from actors.memory.holding import Holder
 from bus import subjects
 from bus.mesh import Mesh
 from bus.tasks import FAMILY
-from bus.telemetry import current_ids
+
+_AUTHOR: Final = f"{__name__}.author"
 
 
 class Doors:
@@ -55,8 +56,13 @@ def _open(mesh: Mesh) -> Doors:
 
 
 def author_of(mesh: Mesh) -> Author:
-    """Who writes: the instance, or what a client calls itself; in whose task, if it is in a handler."""
-    instance = mesh.telemetry.instance
-    own = mesh.client == subjects.ANONYMOUS or instance.startswith(f"{mesh.client}-")
+    """Who writes: the instance, or what a client calls itself; in whose task, if it is in a handler. In which trace is
+    for whoever carries it out to say.
+    """
+    known = mesh.attached.get(_AUTHOR)
+    if not isinstance(known, Author):
+        instance = mesh.telemetry.instance
+        own = mesh.client == subjects.ANONYMOUS or instance.startswith(f"{mesh.client}-")
+        known = mesh.attached[_AUTHOR] = Author(instance if own else mesh.client)
     family = FAMILY.get()
-    return Author(instance if own else mesh.client, family.parent if family else "", current_ids()[0])
+    return known if family is None else Author(known.by, family.parent)

@@ -161,6 +161,17 @@ class DeadlockError(BusError):
         return f"waiting for the {self.mode} lock on {self.key} would never end: {self.circle}"
 
 
+class OutcomeUnknownError(TransportError):
+    """An answer was lost, and so much was written since that nothing says what became of the write."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"whether {self.key} was written cannot be known any more; read it"
+
+
 class TooManyWaitersError(TransportError):
     """A coordinator keeps as many requests waiting as it may, of all or of one user; this one was not taken."""
 

@@ -20,8 +20,8 @@ goes on where the one before was, and none must be waited for when it is to end.
 
 Key = Annotated[str, Field(max_length=500)]
 """`bus.subjects.path` says what one may be; no key that it takes is longer than this."""
-Id = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_./-]{1,200}\Z")]
-Name = Annotated[str, Field(pattern=r"\A[A-Za-z0-9_.@-]{0,300}\Z")]
+Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,200}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{0,300}$")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
 Seconds = Annotated[float, Field(ge=0, le=MAX_WAIT, allow_inf_nan=False)]
 Version = Annotated[int, Field(ge=0)]
@@ -59,10 +59,11 @@ class Listing(_Message):
 
 
 class Writes(_Message):
-    """Some writes, all or none. The same `id` again is the same write."""
+    """Some writes, all or none. With the same `id` it is the same, asked for once more: then say `again`."""
 
     writes: Annotated[list[Write], Field(min_length=1, max_length=MAX_PAGE)]
-    id: Id
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
+    again: bool = False
     by: Name = ""
     task: Name = ""
     fence: Fence | None = None
@@ -116,4 +117,3 @@ class Given(_Message):
 
     key: Key
     id: Id
-

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from actors.memory import versions
 from actors.memory.backend import Author, Write
@@ -19,18 +18,17 @@ DELETE = "DEL"
 """What the header `KV-Operation` says of a version that is a delete; `nats kv` reads it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """One write that can be carried out."""
 
     write: Write
-    """Its value is plain."""
     subject: str
     body: bytes
+    value: Any = None
+    """As it will be read: plain."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """What all writes of one call share."""
 
     namespace: str
@@ -39,6 +37,10 @@ class Job:
     id: str
     headers: Mapping[str, str]
     """Of every version that it makes."""
+    shared: bool = False
+    """Whether others may have been asked for the same."""
+    again: bool = False
+    """Whether others have been."""
 
 
 def order(namespace: str, write: Write, max_payload: int) -> Order:
@@ -55,7 +57,7 @@ def order(namespace: str, write: Write, max_payload: int) -> Order:
     body, plain = versions.encode(write.key, write.value)
     if len(body) > max_payload:
         raise PayloadTooLargeError(write.key, len(body), max_payload)
-    return Order(replace(write, value=plain), subject, body)
+    return Order(write, subject, body, plain)
 
 
 def check_together(orders: Sequence[Order]) -> None:
@@ -78,7 +80,7 @@ def plain_part(job: Job, one: Order, condition: Mapping[str, str]) -> Part:
     write = one.write
     headers = {**job.headers, **condition}
     if write.base:
-        headers[versions.BASE] = str(write.base)
+        headers[versions.BASE] = f"{write.base}"
     if write.delete:
         headers[versions.OPERATION] = DELETE
     elif write.ttl:
@@ -112,7 +114,7 @@ def decided_parts(
         body = versions.with_alternatives(write.key, decision.value, decision.alternatives)
     elif decision.deleted:
         body = b""
-    elif decision.value is write.value:
+    elif decision.value is one.value:
         body = one.body
     else:
         body = versions.encode(write.key, decision.value)[0]

@@ -188,8 +188,8 @@ class Recent:
 
     async def _close_when_idle(self, watch: Watch) -> None:
         loop = asyncio.get_running_loop()
-        while (left := self._asked_at + IDLE - loop.time()) > 0 or self._waiters:
-            await asyncio.sleep(max(left, 1.0))
+        while (left := self._asked_at + IDLE - loop.time()) > 0:  # noqa: ASYNC110  (nobody tells that he will not ask)
+            await asyncio.sleep(left)
         async with self._opening:
             if self._watch is watch:
                 await self.close()

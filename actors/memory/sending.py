@@ -83,7 +83,7 @@ class Sender:
             TransportError: `lost`; that cannot be known.
         """
         try:
-            kept, limit, now = await retried(self._connection, lambda: self._kept(subject))
+            kept, limit, now = await self.kept(subject)
         except BusError as error:
             raise lost from error
         for stored in reversed(kept):
@@ -95,7 +95,11 @@ class Sender:
             return 0
         raise lost
 
-    async def _kept(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
+    async def kept(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
+        """All versions on `subject`, the oldest first; how many are kept; and the server's clock."""
+        return await retried(self._connection, lambda: self._look(subject))
+
+    async def _look(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
         info = await jetstream.call(self._connection, "STREAM.INFO", STREAM)
         last, limit = int(info["state"]["last_seq"]), int(info["config"]["max_msgs_per_subject"])
         async with aclosing(reading.scan(self._connection, STREAM, 1, last, subject=subject)) as found:

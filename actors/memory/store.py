@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
 
 from actors.memory import versions, watching
 from actors.memory.backend import Author, Write, Written
@@ -72,13 +73,30 @@ class Store:
             raise NoSuchVersionError(key, version, reason)
         return versions.entry_of(found, key)
 
-    async def write(
-        self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
-    ) -> list[Written]:
+    def write(
+        self,
+        namespace: str,
+        writes: Sequence[Write],
+        author: Author,
+        fence: Fence | None = None,
+        *,
+        asked_as: str = "",
+        again: bool = False,
+    ) -> Coroutine[Any, Any, list[Written]]:
         """As `Backend.write`. Where an answer is lost it is sent again for the setting `publish_timeout`; it is carried
         out once all the same.
+
+        For a coordinator: what it is asked for under the same id, `asked_as`, as another has been is carried out once,
+        too; `again` says that another, or itself, has been asked before.
+
+        Raises:
+            OutcomeUnknownError: so much was written since it was first asked for that nothing tells if it was done.
         """
-        return await self._writer.write(namespace, writes, author, fence)
+        return self._writer.write(namespace, writes, author, fence, asked_as=asked_as, again=again)
+
+    async def entry(self, stored: StoredMessage) -> Entry | None:
+        """The version in a message of the stream; None, and a line in the log, where it is none."""
+        return await watching.entry_in(stored, self._clock)
 
     async def history(self, namespace: str, key: str) -> list[Entry]:
         """As `Backend.history`."""

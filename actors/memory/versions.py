@@ -15,7 +15,7 @@ from actors.memory.model import Alternative, Entry, Summary
 from bus import codec, subjects
 from bus.errors import DecodeError, EncodeError
 from bus.jetstream import StoredMessage
-from bus.messages import CONTENT_TYPE, MSGPACK
+from bus.messages import CONTENT_TYPE, MSGPACK, TRACEPARENT
 
 STREAM: Final = subjects.bucket(subjects.MEMORY_BUCKET)
 
@@ -31,7 +31,6 @@ TTL: Final = "Revo-Ttl"
 EXPIRED: Final = "Revo-Expired"
 CONFLICTS: Final = "Revo-Conflicts"
 """How many alternatives there are."""
-_TRACEPARENT: Final = "traceparent"
 
 MAX_TTL: Final = 10 * 366 * 86400.0
 """Seconds; who wants more wants no end."""
@@ -56,6 +55,12 @@ def key_of(subject: str) -> str:
 
 
 # --- out --------------------------------------------------------------------------------------------------
+
+
+def index_of(subject: str) -> str:
+    """Where it stands that an entry, by its subject, has conflicts."""
+    kind = f"{_PREFIX}{subjects.ENTRIES}."
+    return f"{_PREFIX}{subjects.CONFLICTS}.{subject.removeprefix(kind)}"
 
 
 def is_version(number: object) -> bool:
@@ -146,7 +151,7 @@ def entry_of(stored: StoredMessage, key: str, *, now: float = 0.0) -> Entry:
         at,
         get(BY, ""),
         get(TASK, ""),
-        _trace_of(get(_TRACEPARENT, "")),
+        trace_of(headers),
         base,
         merged,
         rank,
@@ -191,6 +196,7 @@ def _conflict(body: Any) -> tuple[Any, tuple[Alternative, ...]]:
     return body["value"], tuple(Alternative(**one) for one in body["alternatives"])
 
 
-def _trace_of(traceparent: str) -> str:
-    """The id of a trace that was recorded."""
-    return traceparent[3:35] if traceparent.endswith("-01") else ""
+def trace_of(headers: Mapping[str, str]) -> str:
+    """The id of the trace that the headers name, if it is recorded."""
+    said = headers.get(TRACEPARENT, "")
+    return said[3:35] if said.endswith("-01") else ""

@@ -42,7 +42,7 @@ async def watch(
             async with aclosing(tail.messages()) as messages:
                 async for stored in messages:
                     start = _from(stored.sequence + 1)
-                    entry = await _entry(stored, clock)
+                    entry = await entry_in(stored, clock)
                     if entry is not None and (entry.live or not fresh or stored.sequence > tail.began):
                         yield entry
         finally:
@@ -54,7 +54,8 @@ def _from(sequence: int) -> dict[str, Any]:
     return {"deliver_policy": "by_start_sequence", "opt_start_seq": sequence}
 
 
-async def _entry(stored: StoredMessage, clock: Clock) -> Entry | None:
+async def entry_in(stored: StoredMessage, clock: Clock) -> Entry | None:
+    """The version in a message; None, and a line in the log, where it is none."""
     key = versions.key_of(stored.subject)
     now = await clock.now() if versions.time_to_live(stored.headers) else 0.0
     try:

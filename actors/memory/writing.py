@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from actors.memory import versions
+from actors.memory import earlier, versions
 from actors.memory.backend import Author, Write, Written
 from actors.memory.clock import Clock
-from actors.memory.deciding import Decider, fenced_by, tries
+from actors.memory.deciding import Decider, Race, fenced_by
 from actors.memory.model import Fence
 from actors.memory.orders import Job, Order, check_together, order, plain_part
 from actors.memory.sending import Sender
@@ -31,51 +31,54 @@ class Writer:
         self._decider = Decider(connection, clock, self._sender, self._max_payload)
 
     async def write(
-        self, namespace: str, writes: Sequence[Write], author: Author, fence: Fence | None = None
+        self,
+        namespace: str,
+        writes: Sequence[Write],
+        author: Author,
+        fence: Fence | None = None,
+        *,
+        asked_as: str = "",
+        again: bool = False,
     ) -> list[Written]:
-        """As `Backend.write`."""
+        """As `Store.write`."""
         orders = [order(namespace, write, self._max_payload) for write in writes]
-        check_together(orders)
+        if len(orders) != 1:
+            check_together(orders)
         first = orders[0].write
 
         def attributes() -> Attributes:
-            return {"revo.memory.namespace": namespace, "revo.memory.key": first.key, "revo.memory.keys": len(orders)}
+            return {"revo.memory.namespace": namespace, "revo.memory.key": first.key}
 
         traced: dict[str, str] = {}
         name = "memory/put_all" if len(orders) > 1 else "memory/delete" if first.delete else "memory/put"
         with self._telemetry.sending(name, traced, attributes, kind="client"):
             how = self._usage.cached(namespace) or await self._usage.of(namespace)
-            write_id = new_task_id()
-            job = Job(namespace, how, author, write_id, versions.headers_of(author, write_id, traced))
-            if len(orders) > 1:
+            write_id = asked_as or new_task_id()
+            headers = versions.headers_of(author, write_id, traced)
+            job = Job(namespace, how, author, write_id, headers, bool(asked_as), again)
+            if again and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
+            blind = first.base is None and how.strategy == "last_writer_wins"
+            if len(orders) > 1 or (fence is not None and not blind):
                 return await self._decider.carry_out(job, orders, fence)
-            if first.base is None and how.strategy == "last_writer_wins":
-                return [await (self._blindly(job, orders[0]) if fence is None else self._fenced(job, orders[0], fence))]
             if fence is not None:
-                return await self._decider.carry_out(job, orders, fence)
-            return await self._based(job, orders)
-
-    async def _blindly(self, job: Job, one: Order) -> Written:
-        """Store it whatever stands there."""
-        return Written(one.write.key, await self._sender.send_blindly(plain_part(job, one, {}), job.id))
-
-    async def _based(self, job: Job, orders: Sequence[Order]) -> list[Written]:
-        """Store it if nothing was written since what it is based on; if something was, the strategy decides."""
-        write = orders[0].write
-        part = plain_part(job, orders[0], {EXPECTED_SUBJECT_SEQUENCE: str(write.base or 0)})
-        try:
-            return [Written(write.key, await self._sender.send((part,), job.id))]
-        except WrongSequenceError:
-            return await self._decider.carry_out(job, orders, None)
+                return [await self._fenced(job, orders[0], fence)]
+            if blind:
+                return [Written(first.key, await self._sender.send_blindly(plain_part(job, orders[0], {}), write_id))]
+            part = plain_part(job, orders[0], {EXPECTED_SUBJECT_SEQUENCE: f"{first.base or 0}"})
+            try:
+                return [Written(first.key, await self._sender.send((part,), write_id))]
+            except WrongSequenceError:
+                return await self._decider.carry_out(job, orders, None)
 
     async def _fenced(self, job: Job, one: Order, fence: Fence) -> Written:
         """Store it if its lock is still held, whatever stands there: a message can have that one condition."""
         key = one.write.key
-        async for _ in tries(self._connection, key):
+        race = Race(self._connection, key)
+        while True:
             condition = await fenced_by(self._connection, fence, job.namespace, [key])
             part = plain_part(job, one, {**condition, MSG_ID: job.id})
             try:
                 return Written(key, await self._sender.send((part,), job.id))
             except WrongSequenceError:
-                continue  # the table of locks has changed; whether ours is still held is looked at again
-        raise AssertionError  # `tries` has raised
+                await race.lost()  # the table of locks has changed; whether ours is still held is looked at again

@@ -134,7 +134,12 @@ FORBIDDEN = {
         "revo.rpc.revo-registry.register",
     ),
     "revo-registry": (*_WORK, *_ORDERS, *_PAYLOADS, *_MEMORY),
-    "revo-steward": (*_REGISTERED, *_MEMORY, "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal", "$JS.ACK.TASKS.echo-low.1.1.1.1.0"),
+    "revo-steward": (
+        *_MEMORY,
+        *_REGISTERED,
+        "$JS.API.CONSUMER.MSG.NEXT.TASKS.echo-normal",
+        "$JS.ACK.TASKS.echo-low.1.1.1.1.0",
+    ),
     "hermes": (*_OTHERS, "agents.prompt.hermes.ana.main", "agents.hb.zeus.ana.main", "revo.task.@hermes.normal.hermes"),
     "revo-bridge": (
         *_MEMORY,
@@ -149,7 +154,17 @@ FORBIDDEN = {
         "agents.prompt.echo.ana.main",
         "revo.result.bob.@echo.x1",
     ),
-    "revo-memory": (*_WORK, *_ORDERS, *_PAYLOADS, *_REGISTERED),
+    "revo-memory": (
+        *_WORK,
+        *_ORDERS,
+        *_PAYLOADS,
+        *_REGISTERED,
+        "$JS.API.STREAM.PURGE.KV_SESSIONS",
+        "$JS.API.STREAM.MSG.DELETE.KV_MEMORY",
+        "$JS.API.CONSUMER.CREATE.KV_MEMORY.x1.>",
+        "$JS.API.CONSUMER.MSG.NEXT.KV_MEMORY.x1",
+        "revo.lock.notes.x1",
+    ),
 }
 """Said once more by hand, so that a grant that is too wide is not its own excuse."""
 
@@ -166,7 +181,8 @@ _HEARD = (
     "$JS.API.>",
     ">",
 )
-_APART = ("_INBOX_core.operator.>", "revo.lock.>", "revo.span.>", "revo.beat.>", "revo.event.>", "revo.ctl.>", "revo.direct.>")
+_NEWS = ("revo.lock.>", "revo.span.>", "revo.beat.>", "revo.event.>")
+_APART = ("_INBOX_core.operator.>", "revo.ctl.>", "revo.direct.>", *_NEWS)
 _TOLD = (*_HEARD, *_APART)
 UNHEARD = {user: _TOLD if user in ("alice", "gate", "echo", "hermes") else (*_HEARD, "revo.ctl.>") for user in USERS}
 

@@ -1,0 +1,47 @@
+"""Writes that may have been carried out already: by a coordinator whose answer was lost, so that another was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from actors.memory import versions
+from actors.memory.backend import Outcome, Written
+from actors.memory.errors import OutcomeUnknownError
+from actors.memory.orders import Job, Order
+from actors.memory.sending import Sender
+from bus.jetstream import StoredMessage
+
+AGAIN: Final = 60.0
+"""Seconds after which nobody asks for a write again."""
+
+
+async def find(sender: Sender, job: Job, orders: Sequence[Order]) -> list[Written] | None:
+    """What became of the writes, if they were carried out; None: they were not.
+
+    Raises:
+        OutcomeUnknownError: they were asked for before, and so much was written since that it cannot be known.
+        TransportError: no answer.
+    """
+    found: list[Written] = []
+    for one in orders:
+        kept, limit, now = await sender.kept(one.subject)
+        ours = next((stored for stored in reversed(kept) if stored.headers.get(versions.WRITE) == job.id), None)
+        if ours is not None:
+            found.append(_written(one.write.key, ours))
+        elif found or (job.again and len(kept) >= limit and kept[0].stored_at > now - AGAIN):
+            raise OutcomeUnknownError(one.write.key)  # all or none are there: this one is no longer kept
+        else:
+            return None
+    return found
+
+
+def _written(key: str, stored: StoredMessage) -> Written:
+    """What became of a write, by the version that it made."""
+    outcome: Outcome = "written"
+    if versions.conflicts_of(stored.headers):
+        outcome = "conflict"
+    elif versions.MERGED in stored.headers:
+        outcome = "merged"
+    value = versions.entry_of(stored, key).value if outcome == "merged" else None
+    return Written(key, stored.sequence, outcome, value)
