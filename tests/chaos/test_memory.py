@@ -93,7 +93,7 @@ class Storm:
     async def __aenter__(self) -> Self:
         self.history.mkdir()
         self._keepers = [asyncio.create_task(self._keep(place)) for place in range(2)]
-        await eventually(lambda: len(self._coordinators) == 2)
+        await eventually(self._coordinated)
         await asyncio.gather(
             *(self.come("worker", door) for door in DOORS * 2),
             *(self.come("holder", door) for door in DOORS),
@@ -120,6 +120,12 @@ class Storm:
                 self._coordinators[place] = process.pid
                 await process.wait(1000)
                 del self._coordinators[place]
+
+    def _coordinated(self) -> bool:
+        for keeper in self._keepers:
+            if keeper.done():
+                keeper.result()
+        return len(self._coordinators) == len(self._keepers)
 
     async def come(self, kind: str, door: str) -> None:
         """One more client."""
