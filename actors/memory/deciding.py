@@ -29,7 +29,7 @@ from bus.connection import Connection
 from bus.errors import WrongSequenceError
 from bus.messages import EXPECTED_SUBJECT, EXPECTED_SUBJECT_SEQUENCE
 
-_LONGEST: Final = 0.1
+_LONGEST: Final = 0.02
 """Seconds between two tries, at the most."""
 
 
@@ -86,6 +86,7 @@ class Decider:
             As `Backend.write`.
         """
         race = Race(self._connection, orders[0].write.key)
+        seen: dict[str, Entry] = {}  # what writes are based on may be pushed out while others are faster
         while True:
             if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
                 return done
@@ -96,7 +97,7 @@ class Decider:
                 parts.append(Part(guard, b"", condition))
             first, places, decisions = len(parts), [], []
             for one, standing in zip(orders, await self._standing(orders), strict=True):
-                decision = await self._decide(job, one, standing)
+                decision = await self._decide(job, one, standing, seen)
                 if decision.refused is not None:
                     raise decision.refused
                 decisions.append(decision)
@@ -136,16 +137,18 @@ class Decider:
             entries.append(versions.entry_of(here, one.write.key, now=now) if here is not None else None)
         return entries
 
-    async def _decide(self, job: Job, one: Order, standing: Entry | None) -> Decision:
-        base = one.write.base
-        ancestor, known = None, True
-        if base and (standing is None or base != standing.version):
+    async def _decide(self, job: Job, one: Order, standing: Entry | None, seen: dict[str, Entry]) -> Decision:
+        base, key = one.write.base, one.write.key
+        known = True
+        if base and key not in seen and (standing is None or base != standing.version):
             ancestor = await self._ancestor(one, base, standing)
             known = ancestor is not None
+            if ancestor is not None:
+                seen[key] = ancestor
         write, author = replace(one.write, value=one.value), job.author
         if not author.trace_id:
             author = replace(author, trace_id=versions.trace_of(job.headers))
-        return decide(job.how, write, author, standing, ancestor=ancestor, known=known, at=time.time())
+        return decide(job.how, write, author, standing, ancestor=seen.get(key), known=known, at=time.time())
 
     async def _ancestor(self, one: Order, base: int, standing: Entry | None) -> Entry | None:
         """The version that a write is based on; None: it is no longer kept.

@@ -52,7 +52,9 @@ def _open(mesh: Mesh) -> Doors:
 
     store = Store(mesh.connection, mesh.telemetry)
     mesh.at_close(store.close)
-    return Doors(mesh, store, Locks(mesh.connection))
+    locks = Locks(mesh.connection)
+    mesh.at_close(locks.close)
+    return Doors(mesh, store, locks)
 
 
 def author_of(mesh: Mesh) -> Author:

@@ -21,6 +21,7 @@ from actors.memory.locktable import CODES, Claim
 from actors.memory.model import Fence, LockState, Mode
 from bus import subjects
 from bus.errors import BusError, ConfigError, QueueFullError, TransportError
+from bus.telemetry import span
 
 __all__ = ["Holder", "Lock"]
 
@@ -95,6 +96,11 @@ class Holder:
 
     async def take(self, lock: Lock) -> Grant:
         """Wait for a lock until it is held; see `Lock.acquire`. Its lease is renewed for it from now on."""
+        attributes = {"namespace": lock.namespace, "key": lock.key, "mode": lock.mode.value}
+        with span("memory/lock", **{f"revo.memory.{name}": value for name, value in attributes.items()}):
+            return await self._take(lock)
+
+    async def _take(self, lock: Lock) -> Grant:
         loop = asyncio.get_running_loop()
         until = None if lock.timeout is None else loop.time() + lock.timeout
         number = self._number()

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from typing import Final
 
-from actors.memory import locktable, tree
+from actors.memory import locktable
 from actors.memory.backend import Author, Session
 from actors.memory.errors import DeadlockError, LockLostError
 from actors.memory.locktable import CODES, MODES, Claim, Table
 from actors.memory.model import Fence, LockState, Mode
 from actors.memory.sessions import Sessions, by_of
 from actors.memory.tree import Trees
-from bus import jetstream, subjects
+from bus import reading, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError
-
-_SIDE_BY_SIDE: Final = 64
-"""Tables that are read at a time, to list them."""
 
 
 class Locks:
@@ -70,7 +65,8 @@ class Locks:
         table = self._trees.get(subjects.lock_table(namespace, key))
         subjects.token(id, "id of a lock")
         claim = Claim(id, session.id, owner, key, CODES[mode], time.time())
-        standing = (await table.change(lambda before: locktable.request(before, claim, queue=wait > 0))).after
+        change = await table.change(lambda before: locktable.request(before, claim, queue=wait > 0), gives=False)
+        standing = change.after
         if wait > 0 and standing.table.waiter(id) is not None:
             standing = await table.wait(id, wait)
         held, refusal = standing.table.holder(id), standing.table.refusal(id)
@@ -102,18 +98,14 @@ class Locks:
     async def locks(self, namespace: str = "") -> list[LockState]:
         """All locks, each tree's as they stand at one moment; see `LockBackend`."""
         scope = f"{subjects.token(namespace, 'namespace')}.*" if namespace else "*.*"
-        stream, wanted = subjects.bucket(subjects.MEMORY_BUCKET), f"{subjects.LOCKS}.{scope}"
-        body = {"subjects_filter": subjects.entry(subjects.MEMORY_BUCKET, wanted)}
-        info = await jetstream.call(self._connection, "STREAM.INFO", stream, body=body)
-        prefix = subjects.entry(subjects.MEMORY_BUCKET, "")
-        keys = sorted(name.removeprefix(prefix) for name in info["state"].get("subjects") or ())
-        found: list[LockState] = []
-        for start in range(0, len(keys), _SIDE_BY_SIDE):
-            some = keys[start : start + _SIDE_BY_SIDE]
-            tables = await asyncio.gather(*(tree.read(self._connection, key) for key in some))
-            for key, standing in zip(some, tables, strict=True):
-                found += _states(key.split(".")[1], standing.table)
-        return found
+        stream, prefix = subjects.bucket(subjects.MEMORY_BUCKET), subjects.entry(subjects.MEMORY_BUCKET, "")
+        there = await reading.subjects_in(self._connection, stream, f"{prefix}{subjects.LOCKS}.{scope}")
+        found: dict[str, list[LockState]] = {}
+        async for stored in reading.latest(self._connection, stream, there):
+            key = stored.subject.removeprefix(prefix)
+            table = locktable.decode(stored.body, stored.sequence, subject=stored.subject)
+            found[key] = _states(key.split(".")[1], table)
+        return [one for key in sorted(found) for one in found[key]]
 
 
 def _states(namespace: str, table: Table) -> list[LockState]:

@@ -21,8 +21,10 @@ from bus.wire import Message
 log = logging.getLogger(__name__)
 
 _OPERATION: Final = "KV-Operation"
-_PAUSE: Final = (0.001, 0.05)
+_PAUSE: Final = (0.004, 0.064)
 """Seconds, on average half of them, before the second try of a change that somebody forestalled, and the longest."""
+_SHORT: Final = 0.001
+"""The same for who gives something up: others wait for that."""
 _LINGER: Final = 5.0
 """Seconds for which a table is followed when nobody waits any more: where some have waited, others will."""
 _NAMED: Final = 32
@@ -55,6 +57,27 @@ class Standing:
         if self._table is None:
             self._table = locktable.decode(self._body, self.revision, subject=self._subject)
         return self._table
+
+
+class _Pace:
+    """How long, and how often, a change is tried."""
+
+    def __init__(self, patience: float, *, gives: bool) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pause, self._longest = (0.0, _SHORT) if gives else _PAUSE
+        self.until = self._loop.time() + patience
+        self.tries = 1
+
+    @property
+    def over(self) -> bool:
+        return self._loop.time() > self.until
+
+    async def rest(self) -> None:
+        """Before the next try. Who gives tries once more at once."""
+        self.tries += 1
+        if self._pause:
+            await asyncio.sleep(random.uniform(0, self._pause))  # noqa: S311
+        self._pause = min(self._longest, self._pause * 2 or self._longest)
 
 
 class Change(NamedTuple):
@@ -107,24 +130,24 @@ class Tree:
 
     # --- to change it -----------------------------------------------------------------------------------------
 
-    async def change(self, alter: Callable[[Table], Table], *, surely: bool = False) -> Change:
+    async def change(self, alter: Callable[[Table], Table], *, surely: bool = False, gives: bool = True) -> Change:
         """Make of the table what `alter` makes of it. It is called again with what stands there whenever somebody else
         was first, or an answer was lost; then its own doing may stand there already.
 
-        `surely`: write also what does not change, so that whatever we sent before cannot come after.
+        `surely`: write also what does not change, so that whatever we sent before cannot come after. `gives`: others
+        wait for it, so it lets nobody go first who only takes.
 
         Raises:
             ContendedError: others were first for longer than the setting `publish_timeout`.
             TransportError: no answer for as long; whether it was changed is not known.
         """
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._connection.settings.publish_timeout
-        pause, tries, doubtful = _PAUSE[0], 0, False
+        pace = _Pace(self._connection.settings.publish_timeout, gives=gives)
+        doubtful = False
         async with self._turn:
             while True:
-                remembered, tries = self._known is not None, tries + 1
+                before = self._known
                 try:
-                    before = self._known or await self._fetch()
+                    before, remembered = before or await self._fetch(), before is not None
                     after = alter(before.table)
                     if after is before.table and remembered:
                         self._known = None  # what is remembered may be out of date
@@ -133,21 +156,20 @@ class Tree:
                         return Change(before, before, doubtful)
                     return Change(before, await self._write(before, after), doubtful)
                 except WrongSequenceError:
-                    self._known = None
-                    if loop.time() > until:
-                        raise ContendedError(self.key, tries) from None
+                    if self._known is before:  # otherwise we have been told already who was first
+                        self._known = None
+                    if pace.over:
+                        raise ContendedError(self.key, pace.tries) from None
                 except TransportError as error:
                     self._known = None
-                    if isinstance(error, QueueFullError) or loop.time() > until:
+                    if isinstance(error, QueueFullError) or pace.over:
                         raise
                     doubtful = True
-                    await self._until_connected(until, error)
+                    await self._until_connected(pace.until, error)
                 except BaseException:
                     self._known = None  # cancelled: it may have been written
                     raise
-                if not remembered:
-                    await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
-                    pause = min(_PAUSE[1], pause * 2)
+                await pace.rest()
 
     async def _until_connected(self, until: float, error: TransportError) -> None:
         try:

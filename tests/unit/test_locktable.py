@@ -79,8 +79,9 @@ class Model:
         went = [one for one in after.holders if before.holder(one.id) is None]
         mine = {one.owner for one in before.holders}
         for one in went:  # nobody goes before whom he excludes, but who holds something already
-            ahead = itertools.takewhile(lambda other, one=one: other.id != one.id, before.waiters)
-            for other in ahead:
+            for other in before.waiters:
+                if other.id == one.id:
+                    break
                 assert other.id not in left or not excludes(one, other) or one.owner in mine
         assert [one.id for one in after.waiters if one in before.waiters] == [
             one.id for one in before.waiters if one.id in left
