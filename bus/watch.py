@@ -205,6 +205,7 @@ class Watch:
                 self._renew()
             else:
                 self.sequence = max(self.sequence, self._target)  # nothing up to there is left
+                self._nothing_is_left()
                 self._look_whether_reached()
             return
         try:
@@ -219,7 +220,14 @@ class Watch:
         self.sequence = ack.sequence
         stored = jetstream.StoredMessage(message.subject, ack.sequence, headers, message.data, ack.stored_at_ns)
         self._on_message(stored)
+        if not ack.pending:
+            self._nothing_is_left()
         self._look_whether_reached()
+
+    def _nothing_is_left(self) -> None:
+        """The consumer says so, of what is ours in the stream: how far others get in it meanwhile does not matter."""
+        if not self._renewing:
+            self.current.set()
 
     # --- when it was lost -------------------------------------------------------------------------------------
 
