@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from actors.memory import fencing
 from actors.memory.backend import Author, Session, Written
 from actors.memory.doors import doors_of
 from actors.memory.errors import ConflictError, DeadlockError, LockLostError, StaleFenceError
@@ -153,11 +154,9 @@ class Lane:
             with contextlib.suppress(TransportError, LockLostError, DeadlockError):
                 await lock.acquire()
                 with self._granted(NOTES, lock):
-                    until = time.monotonic() + 2.0
-                    while not self._stop.is_set() and time.monotonic() < until:
-                        if await self.write(NOTES, "b", lock) == "refused":
-                            break
-                        await self.pause(0.05)
+                    until = time.monotonic() + 1.0
+                    while await self.write(NOTES, "b", lock) != "refused" and time.monotonic() < until:
+                        await self.pause(0.3)
                 await lock.release()
             await self.pause(0.3)
 
@@ -182,6 +181,18 @@ def _seen(entry: Entry | None) -> tuple[int | None, Any] | None:
     if entry.live and entry.value is None:
         return None  # so much was written since that its value is not known
     return entry.version, entry.value if entry.live else None
+
+
+def be_slow(pause: Callable[[float], Awaitable[None]]) -> None:
+    """Have it take long from the look at a lock to the write under it, so that one may be stopped in between."""
+    looking = fencing.check
+
+    async def check(*args: Any) -> int:
+        revision = await looking(*args)
+        await pause(0.3)
+        return revision
+
+    fencing.check = check
 
 
 def record_leases(mesh: Mesh, recorder: Recorder) -> None:
@@ -230,6 +241,8 @@ async def main(folder: Path, name: str, seed: int, kind: str) -> None:
             for number in range(LANES[kind]):
                 own = Recorder(folder / f"{name}-{number}", f"{name}-{number}")
                 lane = Lane(mesh, own, Random(dice.random()), stop)  # noqa: S311
+                if kind == "stubborn":
+                    be_slow(lane.pause)
                 doing = {"worker": lane.work, "holder": lane.hold, "stubborn": lane.insist}[kind]
                 lanes.create_task(alone(doing(), own, stop))
             await reader.read()
