@@ -270,7 +270,7 @@ def _author(by: str, task: str) -> Author:
     caller = CALLER.get()
     if caller and (agent_of(by) != caller or not subjects.is_token(by)):
         by = caller
-    return Author(by, task, current_ids()[0])
+    return Author(by or subjects.ANONYMOUS, task, current_ids()[0])
 
 
 def _size(entry: Entry) -> int:

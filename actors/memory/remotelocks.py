@@ -25,7 +25,7 @@ class RemoteLocks:
         return found
 
     async def renew(self, session: Session) -> Session:
-        """As `LockBackend.renew`. A coordinator that has died must not cost the lease: another is asked in good time."""
+        """As `LockBackend.renew`. One that has died must not cost the lease: another is asked in good time."""
         lease = session.lease
         found: Session = await ask(
             self._mesh,

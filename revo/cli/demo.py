@@ -19,7 +19,7 @@ from actors.agents.files import python_files
 from actors.agents.security_guardian.direct import add_up_risks, direct_risks
 from actors.keyring import Keyring
 from actors.loading import load
-from actors.meshfile import BRIDGE, CODE_ANALYST, REGISTRY, SECURITY_GUARDIAN, STEWARD
+from actors.meshfile import BRIDGE, CODE_ANALYST, MEMORY, REGISTRY, SECURITY_GUARDIAN, STEWARD
 from actors.process import ActorProcess
 from actors.registry.client import RegistryClient
 from bus import subjects
@@ -31,7 +31,7 @@ from bus.messages import Result
 from bus.prompts import Attachment
 from bus.server import Server
 from bus.settings import KEYS, Settings
-from revo.cli import demo_guest
+from revo.cli import demo_guest, demo_memory
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 from revo.cli.demo_story import Story, as_json
 
@@ -115,6 +115,7 @@ class Demo:
             await self._noticing
         await asyncio.gather(*map(_end, self._replicas))  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
+        await demo_memory.count(story, mesh)
         story.audit = await self._read_separately()
         story.direct, story.direct_risks = await asyncio.gather(
             asyncio.to_thread(direct_totals, self._files), asyncio.to_thread(direct_risks, guarded)
@@ -151,6 +152,7 @@ class Demo:
         url = mesh.connection.url
         async with asyncio.TaskGroup() as group:
             group.create_task(self._start(subjects.REGISTRY, REGISTRY, url))
+            group.create_task(self._start(subjects.MEMORY, MEMORY, url))
             await self._start(subjects.STEWARD, STEWARD, url)  # whom agents ask how their tasks are run
             for name, target in [ANALYST, GUARDIAN] * REPLICAS:
                 group.create_task(self._start_replica(name, target, url))

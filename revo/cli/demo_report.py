@@ -74,6 +74,10 @@ def _count(story: Story) -> list[Text]:
             good=bool(story.killed and story.noticed and story.successor),
         ),
         _verdict("equal to running the tools directly", good=story.equal),
+        _verdict(
+            f"shared memory holds what was found in {story.kept} files, in {story.kept_by_both} of them by both agents",
+            good=story.remembered,
+        ),
         Text(f"code-analyst was prompted, by the Synadia Agent Protocol: {story.question}"),
         _verdict(f"it said: {story.answer}", good=bool(story.answer)),
         *_guest(story),

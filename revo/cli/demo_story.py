@@ -30,6 +30,13 @@ class Story:
     direct: Totals | None = None
     risks: dict[str, int] = field(default_factory=dict)
     direct_risks: dict[str, int] = field(default_factory=dict)
+    kept: int = 0
+    """The files of which shared memory says what was found in them."""
+    kept_by_both: int = 0
+    """Those of them of which both agents say something, each without the other's being lost."""
+    contradicted: int = 0
+    kept_rules: dict[str, int] = field(default_factory=dict)
+    kept_risks: dict[str, int] = field(default_factory=dict)
     audit: Audit | None = None
     seconds: float = 0.0
     killed: str = ""
@@ -49,6 +56,13 @@ class Story:
     def equal(self) -> bool:
         """Whether the mesh found what the tools find when they are run directly."""
         return self.totals == self.direct and self.risks == self.direct_risks
+
+    @property
+    def remembered(self) -> bool:
+        """Whether shared memory holds all that was found, no more and no less."""
+        totals = self.totals
+        found = totals is not None and (self.kept_rules, self.kept_risks) == (totals.rules, self.risks)
+        return found and bool(self.kept_by_both) and not self.contradicted
 
     @property
     def tasks(self) -> int:
@@ -89,6 +103,8 @@ def as_json(story: Story) -> dict[str, Any]:
         "successor": story.successor,
         "redelivered": story.redelivered,
         "lost": story.audit.lost,
+        "kept": {"files": story.kept, "by_both": story.kept_by_both, "contradicted": story.contradicted},
+        "remembered": story.remembered,
         "audit": asdict(story.audit),
         "by_replica": story.by_replica,
         "totals": asdict(story.totals) if story.totals else None,

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from actors.agents.confine import without_network
 from actors.keyring import Keyring
-from actors.meshfile import DEFAULT_NAME, REGISTRY, STEWARD, MeshFile
+from actors.meshfile import DEFAULT_NAME, MEMORY, REGISTRY, STEWARD, MeshFile
 from actors.meshhome import MeshHome
 from actors.registry.client import RegistryClient
 from bus import inspection, subjects, topology
@@ -171,6 +171,7 @@ async def server(url: str, settings: Settings) -> list[Finding]:
         findings.append(await clock(connection))
         findings.append(await service(connection, subjects.REGISTRY))
         findings.append(await service(connection, subjects.STEWARD))
+        findings.append(await service(connection, subjects.MEMORY))
         lines = await topology.differences(connection)
         advice = "`revo topology plan` shows all of it, `revo topology apply` makes it so; or change the setting back"
         findings += [Finding("streams", "warn", line, advice) for line in lines]
@@ -193,6 +194,7 @@ async def clock(connection: Connection) -> Finding:
 _WITHOUT: Final = {
     subjects.REGISTRY: ("nobody new is found", REGISTRY),
     subjects.STEWARD: ("deadlines, cancels and redrives wait for one", STEWARD),
+    subjects.MEMORY: ("agents reach no shared memory, and the locks of the dead stay", MEMORY),
 }
 
 

@@ -25,6 +25,8 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert story["lost"] == 0
     assert story["redelivered"] >= 1
     assert story["equal_to_direct"]
+    assert story["remembered"], "each finding is in shared memory, once"
+    assert story["kept"] == {"files": 60, "by_both": 15, "contradicted": 0}
     assert (story["files"], story["guarded"], story["summed_up"]) == (60, 15, 6)
     counted = {"accepted": 82, "ended": 82, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
     assert story["audit"].items() >= counted.items()
@@ -75,7 +77,7 @@ async def test_ctrl_c_leaves_no_process_and_no_file(shell: Shell, tmp_path: Path
     )
     with process:
         # In the middle of the work: a replica was killed and another one has taken its place.
-        await eventually(lambda: len(children(process.pid)) >= 9, timeout=20)
+        await eventually(lambda: len(children(process.pid)) >= 10, timeout=20)
         first = children(process.pid)
         await eventually(lambda: set(children(process.pid)) - set(first), timeout=20)
         family = children(process.pid)

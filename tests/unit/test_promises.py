@@ -7,6 +7,7 @@ from typing import Any, get_args
 import pytest
 from pydantic import BaseModel
 
+from actors.memory import messages as memory
 from actors.registry import messages as asked
 from actors.registry import model as registry
 from actors.registry.schemas import digest
@@ -52,6 +53,17 @@ ALWAYS_THERE: dict[type[BaseModel], str] = {
     asked.Details: "instance definitions",
     asked.CapabilitySummary: "capability agents instances",
     asked.Capabilities: "capabilities",
+    memory.Read: "key",
+    memory.ReadMany: "keys",
+    memory.Keyed: "key",
+    memory.Listing: "",
+    memory.Writes: "writes id",
+    memory.Changed: "",
+    memory.Changes: "position",
+    memory.Opening: "",
+    memory.Kept: "session",
+    memory.Wanted: "key mode id owner session",
+    memory.Given: "key id",
 }
 """The fields without which an older or a newer version cannot read what this one writes."""
 

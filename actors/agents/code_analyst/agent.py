@@ -9,6 +9,7 @@ from actors.actor import Agent, Prompt, prompt, task
 from actors.agents.answers import report_text, send_reports, table
 from actors.agents.code_analyst.analysis import complexities, report, ruff_findings
 from actors.agents.code_analyst.model import CodeReview, Finding, FunctionComplexity, Report
+from actors.agents.findings import NAMESPACE, Findings
 from actors.agents.review import ReviewSettings, source_of
 from actors.agents.tools import first_error
 
@@ -25,18 +26,28 @@ class CodeAnalyst(Agent):
     concurrency = 2
     Settings = ReviewSettings
 
+    memory = (NAMESPACE,)
     settings: ReviewSettings
+    _findings: Findings | None = None
+
+    async def on_start(self) -> None:
+        """Keep what is found in files from now on."""
+        self._findings = Findings(self.mesh, self.name)
 
     @task("code_review")
     async def review(self, message: CodeReview) -> Report:
-        """Review one file.
+        """Review one file. What is found in one below the root is kept in shared memory, too.
 
         Raises:
             SourceError: the file cannot be reviewed; no retry.
             ToolError: a tool could not do its work.
         """
         name, source = await source_of(message, self.settings)
-        return await self._report(name, source)
+        found = await self._report(name, source)
+        if message.path is not None and self._findings is not None:
+            kept = {"rules": found.rules, "functions": found.function_count, "complexity": found.total_complexity}
+            await self._findings.keep(message.path, kept)
+        return found
 
     @prompt
     async def answer(self, prompt: Prompt) -> None:

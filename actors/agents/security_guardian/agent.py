@@ -6,6 +6,7 @@ from typing import Final
 
 from actors.actor import Agent, Prompt, prompt, task
 from actors.agents.answers import report_text, send_reports, table
+from actors.agents.findings import NAMESPACE, Findings
 from actors.agents.review import ReviewSettings, source_of
 from actors.agents.security_guardian.analysis import report, risks
 from actors.agents.security_guardian.model import SecurityReport, SecurityReview
@@ -23,18 +24,27 @@ class SecurityGuardian(Agent):
     concurrency = 2
     Settings = ReviewSettings
 
+    memory = (NAMESPACE,)
     settings: ReviewSettings
+    _findings: Findings | None = None
+
+    async def on_start(self) -> None:
+        """Keep what is found in files from now on."""
+        self._findings = Findings(self.mesh, self.name)
 
     @task("security_review")
     async def review(self, message: SecurityReview) -> SecurityReport:
-        """Review one file.
+        """Review one file. What is found in one below the root is kept in shared memory, too.
 
         Raises:
             SourceError: the file cannot be reviewed; no retry.
             ToolError: the tool could not do its work.
         """
         name, source = await source_of(message, self.settings)
-        return await self._report(name, source)
+        found = await self._report(name, source)
+        if message.path is not None and self._findings is not None:
+            await self._findings.keep(message.path, {"tests": found.tests, "severities": found.severities})
+        return found
 
     @prompt
     async def answer(self, prompt: Prompt) -> None:
