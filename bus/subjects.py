@@ -432,9 +432,9 @@ def kept(kind: str, namespace: str, key: str) -> str:
 
 
 def kept_under(kind: str, namespace: str, prefix: str = "") -> str:
-    """A filter for the entries at and under a key, or for all of a namespace, in the bucket MEMORY."""
+    """A filter for the entries at and under a key, or all of a namespace, or of each (`*`), in the bucket MEMORY."""
     inner = f"{path(prefix.removesuffix('/'))}." if prefix else ""
-    return f"{kind}.{token(namespace, 'namespace')}.{inner}>"
+    return f"{kind}.{namespace if namespace == '*' else token(namespace, 'namespace')}.{inner}>"
 
 
 def parse_kept(key: str) -> tuple[str, str]:

@@ -54,6 +54,11 @@ def key_of(subject: str) -> str:
     return subjects.parse_kept(subject.removeprefix(_PREFIX))[1]
 
 
+def namespace_of(subject: str) -> str:
+    """The namespace of an entry, or of what says how it is used, by their subject."""
+    return subject.removeprefix(_PREFIX).split(".")[1]
+
+
 # --- out --------------------------------------------------------------------------------------------------
 
 

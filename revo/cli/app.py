@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from revo.cli import benches, common, completion, groups
+from revo.cli import benches, common, completion, groups, memory
 from revo.cli.common import Output, guarded
 from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
 
@@ -25,6 +25,7 @@ app.add_typer(groups.topology, name="topology")
 app.add_typer(groups.keys, name="keys")
 app.add_typer(groups.k8s, name="k8s")
 app.add_typer(groups.backup, name="backup")
+app.add_typer(memory.memory, name="memory")
 app.add_typer(benches.bench, name="bench")
 
 

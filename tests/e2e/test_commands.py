@@ -78,6 +78,17 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("backup", "create", "copy"), 3, "no mesh runs here"),
         (("backup", "show", "/no/such/folder"), 2, "/no/such/folder: is no backup"),
         (("backup", "restore", "/no/such/folder"), 2, "/no/such/folder: is no backup"),
+        (("memory",), 2, ""),
+        (("memory", "get", "a"), 3, "no mesh runs here"),
+        (("memory", "put", "a", "{"), 2, "is not json"),
+        (("memory", "put", "a", "@/no/such/file"), 2, "/no/such/file: no such file"),
+        (("memory", "put", "a", "1", "--ttl", "-1"), 2, "invalid value for '--ttl'"),
+        (("memory", "conflicts", "resolve", "a"), 2, "say a value, or --take number"),
+        (("memory", "namespaces", "set", "a", "--rule", "b..c=set"), 2, "a part of it is empty"),
+        (("memory", "namespaces", "set", "a", "--rank", "bob=one"), 2, "one is no number"),
+        (("memory", "namespaces", "set", "a", "--strategy", "guess"), 2, "first_writer_wins, merge"),
+        (("memory", "namespaces", "set", "a"), 2, "--strategy, --rule or --rank"),
+        (("memory", "locks", "-n", "a.b"), 2, "cannot be used in a subject"),
     ],
 )
 def test_wrong_input_is_one_line_and_an_exit_status(

@@ -96,6 +96,13 @@ SAME_KEY = GUARDED + "test_the_same_key_is_one_task_also_when_somebody_looks_lat
 READABLE = "tests/integration/test_keys.py::"
 READABLE += "test_credentials_that_everybody_may_read_or_that_are_none_are_refused_without_their_text"
 
+MERGE = "tests/unit/test_merge.py::"
+COUNTS = MERGE + "test_whoever_counts_meanwhile_no_count_is_lost"
+DELETED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base3-ours3-theirs3-rules3-clashes3]"
+INSERTED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base7-ours7-theirs7-rules7-clashes7]"
+JOINS = "tests/unit/test_strategies.py::"
+JOINS += "test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands[manual-value10-standing10-2-]"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -448,6 +455,38 @@ MUTANTS = [
         "if False:",
         FOREIGN,
         "DID NOT RAISE",
+    ),
+    Mutant(
+        "of two who counted one is not counted",
+        "actors/memory/merge.py",
+        "total = numbers[2] + numbers[1] - numbers[0]",
+        "total = max(numbers[2], numbers[1])",
+        COUNTS,
+        "Failing test case",
+    ),
+    Mutant(
+        "what one deleted and the other changed is gone",
+        "actors/memory/merge.py",
+        "both = ours is theirs",
+        "both = True",
+        DELETED,
+        "[] == ['a']",
+    ),
+    Mutant(
+        "of two that put something in at one place one is taken",
+        "actors/memory/lists.py",
+        "elif same(they, was) or same(we, they):",
+        "elif same(they, was) or same(we, they) or not old:",
+        INSERTED,
+        "[] == ['a']",
+    ),
+    Mutant(
+        "a second contradiction takes the place of the first",
+        "actors/memory/strategies.py",
+        "alternatives = (*alternatives, Alternative(value, *more))",
+        "alternatives = (Alternative(value, *more),)",
+        JOINS,
+        "() == (Alternative(",
     ),
     Mutant(
         "a replica answers before it knows what its asker knows",

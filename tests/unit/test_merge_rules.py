@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from actors.memory import merge as merging
@@ -17,7 +17,7 @@ from actors.memory.merge import merge, merger
 from actors.memory.model import Namespace
 from actors.memory.plain import ABSENT, same
 from bus.errors import ConfigError, InvalidSubjectError
-from tests.unit.test_merge import histories
+from tests.unit.test_merge import ITEMS, histories
 
 PARTS = st.lists(st.sampled_from(["a", "b", "*", "**"]), max_size=6)
 
@@ -47,6 +47,7 @@ def test_more_rules_than_can_be_looked_through_are_refused() -> None:
     assert Namespace(rules={"**.a b.*": "my-own_rule", ".": "append"}).rules["."] == "append"
 
 
+@example(["**", "a", "b"], ["a", "a", "b"])
 @given(pattern=PARTS, path=st.lists(st.sampled_from(["a", "b", "*"]), max_size=6))
 def test_a_path_matches_as_a_regular_expression_would_have_it(pattern: list[str], path: list[str]) -> None:
     words = {"*": r"[^/]*/", "**": r"(?:[^/]*/)*"}
@@ -65,6 +66,8 @@ def test_a_path_matches_as_a_regular_expression_would_have_it(pattern: list[str]
         (("x", "runs"), "any-runs"),
         (("x", "y", "runs"), "deep-runs"),
         (("1", 1), "number"),
+        (("c", "d"), "any-d"),
+        (("e", "f"), "any-of-e"),
     ],
 )
 def test_the_most_exact_rule_counts_whichever_was_given_first(path: tuple[Any, ...], kind: str) -> None:
@@ -77,6 +80,10 @@ def test_the_most_exact_rule_counts_whichever_was_given_first(path: tuple[Any, .
         "stats.runs": "exact",
         ".": "root",
         "1.1": "number",
+        "c.**": "below-c",
+        "*.d": "any-d",
+        "*.f": "any-f",
+        "e.*": "any-of-e",
     }
     assert rules.Rules(given_).of(path) == kind
     assert rules.Rules(dict(reversed(given_.items()))).of(path) == kind
@@ -168,4 +175,14 @@ def test_only_what_is_the_same_has_no_differences(history: Any) -> None:
     for old in history:
         for new in history:
             assert (diff(old, new) == []) == same(old, new)
-            assert len(diff(old, new)) == len(diff(new, old))
+
+
+@given(old=ITEMS, new=ITEMS)
+def test_the_differences_of_a_list_say_how_to_make_one_of_the_other(old: list[int], new: list[int]) -> None:
+    told = {(one.kind, int(one.path.strip("[]"))): one for one in diff(old, new)}
+    left = iter([item for place, item in enumerate(old) if ("removed", place) not in told])
+    made = [told["added", place].new if ("added", place) in told else next(left) for place in range(len(new))]
+    for place, item in enumerate(made):
+        change = told.get(("changed", place), Difference("", "changed", item, item))
+        assert (change.old, change.new) == (item, new[place])
+    assert not list(left)

@@ -129,7 +129,8 @@ def test_the_higher_rank_wins_and_the_lower_does_not() -> None:
     assert won == Decision("overwrote", AGAINST, ttl=9.0, rank=6)
     assert decided("highest_rank", by="chief", delete=True) == Decision("overwrote", deleted=True, rank=6)
     assert decided("highest_rank", AGAINST, by="nobody").refused
-    assert decided("highest_rank", AGAINST, SPLIT, by="chief").alternatives == (WAITS,), "who was not seen still waits"
+    waits = Decision("overwrote", AGAINST, rank=6, alternatives=(WAITS,))
+    assert decided("highest_rank", AGAINST, SPLIT, by="chief", ttl=9.0) == waits, "who was not seen still waits"
 
 
 def test_what_goes_together_is_merged() -> None:
@@ -192,7 +193,10 @@ def test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands(
 
 def test_a_conflict_set_has_each_value_once_and_not_more_than_it_can_hold() -> None:
     assert decided("manual", WAITS.value, SPLIT).alternatives == (WAITS,)
-    assert decided("manual", None, SPLIT, delete=True).alternatives[1:] != ()
+    deleted = Alternative(None, 3, "eve", 1.0, deleted=True)
+    for waiting, delete, more in ((WAITS, True, 1), (deleted, True, 0), (deleted, False, 1)):
+        one = Entry("k", 7, "here", 1.0, alternatives=(waiting,))
+        assert len(decided("manual", None, one, delete=delete).alternatives) == 1 + more
     many = tuple(Alternative(place, 3, "eve", 1.0) for place in range(MAX_ALTERNATIVES))
     full = Entry("k", 7, "here", 1.0, alternatives=many)
     assert len(decided("manual", "more", Entry("k", 7, "here", 1.0, alternatives=many[1:])).alternatives) == len(many)
