@@ -31,6 +31,8 @@ NOTES: Final = "notes"
 CLAIMS: Final = "claims"
 """The first writer wins: a base must be named, and be the newest."""
 KEYS: Final = ("a", "a/b", "a/c", "b", "b/d")
+FENCED: Final = "b/fenced"
+"""Seldom enough written to that what became of a write can be known for long."""
 LOCKS: Final = ("a", "a/b", "b")
 END: Final = "a/end"
 """The last word: written in both namespaces when all is over, for those that watch."""
@@ -155,7 +157,7 @@ class Lane:
                 await lock.acquire()
                 with self._granted(NOTES, lock):
                     until = time.monotonic() + 1.0
-                    while await self.write(NOTES, "b", lock) != "refused" and time.monotonic() < until:
+                    while await self.write(NOTES, FENCED, lock) != "refused" and time.monotonic() < until:
                         await self.pause(0.3)
                 await lock.release()
             await self.pause(0.3)

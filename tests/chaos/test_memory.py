@@ -28,7 +28,7 @@ from bus.mesh import Mesh
 from bus.server import Server
 from revo import Memory, Namespace
 from tests.chaos.fleet import pause
-from tests.chaos.memory_client import CLAIMS, END, KEYS, NOTES
+from tests.chaos.memory_client import CLAIMS, END, FENCED, KEYS, NOTES
 from tests.eventually import eventually
 from tests.guarded import Guarded
 from tests.history import recording
@@ -217,7 +217,7 @@ class Storm:
         await asyncio.gather(*(client.end() for client in self.clients))
         final: dict[str, list[Seen]] = {}
         for namespace in (NOTES, CLAIMS):
-            for key in KEYS:
+            for key in (*KEYS, FENCED):
                 entries = await Memory(mesh, namespace).history(key)
                 final[f"{namespace}/{key}"] = [Seen(one.version, one.value if one.live else None) for one in entries]
         lines = recording.read(sorted(self.history.iterdir()))
