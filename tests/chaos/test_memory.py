@@ -268,6 +268,6 @@ async def test_what_clients_of_shared_memory_see_in_a_storm_is_what_a_correct_st
     assert storm.killed == {"coordinator": 2, "holder": 2, "server": 2, "stopped": 2}
     assert outcomes["done"] > 1000
     assert outcomes["refused"] > 20
-    assert len(history.holds) > 30
+    assert len(history.holds) > 15
     assert stale >= 1, "who was stopped wrote again under the lock that he had lost"
     assert told > 500
