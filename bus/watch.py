@@ -67,6 +67,7 @@ class Watch:
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._renewing = False
+        self._one_by_one = asyncio.Lock()
         self._closed = False
         self._target = 0
         """The stream's sequence that catching up has to reach."""
@@ -102,12 +103,17 @@ class Watch:
     # --- one consumer after the other -------------------------------------------------------------------------
 
     async def _follow(self) -> None:
+        async with self._one_by_one:  # whoever opens it and finds the connection lost may come while we renew it
+            await self._follow_anew()
+
+    async def _follow_anew(self) -> None:
         self.current.clear()
+        known = self.sequence  # what comes while we ask is not in the answer
         info = await jetstream.call(self._connection, "STREAM.INFO", self._stream)
         last, created = int(info["state"]["last_seq"]), str(info["created"])
         if not self._created:
             self.began = last
-        elif self._created != created or last < self.sequence:  # not the stream that we knew
+        elif self._created != created or last < known:  # not the stream that we knew
             self.sequence, self.began = 0, last
             if self._on_reset is not None:
                 self._on_reset()

@@ -152,9 +152,7 @@ class Coordinator(Actor):
         """Some writes, all or none, in the name of who asks."""
         with self._doing("write"):
             author = _author(what.by, what.task)
-            return await self._store.write(
-                SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, again=what.again
-            )
+            return await self._store.write(SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, ago=what.ago)
 
     @rpc("history", scoped=True)
     async def history(self, which: Keyed) -> list[Entry]:

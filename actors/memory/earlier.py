@@ -12,8 +12,8 @@ from actors.memory.orders import Job, Order
 from actors.memory.sending import Sender
 from bus.jetstream import StoredMessage
 
-AGAIN: Final = 60.0
-"""Seconds after which nobody asks for a write again."""
+SLACK: Final = 1.0
+"""Seconds by which the server's clock may have jumped since."""
 
 
 async def find(sender: Sender, job: Job, orders: Sequence[Order]) -> list[Written] | None:
@@ -29,11 +29,16 @@ async def find(sender: Sender, job: Job, orders: Sequence[Order]) -> list[Writte
         ours = next((stored for stored in reversed(kept) if stored.headers.get(versions.WRITE) == job.id), None)
         if ours is not None:
             found.append(_written(one.write.key, ours))
-        elif found or (job.again and len(kept) >= limit and kept[0].stored_at > now - AGAIN):
+        elif found or (job.ago and not _complete(one, kept, limit, now - job.ago - SLACK)):
             raise OutcomeUnknownError(one.write.key)  # all or none are there: this one is no longer kept
         else:
             return None
     return found
+
+
+def _complete(one: Order, kept: Sequence[StoredMessage], limit: int, began: float) -> bool:
+    """Whether all versions are kept that a write made, if it made one: the oldest go first."""
+    return len(kept) < limit or kept[0].sequence <= (one.write.base or 0) or kept[0].stored_at < began
 
 
 def _written(key: str, stored: StoredMessage) -> Written:

@@ -77,7 +77,10 @@ class Lease:
 
     def tell(self, id_: str, on_lost: Callable[[str], None]) -> None:
         """Have `on_lost` called with the reason when it is over before `drop`."""
-        self._holds[id_].on_lost = on_lost
+        if self.over:
+            on_lost(self.over)
+        else:
+            self._holds[id_].on_lost = on_lost
 
     def drop(self, id_: str) -> None:
         """The lock no longer matters."""

@@ -59,11 +59,12 @@ class Listing(_Message):
 
 
 class Writes(_Message):
-    """Some writes, all or none. With the same `id` it is the same, asked for once more: then say `again`."""
+    """Some writes, all or none. With the same `id` it is the same, asked for once more: then `ago` says since when."""
 
     writes: Annotated[list[Write], Field(min_length=1, max_length=MAX_PAGE)]
     id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{16,64}$")]
-    again: bool = False
+    ago: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Seconds since it was asked for the first time; 0: this is it."""
     by: Name = ""
     task: Name = ""
     fence: Fence | None = None

@@ -39,8 +39,8 @@ class Job(NamedTuple):
     """Of every version that it makes."""
     shared: bool = False
     """Whether others may have been asked for the same."""
-    again: bool = False
-    """Whether others have been."""
+    ago: float = 0.0
+    """Seconds since one was, for the first time; 0: none was."""
 
 
 def order(namespace: str, write: Write, max_payload: int) -> Order:

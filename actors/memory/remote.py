@@ -64,8 +64,11 @@ class Remote(RemoteLocks):
             fence=fence,
         )
 
+        now = asyncio.get_running_loop().time
+        began = now()
+
         def again() -> None:
-            asked.again = True
+            asked.ago = now() - began
 
         try:
             found: list[Written] = await ask(self._mesh, namespace, "write", asked, list[Written], before_again=again)

@@ -81,18 +81,18 @@ class Store:
         fence: Fence | None = None,
         *,
         asked_as: str = "",
-        again: bool = False,
+        ago: float = 0.0,
     ) -> Coroutine[Any, Any, list[Written]]:
         """As `Backend.write`. Where an answer is lost it is sent again for the setting `publish_timeout`; it is carried
         out once all the same.
 
         For a coordinator: what it is asked for under the same id, `asked_as`, as another has been is carried out once,
-        too; `again` says that another, or itself, has been asked before.
+        too; `ago` is seconds since one was for the first time, 0: none was.
 
         Raises:
             OutcomeUnknownError: so much was written since it was first asked for that nothing tells if it was done.
         """
-        return self._writer.write(namespace, writes, author, fence, asked_as=asked_as, again=again)
+        return self._writer.write(namespace, writes, author, fence, asked_as=asked_as, ago=ago)
 
     async def entry(self, stored: StoredMessage) -> Entry | None:
         """The version in a message of the stream; None, and a line in the log, where it is none."""

@@ -38,7 +38,7 @@ class Writer:
         fence: Fence | None = None,
         *,
         asked_as: str = "",
-        again: bool = False,
+        ago: float = 0.0,
     ) -> list[Written]:
         """As `Store.write`."""
         orders = [order(namespace, write, self._max_payload) for write in writes]
@@ -55,10 +55,11 @@ class Writer:
             how = self._usage.cached(namespace) or await self._usage.of(namespace)
             write_id = asked_as or new_task_id()
             headers = versions.headers_of(author, write_id, traced)
-            job = Job(namespace, how, author, write_id, headers, bool(asked_as), again)
-            if again and (done := await earlier.find(self._sender, job, orders)) is not None:
-                return done
+            job = Job(namespace, how, author, write_id, headers, bool(asked_as), ago)
             blind = first.base is None and how.strategy == "last_writer_wins"
+            known = blind and len(orders) == 1  # the server drops what it has stored under the same id
+            if ago and not known and (done := await earlier.find(self._sender, job, orders)) is not None:
+                return done
             if len(orders) > 1 or (fence is not None and not blind):
                 return await self._decider.carry_out(job, orders, fence)
             if fence is not None:

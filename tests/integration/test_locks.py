@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import signal
 import time
@@ -25,6 +26,7 @@ from actors.memory.errors import (
 from actors.memory.holding import Holder, Lock
 from actors.memory.keeper import Keeper
 from actors.memory.locks import Locks
+from actors.memory.locktable import Table
 from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, InvalidKeyError, RequestTimeoutError, TransportError, WrongSequenceError
@@ -35,6 +37,7 @@ from bus.settings import Settings
 from bus.store import Bucket
 from tests.eventually import eventually
 from tests.integration.lockers import locker
+from tests.proxy import Proxy
 
 YARD = "yard"
 LEASE = 2.0
@@ -54,10 +57,9 @@ class Yard:
         self.keeper = keeper
         self.told: list[tuple[str, dict[str, Any]]] = []
 
-    async def client(self, name: str) -> Holder:
-        connection = await self._stack.enter_async_context(
-            await Connection.open(self._settings.nats_url, settings=self._settings)
-        )
+    async def client(self, name: str, url: str = "") -> Holder:
+        url = url or self._settings.nats_url
+        connection = await self._stack.enter_async_context(await Connection.open(url, settings=self._settings))
         locks = Locks(connection)
         self._stack.push_async_callback(locks.close)
         holder = Holder(locks, lambda: Author(name))
@@ -103,7 +105,7 @@ async def test_locks_exclude_each_other_by_the_matrix_on_a_key_and_on_those_abov
     intents = {"shared": "intent-shared", "exclusive": "intent-exclusive"}
     beside = {("intent-shared", mode) for mode in modes[:3]} | {("intent-exclusive",) * 2, ("shared",) * 2}
     beside |= {("intent-exclusive", "intent-shared"), ("shared", "intent-shared")}
-    places = [("p/a", "p/a"), ("p", "p/a/x"), ("p/a/x", "p"), ("p/a", "p/ab"), ("p", "q/p")]
+    places = [("p/a", "p/a"), ("p", "p/a/x"), ("p/a/x", "p"), ("p/a", "p/ab"), ("p/ab", "p/a"), ("p", "q/p")]
     found, wanted = set(), set()
     for (mine, his), (one, other) in itertools.product(places, itertools.product(modes, modes)):
         async with lock(ann, mine, one):
@@ -155,8 +157,10 @@ async def test_waiters_have_their_turn_in_order_and_who_gives_up_is_in_nobodys_w
             ("cid", "p/a", "shared", False),
         ]
         await eventually(lambda: (yard.keeper.held, yard.keeper.waiting) == (1, 2))
+        began = time.monotonic()
     await asyncio.gather(writer, reader)
     assert order == ["writer", "reader"]
+    assert time.monotonic() - began < 3.0  # they were told, and did not look by chance
     again = [await lock(ann, "p/a").acquire(), lock(ann, "p/b")]
     assert again[0].token > tokens[1] > tokens[0]
     with pytest.raises(ConfigError, match="held already"):
@@ -193,26 +197,42 @@ async def _empty(mesh: Mesh, key: str) -> bool:
     return bool((await table(mesh, key)).empty)
 
 
-async def test_whoever_is_cancelled_while_he_asks_leaves_nothing_behind(yard: Yard, mesh: Mesh) -> None:
+async def test_whoever_is_cancelled_while_he_asks_leaves_nothing_behind(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ann, bob = await yard.client("ann"), await yard.client("bob")
-    async with lock(ann, "p"):
-        for turns in range(40):  # at every step of the asking
-            task = asyncio.create_task(lock(bob, "p/a").acquire())
-            for _ in range(turns):
-                await asyncio.sleep(0)  # noqa: TID251  (a turn of the loop)
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        await waiting(mesh, "p", 0)
-    for turns in range(40):
+
+    async def cancelled_after(turns: int) -> None:
         task = asyncio.create_task(lock(bob, "p/a").acquire())
         for _ in range(turns):
             await asyncio.sleep(0)  # noqa: TID251  (a turn of the loop)
         task.cancel()
-        assert isinstance(await _result(task), Lock | asyncio.CancelledError)
-        if not task.cancelled():
+        if isinstance(await _result(task), Lock):
             await task.result().release()
-    await eventually(lambda: _empty(mesh, "p"))
+
+    async with lock(ann, "p"):
+        for turns in range(0, 60, 2):  # at every step of the asking, and of the waiting
+            await cancelled_after(turns)
+        assert not (await table(mesh, "p")).waiters
+    for turns in range(0, 60, 2):
+        await cancelled_after(turns)
+    assert (await table(mesh, "p")).empty
+    # A request that is still on its way as it is given up comes too late for ever.
+    store, held_back = jetstream.store, list[tuple[Any, ...]]()
+
+    async def slow(*message: Any, **_: Any) -> None:
+        held_back.append(message)
+        monkeypatch.setattr(jetstream, "store", store)
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(jetstream, "store", slow)
+    task = asyncio.create_task(lock(bob, "p").acquire())
+    await eventually(lambda: held_back)
+    task.cancel()
+    await _result(task)
+    with pytest.raises(WrongSequenceError):
+        await store(*held_back[0])
+    assert (await table(mesh, "p")).empty
 
 
 async def _result(task: asyncio.Task[Any]) -> object:
@@ -294,6 +314,55 @@ async def test_the_locks_of_the_dead_go_on_after_their_lease_and_a_stale_holder_
                 await memory.put("shared/it", 1, fence=held)
 
 
+async def test_nobody_is_told_of_a_circle_that_is_none_any_more(yard: Yard, mesh: Mesh) -> None:
+    ann, bob, cid = [await yard.client(name) for name in ("ann", "bob", "cid")]
+    async with lock(cid, "x"):
+        waiter = asyncio.create_task(lock(ann, "x").acquire())
+        await waiting(mesh, "x", 1)
+        await eventually(lambda: yard.keeper.waiting == 1)
+        # What a keeper might still believe that has heard nothing for a while.
+        real = await table(mesh, "x")
+        (wait,) = real.waiters
+        other = dataclasses.replace(real.holders[0], owner="bob-1.1", session="bob-1")
+        back = dataclasses.replace(other, id="back", key="y", number=1)
+        mine = dataclasses.replace(wait, id="mine", key="y", number=1)
+        view = {"x": Table((other,), (wait,)), "y": Table((mine,), (back,))}
+        for key, believed in view.items():
+            yard.keeper._take(subjects.lock_table(YARD, key), believed)
+        await yard.keeper._break_circles([subjects.lock_table(YARD, "x")])
+        assert await _waiting(mesh, "x", 1)
+    await (await waiter).release()
+    assert not yard.told
+    async with lock(bob, "y", timeout=0):
+        pass
+
+
+async def test_whoever_was_away_as_his_turn_came_hears_of_it_as_soon_as_he_is_back(
+    yard: Yard, mesh: Mesh, settings: Settings
+) -> None:
+    proxy = Proxy(settings.nats_url)
+    await proxy.mend()
+    ann, bob = await yard.client("ann"), await yard.client("bob", proxy.url)
+    async with lock(ann, "p"):
+        waiter = asyncio.create_task(lock(bob, "p").acquire())
+        await waiting(mesh, "p", 1)
+        await eventually(lambda: _follows(bob, "p"))
+        await proxy.cut()
+    await waiting(mesh, "p", 0)
+    await proxy.mend()
+    began = time.monotonic()
+    await (await waiter).release()
+    assert time.monotonic() - began < 3.0
+    assert not yard.told
+    await bob.close()
+    await proxy.cut()
+
+
+def _follows(holder: Holder, key: str) -> bool:
+    assert isinstance(holder._backend, Locks)
+    return holder._backend._trees.get(subjects.lock_table(YARD, key))._current
+
+
 @pytest.mark.parametrize("number", [2, 3])
 async def test_of_those_that_wait_for_each_other_the_last_is_told_and_the_others_go_on(yard: Yard, number: int) -> None:
     clients = [await yard.client(f"client-{one}") for one in range(number)]
@@ -337,7 +406,7 @@ async def test_a_lock_that_is_lost_ends_its_block_and_the_next_hangs_on_a_new_le
             await asyncio.Event().wait()
 
     with pytest.raises(LockLostError, match="the lock on p is lost"):
-        await work()
+        await asyncio.wait_for(work(), 20)
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()

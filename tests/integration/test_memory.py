@@ -102,11 +102,12 @@ async def test_what_cannot_be_carried_out_is_refused_by_name_and_changes_nothing
     bad_keys = ["", "/a", "a//b", "a/", "a\n", "x/" * 20 + "x", "k" * 500]
     bad_values = [object(), 2**70, cycle, {(1, 2): "a key that could not be read again"}, "\ud800"]
     bad_bases = [-1, 10**6, 2**80, other.version, True]
+    bad_ttls: list[Any] = [-1, math.nan, math.inf, 1e300, "1"]
     put, put_all = memory.put, memory.put_all
     refused: list[tuple[type[BusError], str, Callable[[], Awaitable[object]]]] = [
         *((InvalidKeyError, "is no key", partial(put, key, 1)) for key in bad_keys),
         *((EncodeError, "here", partial(put, "here", value)) for value in bad_values),
-        *((ConfigError, "ttl", partial(put, "here", 1, ttl=ttl)) for ttl in (-1, math.nan, math.inf, 1e300, "1")),
+        *((ConfigError, "ttl", partial(put, "here", 1, ttl=ttl)) for ttl in bad_ttls),
         *((NoSuchVersionError, "here", partial(put, "here", 1, base)) for base in bad_bases),
         (NoSuchVersionError, "never", partial(put, "never", 1, base=entry.version)),
         (NoSuchVersionError, "there", partial(put_all, {"here": 2, "there": 2}, {"there": entry.version})),
@@ -135,7 +136,8 @@ async def test_the_strategy_decides_where_something_else_stands_there(mesh: Mesh
     async def clash(strategy: str, value: Any = "theirs", **more: Any) -> tuple[Memory, Entry]:
         memory = Memory(mesh, strategy)
         await memory.configure(Namespace(strategy=strategy, **more))  # type: ignore[arg-type]
-        base = live(await _put(memory, "k", {"a": 1}))
+        await memory.put("k", {"a": 1})
+        base = live(await memory.get("k"))
         await memory.put("k", value, base)
         return memory, base
 
@@ -189,6 +191,9 @@ async def test_conflicts_stand_there_until_somebody_chooses(mesh: Mesh) -> None:
     await memory.resolve("b", "chosen", entry)
     assert live(await memory.get("b")).alternatives == ()
     assert [one.key for one in (await memory.conflicts()).entries] == ["a", "c/d"]
+    word = await jetstream.last(mesh.connection, STREAM, "$KV.MEMORY.conflict.plans.b._")
+    assert word is not None
+    assert "KV-Operation" in word.headers, "who lists takes back what is true no more"
     assert (await memory.put("b", "late", entry)).outcome == "conflict", "based on what was resolved by another"
     assert [one.key for one in (await memory.conflicts()).entries] == ["a", "b", "c/d"], "the word of it is anew"
 
@@ -236,7 +241,7 @@ async def test_many_writers_at_once_lose_nothing(mesh: Mesh, settings: Settings)
             memory = Memory(meshes[number % 2], "stats")
             for turn in range(3):
                 entry = await memory.get("k")
-                value = entry.value if entry else {"runs": 0, "seen": []}
+                value: dict[str, Any] = entry.value if entry else {"runs": 0, "seen": []}
                 mine = {"runs": value["runs"] + 1, "seen": [*value["seen"], f"{number}.{turn}"]}
                 await memory.put("k", mine, entry)
 
@@ -290,8 +295,3 @@ async def test_lists_go_by_key_and_page_by_page(mesh: Mesh) -> None:
     (summary,) = (await memory.list("apple/1")).entries
     assert (summary.by, summary.size, summary.conflicts) == (mesh.telemetry.instance, 102, 0)
     assert (await Memory(mesh, "empty").list()).entries == ()
-
-
-async def _put(memory: Memory, key: str, value: Any) -> Entry | None:
-    await memory.put(key, value)
-    return await memory.get(key)

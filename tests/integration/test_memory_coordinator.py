@@ -6,21 +6,23 @@ import asyncio
 import contextlib
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
+from actors.agents.findings import Findings
 from actors.keyring import Keyring
-from actors.memory import asking
+from actors.memory import asking, recent
 from actors.memory.backend import Author, Write, Written
 from actors.memory.client import Memory
 from actors.memory.errors import (
     ConflictError,
     InvalidTtlError,
     LockTimeoutError,
+    NoMemoryError,
     NoSuchVersionError,
     NotYourSessionError,
 )
@@ -30,6 +32,7 @@ from actors.memory.remote import Remote
 from bus import events, subjects
 from bus.errors import InvalidKeyError, NotFoundError, PermissionDeniedError
 from bus.grants import Wish
+from bus.mesh import Mesh
 from bus.server import Server
 from tests.eventually import eventually
 from tests.guarded import Guarded
@@ -66,7 +69,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Household]:
     """Ana has an account of her own, Ben shares one; Cleo only reads."""
     keyring = Keyring(tmp_path / "keys")
     keyring.init()
-    keyring.ensure("ana", "submitter", Wish(memory=("notes", "firsts")))
+    keyring.ensure("ana", "submitter", Wish(memory=("notes", "firsts", "findings")))
     keyring.ensure("ben", "submitter", Wish(memory=("notes",)), isolated=False)
     keyring.ensure("cleo", "submitter", Wish(memory=("notes:ro",)))
     async with Server(tmp_path / "nats", accounts=keyring.accounts) as server, contextlib.AsyncExitStack() as stack:
@@ -192,8 +195,8 @@ async def test_a_write_that_is_asked_for_twice_is_done_once(here: Household) -> 
     async with here.mesh("ana") as mesh:
         memory = Memory(mesh, "notes")
 
-        async def ask(write: Write, number: int, *, again: bool) -> Written:
-            asked = Writes(writes=[write], id=f"{number:032x}", again=again)
+        async def ask(write: Write, number: int, *, ago: float) -> Written:
+            asked = Writes(writes=[write], id=f"{number:032x}", ago=ago)
             (done,) = await asking.ask(mesh, "notes", "write", asked, list[Written])
             return cast("Written", done)
 
@@ -203,15 +206,15 @@ async def test_a_write_that_is_asked_for_twice_is_done_once(here: Household) -> 
         contradicts = Write("k", {"a": 2}, base)
         wanted = (plain, "written"), (merges, "merged"), (contradicts, "conflict")
         for number, (write, outcome) in enumerate(wanted):
-            first = await ask(write, number, again=False)
+            first = await ask(write, number, ago=0.0)
             assert first.outcome == outcome
-            assert await ask(write, number, again=True) == first, "the answer was lost"
-            assert await ask(write, number, again=False) == first, "two coordinators have it at once"
+            assert await ask(write, number, ago=1.0) == first, "the answer was lost"
+            assert await ask(write, number, ago=0.0) == first, "two coordinators have it at once"
         seen = await memory.get("k")
         assert seen is not None
         assert len(seen.alternatives) == 1
         await memory.resolve("k", {"a": 3}, seen)
-        assert (await ask(contradicts, 2, again=True)).outcome == "conflict", "others have written since"
+        assert (await ask(contradicts, 2, ago=1.0)).outcome == "conflict", "others have written since"
         assert [len(one.alternatives) for one in await memory.history("k")] == [0, 0, 0, 1, 0]
 
 
@@ -231,7 +234,6 @@ async def test_coordinators_are_killed_and_nothing_is_lost_doubled_or_missed(her
         await eventually(lambda: seen)
         async with notes.lock("held") as lock:
             versions: dict[str, int] = {}
-            latest = 0
             for number in range(60):
                 if number in (15, 40):
                     here.coordinators[number > 15].signal(signal.SIGKILL)
@@ -239,7 +241,7 @@ async def test_coordinators_are_killed_and_nothing_is_lost_doubled_or_missed(her
                     await here.coordinator()
                 key = f"k{number % 8}"
                 versions[key] = (await ana.put(key, number, versions.get(key, 0))).version
-                latest = (await notes.put("held/x", number, latest, fence=lock)).version
+                latest = (await notes.put(f"held/{number}", number, fence=lock)).version
             with pytest.raises(LockTimeoutError):
                 async with Memory(ben_s, "notes").lock("held/x", timeout=0.1):
                     pass
@@ -248,8 +250,61 @@ async def test_coordinators_are_killed_and_nothing_is_lost_doubled_or_missed(her
             history = await ana.history(key)
             assert [one.value for one in history] == list(range(int(key[1:]), 60, 8)), "each once"
             assert history[-1].version == version
-        await eventually(lambda: seen[-1].version >= latest)
+        await eventually(lambda: seen[-1].version >= latest, timeout=15)
         assert [one.value for one in seen] == ["before", *range(60)], "in order, and none is missing"
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
+
+
+async def test_what_changed_is_told_without_a_gap_whatever_is_still_at_hand(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recent, "KEPT", 4)
+    memory, spawned = Memory(mesh, "notes"), set[asyncio.Task[None]]()
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        spawned.add(task := asyncio.get_running_loop().create_task(work))
+        return task
+
+    changes = recent.Recent(mesh.connection, spawn=spawn)
+    begin = await changes.position()
+    first = [(await memory.put(f"a/{number}", number)).version for number in range(3)]
+    waiting = asyncio.ensure_future(changes.after("notes", "b", first[-1], wait=5.0, limit=10))
+    assert (await changes.after("notes", "a", begin, wait=0.0, limit=2)).position == first[1], "read from the stream"
+    await memory.put("a/0", "not asked for")
+    await Memory(mesh, "other").put("b/0", "nor this")
+    told = (await memory.put("b/0", "this")).version
+    assert [one.sequence for one in (await waiting).changes] == [told]
+    more = [(await memory.put("a/x", number)).version for number in range(16)]
+    found, since = list[int](), first[1]
+    while found[-1:] != more[-1:]:
+        some = await changes.after("notes", "a", since, wait=1.0, limit=3)
+        assert len(some.changes) <= 3
+        found += [one.sequence for one in some.changes]
+        since = some.position
+    assert found == [first[2], told - 2, *more]
+    none = await changes.after("notes", "nothing", since, wait=0.0, limit=3)
+    assert (none.changes, none.position, none.anew) == ([], since, False)
+    assert (await changes.after("notes", "a", since + 1000, wait=0.0, limit=3)).anew, "of another stream"
+    await changes.close()
+    for task in spawned:
+        task.cancel()
+    await asyncio.gather(*spawned, return_exceptions=True)
+
+
+async def test_without_a_coordinator_that_is_what_is_said_and_no_task_fails_for_it(
+    here: Household, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE", 0.2)
+    here.coordinators[0].signal(signal.SIGKILL)
+    await here.coordinators[0].wait()
+    async with here.mesh("ana") as mesh:
+        with pytest.raises(NoMemoryError, match="`revo up` starts one"):
+            await Memory(mesh, "notes").put("k", 1)
+        findings = Findings(mesh, "analyst")
+        await findings.keep("a.py", {"rules": {}})
+        await findings.keep("b.py", {"rules": {}})
+        assert [one.message for one in caplog.records if "is not kept" in one.message] == [
+            "what is found is not kept for the next 30 s: " + str(NoMemoryError())
+        ]
