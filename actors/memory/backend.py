@@ -138,8 +138,10 @@ class LockBackend(Protocol):
         wait: float,
     ) -> Fence | None:
         """Take a lock, or a place in the queue for it, and wait up to `wait` seconds; None: it is still waited for, and
-        calling again with the same `id` goes on waiting in the same place. Locks of one `owner` do not exclude each
-        other; an owner's name begins with its session's id.
+        calling again with the same `id` goes on waiting in the same place. With `wait` 0 no place is taken. Locks of
+        one `owner` do not exclude each other; an owner's name begins with its session's id.
+
+        Cancelled, or without an answer, whether it is held or waited for is not known; `unlock` gives it up.
 
         Raises:
             DeadlockError: the wait would never end; its place is given up.

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from actors.memory import fencing, tree
+from actors.memory import fencing, tree, unused
 from actors.memory.backend import Author
 from actors.memory.client import Memory
 from actors.memory.errors import (
@@ -335,6 +335,30 @@ async def test_nobody_is_told_of_a_circle_that_is_none_any_more(yard: Yard, mesh
     assert not yard.told
     async with lock(bob, "y", timeout=0):
         pass
+
+
+async def test_a_table_that_nobody_uses_is_forgotten_and_tokens_grow_all_the_same(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unused, "KEPT", 0.02)
+    ann = await yard.client("ann")
+    async with lock(ann, "p") as first:
+        pass
+    await eventually(lambda: _forgotten(mesh, "p"))
+    async with lock(ann, "p") as second:  # of which it remembers what is gone
+        assert second.token > first.token
+        # A keeper that has not heard of it yet takes away no more than it knows of.
+        works: list[Any] = []
+        late = unused.Unused(mesh.connection, works.append)
+        late.add(subjects.lock_table(YARD, "p"), second.token - 1)
+        await eventually(lambda: works)
+        await works[0]
+        late.close()
+        assert [one.id for one in (await table(mesh, "p")).holders] == [second.fence.id]
+
+
+async def _forgotten(mesh: Mesh, key: str) -> bool:
+    return (await tree.read(mesh.connection, subjects.lock_table(YARD, key))).revision == 0
 
 
 async def test_whoever_was_away_as_his_turn_came_hears_of_it_as_soon_as_he_is_back(

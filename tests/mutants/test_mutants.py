@@ -96,6 +96,13 @@ SAME_KEY = GUARDED + "test_the_same_key_is_one_task_also_when_somebody_looks_lat
 READABLE = "tests/integration/test_keys.py::"
 READABLE += "test_credentials_that_everybody_may_read_or_that_are_none_are_refused_without_their_text"
 
+LOCKS = "tests/integration/test_locks.py::"
+STALE = LOCKS + "test_the_locks_of_the_dead_go_on_after_their_lease_and_a_stale_holder_writes_nothing"
+UNANSWERED = LOCKS + "test_the_answers_that_are_lost_neither_lose_a_lock_nor_leave_one"
+CANCELLED = LOCKS + "test_whoever_is_cancelled_while_he_asks_leaves_nothing_behind"
+STARVED = "tests/unit/test_locktable.py::test_an_exclusive_waiter_is_not_starved_by_a_stream_of_shared_ones"
+STOPPED = "tests/unit/test_holding.py::"
+STOPPED += "test_who_was_stopped_for_too_long_knows_by_the_clock_before_anybody_says_so"
 MERGE = "tests/unit/test_merge.py::"
 COUNTS = MERGE + "test_whoever_counts_meanwhile_no_count_is_lost"
 DELETED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base3-ours3-theirs3-rules3-clashes3]"
@@ -110,6 +117,46 @@ _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "suc
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
+    Mutant(
+        "who holds a lock no more may write by it",
+        "actors/memory/fencing.py",
+        "        raise StaleFenceError(key, fence.key, fence.token)\n",
+        "        return standing.revision\n",
+        STALE,
+        "assert 'written' == 'refused",
+    ),
+    Mutant(
+        "a lock whose answer was lost is taken twice",
+        "actors/memory/locktable.py",
+        "    if table.knows(claim.id):\n",
+        '    if table.knows(""):\n',
+        UNANSWERED,
+        "Left contains one more item",
+    ),
+    Mutant(
+        "a request that comes after it was given up takes the lock",
+        "actors/memory/locks.py",
+        "table.change(release, surely=True)",
+        "table.change(release)",
+        CANCELLED,
+        "Claim(",
+    ),
+    Mutant(
+        "a shared lock goes before an exclusive one that waits",
+        "actors/memory/locktable.py",
+        "    if next(_blockers(claim, table.holders, table.waiters), None) is None:\n",
+        "    if next(_blockers(claim, table.holders, ()), None) is None:\n",
+        STARVED,
+        "Left contains 20 more items",
+    ),
+    Mutant(
+        "a lock is held for longer than its lease",
+        "actors/memory/leasing.py",
+        "        return not self.over and self._loop.time() < self.until\n",
+        "        return not self.over\n",
+        STOPPED,
+        "assert not True",
+    ),
     Mutant(
         "a task in hand starts although its breaker is open",
         "bus/worker.py",
