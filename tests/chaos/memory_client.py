@@ -157,7 +157,9 @@ class Lane:
                 await lock.acquire()
                 with self._granted(NOTES, lock):
                     until = time.monotonic() + 1.0
-                    while await self.write(NOTES, FENCED, lock) != "refused" and time.monotonic() < until:
+                    while await self.write(NOTES, FENCED, lock) != "refused":
+                        if self._stop.is_set() or time.monotonic() > until:
+                            break
                         await self.pause(0.3)
                 await lock.release()
             await self.pause(0.3)
