@@ -1,7 +1,7 @@
 """Many clients at once, in processes of their own: `python -m revo.bench.crowd KIND CLIENTS AMOUNT URL`.
 
-Says `ready` when all are connected, begins when its input ends, and says at the end, as JSON, what was measured. KIND is
-`load` or `watch`, of shared memory, or `plain-load` or `plain-watch`. AMOUNT is seconds of load, or changes to see.
+Says `ready` when all are connected, begins when its input ends, and says at the end, as JSON, what was measured. KIND
+is `load` or `watch`, of shared memory, or `plain-load` or `plain-watch`. AMOUNT is seconds of load, or changes to see.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from actors.memory.errors import ConflictError, LockTimeoutError
 from bus.child import PIPE, Child
@@ -138,13 +138,21 @@ class Crowd:
     def __init__(self, kind: str, clients: int, amount: float, url: str, credentials: str = "") -> None:
         self.processes = min(PROCESSES, clients)
         self._commands = [
-            [sys.executable, "-m", "revo.bench.crowd", kind, str(len(range(n, clients, self.processes))), str(amount), url]
+            [
+                sys.executable,
+                "-m",
+                "revo.bench.crowd",
+                kind,
+                str(len(range(n, clients, self.processes))),
+                str(amount),
+                url,
+            ]
             for n in range(self.processes)
         ]
         self._credentials = credentials
         self._children: list[Child] = []
 
-    async def __aenter__(self) -> Crowd:
+    async def __aenter__(self) -> Self:
         """All of them are connected."""
         env = {**os.environ, "REVO_CREDENTIALS": self._credentials}
         for command in self._commands:

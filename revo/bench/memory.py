@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-import statistics
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from actors.meshfile import MEMORY
 from bus import subjects, topology
@@ -18,49 +17,18 @@ from bus.grants import Wish
 from bus.mesh import Mesh
 from revo import Memory, Namespace
 from revo.bench.compare import Once, repeat
-from revo.bench.crowd import KEYS, NAMESPACE, PAUSE, PROCESSES, WATCHED, Crowd
+from revo.bench.crowd import KEYS, NAMESPACE, PROCESSES, WATCHED, Crowd
 from revo.bench.echo import IN_FLIGHT, TEXT
+from revo.bench.memoryrows import COORDINATOR, LABELS, PLAIN, PLAIN_DIRECT, STREAMS, rows_at, rows_of, show
 from revo.bench.plainkv import PlainKv, plain_kv
-from revo.bench.rig import machine, percentile, rig, rounded
-from revo.cli.common import DONE, Output, console, print_json, table
+from revo.bench.rig import machine, rig
+from revo.cli.common import DONE, Output, console, print_json
 
-PLAIN: Final = "plain"
-PLAIN_DIRECT: Final = "plain, direct"
-STREAMS: Final = "streams"
-"""The door of who may touch the streams, as commands of an operator and trusted actors may."""
-COORDINATOR: Final = "coordinator"
-"""The door of everybody else: a coordinator is asked."""
 APART: Final = 0.02
 """Seconds between two changes that watchers see."""
 
 Step = Callable[[str], None]
 Tell = Callable[[str], Awaitable[None]]
-
-
-class Target(NamedTuple):
-    """What a figure is to be: at least, and what is aimed at."""
-
-    least: float
-    aim: float
-    more: bool
-    """Whether more is better."""
-
-    def met(self, value: float) -> str:
-        """Which of the two it meets."""
-        for name, bound in (("aim", self.aim), ("least", self.least)):
-            if value >= bound if self.more else value <= bound:
-                return name
-        return "no"
-
-
-TARGETS: Final = {
-    "get": Target(0.6, 0.9, more=True),
-    "put": Target(0.4, 0.7, more=True),
-    "lock": Target(4.0, 2.0, more=False),
-    "load": Target(10.0, 3.0, more=False),
-    "watch": Target(20.0, 5.0, more=False),
-}
-LABELS: Final = {"get": "get /s", "put": "put /s", "lock": "lock ms", "load": "get p95 ms", "watch": "seen p99 ms"}
 
 
 def memory(count: int, rounds: int, clients: int, seconds: float, *, output: Output) -> int:
@@ -80,7 +48,7 @@ def memory(count: int, rounds: int, clients: int, seconds: float, *, output: Out
     if output is Output.JSON:
         print_json(figures)
     else:
-        _show(figures)
+        show(figures)
     return DONE
 
 
@@ -102,26 +70,34 @@ async def _measure(count: int, rounds: int, clients: int, seconds: float, step: 
         ways = _Ways(plain, doors)
         rows = []
         step("get")
-        rows += _rows("get", await ways.rates(ways.gets(), count, rounds, IN_FLIGHT))
+        rows += rows_of("get", await ways.rates(ways.gets(), count, rounds, IN_FLIGHT))
         step("put")
-        rows += _rows("put", await ways.rates(ways.puts(), count, rounds, IN_FLIGHT))
+        rows += rows_of("put", await ways.rates(ways.puts(), count, rounds, IN_FLIGHT))
         step("lock and unlock")
-        rows += _rows("lock", await ways.rates(ways.locks(), max(100, count // 10), rounds, 1))
+        rows += rows_of("lock", await ways.rates(ways.locks(), max(100, count // 10), rounds, 1))
         crowds = {
             PLAIN: ("plain-", url, ""),
             STREAMS: ("", here.server.url, here.settings.credentials or ""),
             COORDINATOR: ("", here.server.url, guest),
         }
         step("mixed load")
-        found = {way: await _load(Crowd(f"{kind}load", clients, seconds, *where)) for way, (kind, *where) in crowds.items()}
-        rows += _times("load", found, 95)
+        found = {
+            way: await _load(Crowd(f"{kind}load", clients, seconds, *where)) for way, (kind, *where) in crowds.items()
+        }
+        rows += rows_at("load", found, 95)
         step("watchers")
         changes, seen = int(seconds / APART), {}
         for way, (kind, *where) in crowds.items():
             tell = plain.tell if way == PLAIN else _teller(doors[way], await _stands(doors[way]))
             seen[way] = await _watch(Crowd(f"{kind}watch", clients, changes, *where), changes, tell)
-        rows += _times("watch", seen, 99)
-    said = {"clients": clients, "processes": min(PROCESSES, clients), "bytes": len(TEXT), "in_flight": IN_FLIGHT, "rounds": rounds}
+        rows += rows_at("watch", seen, 99)
+    said = {
+        "clients": clients,
+        "processes": min(PROCESSES, clients),
+        "bytes": len(TEXT),
+        "in_flight": IN_FLIGHT,
+        "rounds": rounds,
+    }
     return {**said, "rows": rows, **machine()}
 
 
@@ -194,28 +170,6 @@ def _locker(memory: Memory, door: str) -> Once:
     return one
 
 
-def _rows(name: str, rates: dict[str, list[float]]) -> list[dict[str, Any]]:
-    """A row for each door. A ratio is of one round, for the machine is not as fast in the next; their median counts."""
-    rows = []
-    for door in (STREAMS, COORDINATOR):
-        ratios = {
-            plain: statistics.median(
-                one / other if TARGETS[name].more else other / one
-                for one, other in zip(rates[door], rates[plain], strict=True)
-            )
-            for plain in (PLAIN, PLAIN_DIRECT)
-            if plain in rates
-        }
-        values = {way: statistics.median(rates[way]) for way in (door, *ratios)}
-        if not TARGETS[name].more:
-            values = {way: 1e3 / value for way, value in values.items()}
-        row = {"name": name, "door": door, "value": values[door], "plain": values[PLAIN], "ratio": ratios[PLAIN]}
-        if PLAIN_DIRECT in ratios:
-            row |= {"plain_direct": values[PLAIN_DIRECT], "ratio_direct": ratios[PLAIN_DIRECT]}
-        rows.append(_judged(row, ratios[PLAIN]))
-    return rows
-
-
 # --- many at once ---------------------------------------------------------------------------------------------
 
 
@@ -254,49 +208,3 @@ def _teller(memory: Memory, version: int) -> Tell:
         version = (await memory.put(WATCHED, value, version)).version
 
     return tell
-
-
-def _times(name: str, found: dict[str, list[float]], percent: int) -> list[dict[str, Any]]:
-    rows = []
-    for door in (STREAMS, COORDINATOR):
-        value, plain = percentile(found[door], percent), percentile(found[PLAIN], percent)
-        row = {"name": name, "door": door, "value": value, "plain": plain, "ratio": value / plain}
-        rows.append(_judged(row, value))
-    return rows
-
-
-def _judged(row: dict[str, Any], value: float) -> dict[str, Any]:
-    """With what it is to be. The targets are of the streams' door."""
-    if row["door"] == STREAMS:
-        target = TARGETS[row["name"]]
-        row |= {"least": target.least, "aim": target.aim, "met": target.met(value)}
-    return rounded(row)
-
-
-def _show(figures: dict[str, Any]) -> None:
-    made = table("", "=what", "=door", ">ours", ">plain", ">ratio", ">to direct", ">least", ">aim", "met")
-    for row in figures["rows"]:
-        form = ",.0f" if TARGETS[row["name"]].more else ".2f"
-        made.add_row(
-            LABELS[row["name"]],
-            row["door"],
-            f"{row['value']:{form}}",
-            f"{row['plain']:{form}}",
-            f"{row['ratio']:.2f}",
-            f"{row['ratio_direct']:.2f}" if "ratio_direct" in row else "",
-            f"{row['least']:g}" if "least" in row else "",
-            f"{row['aim']:g}" if "aim" in row else "",
-            row.get("met", ""),
-        )
-    terminal = console()
-    terminal.print(made)
-    rate = figures["clients"] / PAUSE
-    for line in (
-        f"get, put: {figures['in_flight']} in flight, {figures['bytes']:,} bytes; a put is conditional on the version before it",
-        "lock: taken and given up by one client alone; in plain a new key is created and deleted",
-        f"get p95: {figures['clients']} connections in {figures['processes']} processes do {rate:,.0f} things a second: "
-        "14 of 20 are gets, 5 puts, 1 a lock",
-        "seen p99: from the call of a put until the last of as many watchers has it",
-        "plain: nats-py's KV of the same history and storage, gets from the leader; direct: its direct gets",
-    ):
-        terminal.print(line, style="dim", soft_wrap=True)

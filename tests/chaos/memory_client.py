@@ -1,7 +1,7 @@
 """A client of shared memory that does random things and writes down each of them: a process of its own.
 
-`python -m tests.chaos.memory_client FOLDER NAME SEED KIND` says `ready`, goes on until its input ends, says `still`, lets
-its watchers hear the last word, and exits. KIND is `worker`, `holder` or `stubborn`.
+`python -m tests.chaos.memory_client FOLDER NAME SEED KIND` says `ready`, goes on until its input ends, says `still`,
+lets its watchers hear the last word, and exits. KIND is `worker`, `holder` or `stubborn`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from actors.memory.doors import doors_of
 from actors.memory.errors import ConflictError, DeadlockError, LockLostError, StaleFenceError
 from actors.memory.holding import Lock
 from actors.memory.model import Entry, Fence
+from bus.connection import Connection
 from bus.errors import BusError, NotFoundError, TransportError
 from bus.mesh import Mesh
 from revo import Memory
@@ -84,10 +85,7 @@ class Lane:
         shown = (f"{namespace}/{lock.key}", lock.token) if lock else None
         kind = "delete" if delete else "put"
         call = self._recorder.called(kind, name, value=value, base=base, fence=shown)
-        if delete:
-            storing = memory.delete(key, base, fence=lock)
-        else:
-            storing = memory.put(key, value, base, fence=lock)
+        storing = memory.delete(key, base, fence=lock) if delete else memory.put(key, value, base, fence=lock)
         outcome, seen = await self._outcome(storing, value)
         self._recorder.answered(call, outcome, seen)
         if seen is not None:
@@ -191,8 +189,8 @@ def be_slow(pause: Callable[[float], Awaitable[None]]) -> None:
     """Have it take long from the look at a lock to the write under it, so that one may be stopped in between."""
     looking = fencing.check
 
-    async def check(*args: Any) -> int:
-        revision = await looking(*args)
+    async def check(connection: Connection, fence: Fence, namespace: str, key: str) -> int:
+        revision = await looking(connection, fence, namespace, key)
         await pause(0.3)
         return revision
 

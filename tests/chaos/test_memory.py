@@ -1,4 +1,4 @@
-"""Shared memory under fire: what its clients did and saw, written down by each, is what a correct store would have done.
+"""Shared memory under fire: what its clients did and saw, as each wrote it down, is what a correct store does.
 
 Coordinators are killed, holders of locks are killed and one is stopped beyond its lease, the server is killed; half of
 the clients touch the streams themselves, half ask a coordinator. `REVO_CHAOS_SEED` repeats the same plan, as far as
