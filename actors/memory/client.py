@@ -108,11 +108,11 @@ class Memory:
         return (await self._doors.backend.write(self.namespace, (write,), author_of(self._mesh), _fence(fence)))[0]
 
     async def undelete(self, key: str, *, fence: Fence | _Holds | None = None) -> Written:
-        """Write again what was deleted, or expired, last.
+        """Write again the last value that stood there before it was deleted, or expired. It is a write that is based on
+        that end: should somebody write meanwhile, the strategy decides.
 
         Raises:
             NoSuchVersionError: it is not deleted, or no live version is kept; nothing was changed.
-            ConflictError: somebody wrote to it meanwhile; nothing was changed.
             As `put`.
         """
         versions = await self.history(key)

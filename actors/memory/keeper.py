@@ -17,7 +17,7 @@ from actors.memory import deadlock, locktable, sessions, tree
 from actors.memory.deadlock import Wait
 from actors.memory.locktable import EMPTY, MODES, Claim, Table
 from actors.memory.sessions import by_of
-from actors.memory.tree import Trees
+from actors.memory.trees import Trees
 from actors.memory.unused import Unused
 from bus import jetstream, store, subjects
 from bus.connection import Connection

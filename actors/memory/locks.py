@@ -10,7 +10,7 @@ from actors.memory.errors import DeadlockError, LockLostError
 from actors.memory.locktable import CODES, MODES, Claim, Table
 from actors.memory.model import Fence, LockState, Mode
 from actors.memory.sessions import Sessions, by_of
-from actors.memory.tree import Trees
+from actors.memory.trees import Trees
 from bus import reading, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError

@@ -13,6 +13,7 @@ from contextlib import aclosing
 
 from actors.memory import versions
 from actors.memory.clock import Patience, retried
+from actors.memory.errors import OutcomeUnknownError
 from actors.memory.versions import STREAM
 from bus import batch, jetstream, reading
 from bus.batch import Part
@@ -36,8 +37,8 @@ class Sender:
         Raises:
             WrongSequenceError: a condition does not hold; nothing was stored.
             QueueFullError, PayloadTooLargeError: nothing was stored.
-            TransportError: whether it was stored is not known, also where so many have written since that the version
-                is no longer kept.
+            OutcomeUnknownError: so many have written since that what was stored is no longer kept, if it was.
+            TransportError: whether it was stored is not known.
         """
         connection = self._connection
         began = asyncio.get_running_loop().time()
@@ -80,7 +81,7 @@ class Sender:
         """The version on `subject` that a write made, or 0: surely none.
 
         Raises:
-            TransportError: `lost`; that cannot be known.
+            TransportError: that cannot be known.
         """
         try:
             kept, limit, now = await self.kept(subject)
@@ -93,7 +94,7 @@ class Sender:
         before = now - (asyncio.get_running_loop().time() - began) - _SLACK
         if len(kept) < limit or kept[0].stored_at < before:
             return 0
-        raise lost
+        raise OutcomeUnknownError(versions.key_of(subject)) from lost
 
     async def kept(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
         """All versions on `subject`, the oldest first; how many are kept; and the server's clock."""

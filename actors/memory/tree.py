@@ -29,8 +29,6 @@ _LINGER: Final = 5.0
 """Seconds for which a table is followed when nobody waits any more: where some have waited, others will."""
 _NAMED: Final = 32
 """Locks that one write names in its header; with more of them everybody looks."""
-_KEPT: Final = 256
-"""Tables that are remembered, so that who comes again need not read first."""
 _STREAM: Final = subjects.bucket(subjects.MEMORY_BUCKET)
 
 Background = Callable[[Coroutine[Any, Any, None]], None]
@@ -297,45 +295,3 @@ class Tree:
             self._timer.cancel()
         self._followers = 0
         self._leave()
-
-
-class Trees:
-    """The tables that one process has to do with."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._trees: dict[str, Tree] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        connection.on_reconnect(self._back)
-
-    def get(self, key: str) -> Tree:
-        """A table, by its key in the bucket."""
-        tree = self._trees.pop(key, None) or Tree(self._connection, key, self._spawn)
-        self._trees[key] = tree  # the one that was used last stands last
-        if len(self._trees) > _KEPT:
-            for old in list(self._trees.values())[: len(self._trees) - _KEPT]:
-                if old.idle and old is not tree:
-                    del self._trees[old.key]
-        return tree
-
-    async def close(self) -> None:
-        """Follow nothing more."""
-        self._connection.forget(self._back)
-        for tree in self._trees.values():
-            tree.close()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _back(self) -> None:
-        for tree in self._trees.values():
-            tree.broken()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("a table of locks is not left as it should be: %s", error, exc_info=error)

@@ -43,7 +43,7 @@ def test_seeds_stand_in_files_of_their_owner_and_nowhere_else(tmp_path: Path) ->
     keyring.init()
     keyring.ensure("alice", "submitter", Wish(submits=("echo",)))
     seeds = seeds_below(tmp_path)
-    assert len(seeds) == 5
+    assert len(seeds) == 6
     for path in tmp_path.rglob("*"):
         if path.is_file() and path.suffix != ".nk":
             assert not any(seed in path.read_text() for seed in seeds), path

@@ -124,3 +124,21 @@ async def test_what_comes_while_a_watch_asks_where_the_stream_stands_comes_once(
     assert seen == [1, 2, 3]
     await watch.close()
     await nursery.close(())
+
+
+async def test_a_watch_of_what_is_quiet_is_current_soon_where_the_rest_of_the_stream_is_busy(mesh: Mesh) -> None:
+    memory, nursery, done = Memory(mesh, "news"), Nursery("test"), asyncio.Event()
+
+    async def busy() -> None:
+        while not done.is_set():
+            await memory.put("k", 1)
+
+    writing = asyncio.create_task(busy())
+    on_message = list[Any]().append
+    watch = Watch(mesh.connection, STREAM, "$KV.MEMORY.lock.>", on_message, spawn=nursery.spawn)
+    async with asyncio.timeout(10):  # a heartbeat and a look; it was never
+        await watch.open()
+    done.set()
+    await writing
+    await watch.close()
+    await nursery.close(())
