@@ -69,8 +69,6 @@ class Watch:
         self._renewing = False
         self._one_by_one = asyncio.Lock()
         self._closed = False
-        self._idle = 0.0
-        """When the server last said that it had nothing more for us."""
         self._target = 0
         """The stream's sequence that catching up has to reach."""
         self._reached = asyncio.Event()
@@ -180,8 +178,7 @@ class Watch:
             reached.clear()
             self._look_whether_reached()
             await reached.wait()
-            now = asyncio.get_running_loop().time()
-            if name == self._name and (now - began < TWICE or self._idle > began):
+            if name == self._name and asyncio.get_running_loop().time() - began < TWICE:
                 self.current.set()
                 return
 
@@ -213,8 +210,8 @@ class Watch:
             if int(headers.get("Nats-Last-Consumer", 0)) != self._delivered:
                 self._renew()
             else:
-                self._idle = self._heard
                 self.sequence = max(self.sequence, self._target)  # nothing up to there is left
+                self._nothing_is_left()
                 self._look_whether_reached()
             return
         try:
@@ -229,7 +226,14 @@ class Watch:
         self.sequence = ack.sequence
         stored = jetstream.StoredMessage(message.subject, ack.sequence, headers, message.data, ack.stored_at_ns)
         self._on_message(stored)
+        if not ack.pending:
+            self._nothing_is_left()
         self._look_whether_reached()
+
+    def _nothing_is_left(self) -> None:
+        """The consumer says so, of what is ours in the stream: how far others get in it meanwhile does not matter."""
+        if not self._renewing:
+            self.current.set()
 
     # --- when it was lost -------------------------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ class Keeper:
         self._changed: dict[str, jetstream.StoredMessage] = {}
         self._ended: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
         self._busy = False
         self._closed = False
         self.held = 0
@@ -120,11 +121,12 @@ class Keeper:
         if self._busy or self._closed:
             return
         loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() <= loop.time() + seconds:
+            if self._due <= due:
                 return
             self._timer.cancel()
-        self._timer = loop.call_later(seconds, self._begin)
+        self._timer, self._due = loop.call_later(seconds, self._begin), due  # a handle of uvloop may not say when
 
     def _begin(self) -> None:
         self._timer = None

@@ -129,11 +129,13 @@ class Namespace(BaseModel):
 
     strategy: Strategy = "last_writer_wins"
     rules: dict[str, str] = Field(
-        {},
+        default={},
         description="for `merge`, by path within a value (`stats.*`, `**.tags`, `.` for all of it): `counter`, `set`, "
         "`append`, or the name of a function that was registered",
     )
-    ranks: dict[str, int] = Field({}, description="for `highest_rank`: by agent or user; 0 for who is not named")
+    ranks: dict[str, int] = Field(
+        default={}, description="for `highest_rank`: by agent or user; 0 for who is not named"
+    )
 
     @field_validator("rules")
     @classmethod

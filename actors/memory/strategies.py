@@ -75,7 +75,8 @@ def decide(
 
     A write that is based on what stands there is stored, and resolves its conflict set. So is one that is based on
     nothing where nothing is left: after a delete, and after an entry's time ran out whatever it was based on. What both
-    wrote alike is no conflict, but for `merge`, where both may have counted. What has a conflict set does not expire.
+    wrote alike is no conflict for `manual`; for `merge` both may have counted, and where one writer wins each of two
+    that write "taken" would believe that he is the one. What has a conflict set does not expire.
     """
     if standing is None or (write.base is None and how.strategy == "last_writer_wins"):
         return _stored(write, how.rank_of(author.by))
@@ -84,7 +85,7 @@ def decide(
     if base == standing.version or (vacant and not standing.alternatives):
         return _stored(write, how.rank_of(author.by))
     case = _Case(how, write, author, standing, ancestor, known, at)
-    if how.strategy not in {"merge", "last_writer_wins"} and _alike(case):
+    if how.strategy == "manual" and _alike(case):
         rank = max(case.rank, standing.rank)  # who agrees does not take the other's rank from what stands there
         return _stored(write, rank, alternatives=standing.alternatives)
     return _STRATEGIES[how.strategy](case)

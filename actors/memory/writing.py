@@ -57,7 +57,8 @@ class Writer:
             headers = versions.headers_of(author, write_id, traced)
             job = Job(namespace, how, author, write_id, headers, bool(asked_as), ago)
             blind = first.base is None and how.strategy == "last_writer_wins"
-            known = blind and len(orders) == 1  # the server drops what it has stored under the same id
+            # The server drops what it has stored under the same id; under a lock that is lost by now it is not sent.
+            known = blind and len(orders) == 1 and fence is None
             if ago and not known and (done := await earlier.find(self._sender, job, orders)) is not None:
                 return done
             if len(orders) > 1 or (fence is not None and not blind):

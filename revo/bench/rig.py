@@ -21,7 +21,7 @@ from bus import subjects
 from bus.credentials import OPERATOR
 from bus.grants import Wish
 from bus.mesh import Mesh
-from bus.roles import GATEWAY
+from bus.roles import GATEWAY, SUBMITTER
 from bus.server import Server
 from bus.settings import KEYS, Settings
 
@@ -73,6 +73,14 @@ class Rig:
             settings = settings.model_copy(update={"credentials": str(self._keyring.path(client))})
         connecting = Mesh.connect(client=client, settings=settings, service="bench")
         return await self._stack.enter_async_context(connecting)
+
+    async def credentials_for(self, client: str, wish: Wish) -> str:
+        """The file of a client who may do what he wishes and no more, in the account of the others."""
+        if self._keyring is None:
+            return ""
+        if self._keyring.ensure(client, SUBMITTER, wish, isolated=False):
+            await self.server.reload()
+        return str(self._keyring.path(client))
 
     async def unguarded(self) -> str:
         """The URL of another server, which knows no users, for what is compared with."""

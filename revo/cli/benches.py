@@ -109,6 +109,22 @@ def bench_backlog(
     return backlog(count, output=output)
 
 
+@bench.command("memory", epilog="Examples: revo bench memory | revo bench memory --clients 20 --output json")
+def bench_memory(
+    count: Annotated[int, typer.Option("--count", min=200, help="how many gets and puts a round")] = 5000,
+    rounds: RoundsOption = 5,
+    clients: Annotated[
+        int, typer.Option("--clients", min=1, max=1000, help="connections that read, write and watch at once")
+    ] = 50,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, max=600, help="how long they do")] = 4.0,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Measure shared memory, through both doors, against plain nats-py's key-value buckets."""
+    from revo.bench.memory import memory
+
+    return memory(count, rounds, clients, seconds, output=output)
+
+
 @bench.command("idle", epilog="Example: revo bench idle --seconds 30")
 def bench_idle(
     seconds: Annotated[float, typer.Option("--seconds", min=1, help="how long")] = 10.0,

@@ -61,6 +61,27 @@ def test_choosing_one_of_many_takes_microseconds(shell: Shell, figures: Callable
     assert len(found["strategies"]) == 6
 
 
+def test_shared_memory_is_compared_with_a_plain_bucket_through_both_doors(
+    shell: Shell, figures: Callable[[str], None]
+) -> None:
+    few = ("--count", "400", "--rounds", "2", "--clients", "2", "--seconds", "0.5")
+    found = shell.json("bench", "memory", *few, timeout=100)
+    rows = {(row["name"], row["door"]): row for row in found["rows"]}
+    assert set(rows) == {
+        (name, door) for name in ("get", "put", "lock", "load", "watch") for door in ("streams", "coordinator")
+    }
+    get, put, lock = (rows[name, "streams"] for name in ("get", "put", "lock"))
+    figures(
+        f"memory: get {get['ratio']:.2f} of plain, {get['ratio_direct']:.2f} of plain direct; put {put['ratio']:.2f}; "
+        f"lock {lock['ratio']:.2f}x"
+    )
+    assert get["ratio"] > 0.3
+    assert put["ratio"] > 0.2
+    assert lock["ratio"] < 8
+    assert all(row["met"] in {"aim", "least", "no"} for row in rows.values() if row["door"] == "streams")
+    assert shell.revo("bench", "memory", "--clients", "0").returncode == 2
+
+
 def test_an_idle_mesh_costs_next_to_nothing(shell: Shell, figures: Callable[[str], None]) -> None:
     found = shell.json("bench", "idle", "--seconds", "3", timeout=60)
     figures(

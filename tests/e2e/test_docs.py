@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -124,6 +125,35 @@ async def test_the_registry_document_works_as_it_stands(shell: Shell) -> None:
     assert "echo-" in done.stdout
     assert "[{'text': 'hi'}] []" in done.stdout, "the broadcast's answers, and nobody missing"
     assert done.stdout.count("{'text': 'hi'}") == 2
+
+
+def test_the_memory_document_works_as_it_stands(shell: Shell) -> None:
+    text = (ROOT / "docs" / "memory.md").read_text()
+    shell.json("up", "--detach")
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    (shell.folder / "share.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "share.py"],
+        cwd=shell.folder,
+        env=shell.env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("{'files': 3} by ")
+    assert lines[1:] == [
+        "bob was slower than ann",
+        "merged {'runs': 5, 'tags': ['fast']}",
+        "{'files': 3}",
+        "{'files': 4}",
+    ]
+    (commands,) = re.findall(r"^```sh\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    said = [shell.revo(*shlex.split(line)[1:]) for line in commands.splitlines()]
+    assert [one.returncode for one in said] == [0] * len(said), [one.stderr for one in said]
+    assert "first_writer_wins" in said[-1].stdout
 
 
 async def test_the_document_on_choosing_works_as_it_stands(server: Server, tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ async def here(tmp_path: Path) -> AsyncIterator[Household]:
     """Ana has an account of her own, Ben shares one; Cleo only reads."""
     keyring = Keyring(tmp_path / "keys")
     keyring.init()
-    keyring.ensure("ana", "submitter", Wish(memory=("notes", "firsts", "findings")))
+    keyring.ensure("ana", "submitter", Wish(memory=("notes", "firsts", "findings", "lasts")))
     keyring.ensure("ben", "submitter", Wish(memory=("notes",)), isolated=False)
     keyring.ensure("cleo", "submitter", Wish(memory=("notes:ro",)))
     async with Server(tmp_path / "nats", accounts=keyring.accounts) as server, contextlib.AsyncExitStack() as stack:
@@ -216,6 +216,13 @@ async def test_a_write_that_is_asked_for_twice_is_done_once(here: Household) -> 
         await memory.resolve("k", {"a": 3}, seen)
         assert (await ask(contradicts, 2, ago=1.0)).outcome == "conflict", "others have written since"
         assert [len(one.alternatives) for one in await memory.history("k")] == [0, 0, 0, 1, 0]
+
+        async with Memory(mesh, "lasts").lock("k") as lock:
+            under_lock = Writes(writes=[Write("k", 1)], id=f"{9:032x}", fence=lock.fence)
+            stored = await asking.ask(mesh, "lasts", "write", under_lock, list[Written])
+        under_lock.ago = 1.0
+        again = await asking.ask(mesh, "lasts", "write", under_lock, list[Written])
+        assert again == stored, "the lock is given back by now, but it was held as this was written"
 
 
 async def test_coordinators_are_killed_and_nothing_is_lost_doubled_or_missed(here: Household) -> None:

@@ -103,6 +103,10 @@ CANCELLED = LOCKS + "test_whoever_is_cancelled_while_he_asks_leaves_nothing_behi
 STARVED = "tests/unit/test_locktable.py::test_an_exclusive_waiter_is_not_starved_by_a_stream_of_shared_ones"
 STOPPED = "tests/unit/test_holding.py::"
 STOPPED += "test_who_was_stopped_for_too_long_knows_by_the_clock_before_anybody_says_so"
+MEMORY = "tests/integration/test_memory"
+COMPARED = MEMORY + ".py::test_many_writers_at_once_lose_nothing"
+LATE = MEMORY + "_faults.py::test_who_holds_no_lock_any_more_writes_nothing"
+ASKED_TWICE = MEMORY + "_coordinator.py::test_a_write_that_is_asked_for_twice_is_done_once"
 MERGE = "tests/unit/test_merge.py::"
 COUNTS = MERGE + "test_whoever_counts_meanwhile_no_count_is_lost"
 DELETED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base3-ours3-theirs3-rules3-clashes3]"
@@ -502,6 +506,30 @@ MUTANTS = [
         "if False:",
         FOREIGN,
         "DID NOT RAISE",
+    ),
+    Mutant(
+        "who compares and swaps swaps without comparing",
+        "actors/memory/writing.py",
+        '{EXPECTED_SUBJECT_SEQUENCE: f"{first.base or 0}"}',
+        "{}",
+        COMPARED,
+        "== 15",
+    ),
+    Mutant(
+        "whether a lock is still held is looked at, but is no condition of the write",
+        "actors/memory/writing.py",
+        "{**condition, MSG_ID: job.id}",
+        "{MSG_ID: job.id}",
+        LATE,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "a write under a lock that was stored is refused when it is asked for again",
+        "actors/memory/writing.py",
+        " and len(orders) == 1 and fence is None\n",
+        " and len(orders) == 1\n",
+        ASKED_TWICE,
+        "StaleFenceError",
     ),
     Mutant(
         "of two who counted one is not counted",

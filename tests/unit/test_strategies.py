@@ -102,20 +102,26 @@ def test_a_refusal_carries_both_values(how: Strategy, base: int, standing: Entry
     assert str(pickle.loads(pickle.dumps(refused))) == str(refused)  # noqa: S301  (our own)
 
 
-@pytest.mark.parametrize("how", ["first_writer_wins", "highest_rank", "manual"])
-def test_what_both_wrote_alike_is_no_conflict(how: Strategy) -> None:
+def test_what_both_wrote_alike_is_no_conflict_that_somebody_would_have_to_resolve() -> None:
     same = dict(reversed(THEIRS.value.items()))
-    assert decided(how, same) == Decision(value=same, rank=5)
-    assert decided(how, same, by="low") == Decision(value=same, rank=5), "nor does the other lose his rank by it"
-    assert decided(how, None, GONE, delete=True) == Decision(deleted=True, rank=5)
-    assert decided(how, same, SPLIT) == Decision(value=same, rank=5, alternatives=(WAITS,)), "the others still wait"
+    assert decided("manual", same) == Decision(value=same, rank=5)
+    assert decided("manual", same, by="low") == Decision(value=same, rank=5), "nor does the other lose his rank by it"
+    assert decided("manual", None, GONE, delete=True) == Decision(deleted=True, rank=5)
+    assert decided("manual", same, SPLIT) == Decision(value=same, rank=5, alternatives=(WAITS,)), "the others wait"
     for standing, write in (
         (THEIRS, {"value": same, "ttl": 9.0}),
         (THEIRS, {"value": {"a": 2, "b": True}}),
         (GONE, {}),
     ):
-        done = decided(how, standing=standing, **write)
-        assert done.refused or done.outcome == "conflict", "but to live for another time is not alike, nor is True 1"
+        done = decided("manual", standing=standing, **write)
+        assert done.outcome == "conflict", "but to live for another time is not alike, nor is True 1"
+
+
+@pytest.mark.parametrize("how", ["first_writer_wins", "highest_rank"])
+def test_of_two_that_claim_the_same_in_the_same_words_one_is_told_that_he_did_not_get_it(how: Strategy) -> None:
+    assert decided(how, THEIRS.value).refused
+    assert decided(how, THEIRS.value, base=0).refused
+    assert decided(how, None, GONE, delete=True).refused
 
 
 def test_the_higher_rank_wins_and_the_lower_does_not() -> None:
