@@ -19,6 +19,8 @@ MAX: Final = 1000
 """Messages of one batch; the server's limit."""
 _CROWDED: Final = frozenset({10210, 10211})
 """More batches are on their way than the server takes (50 for a stream, 1,000 in all)."""
+_INCOMPLETE: Final = 10176
+"""A part of it never came, or came too late: nothing was stored."""
 
 
 class Part(NamedTuple):
@@ -27,6 +29,19 @@ class Part(NamedTuple):
     subject: str
     body: bytes
     headers: Mapping[str, str]
+
+
+class BatchRefusedError(TransportError):
+    """The server took no batch, for as long as it was tried: too many are on their way, or parts are lost."""
+
+    def __init__(self, subject: str, reason: str, seconds: float) -> None:
+        super().__init__(subject, reason, seconds)
+        self.subject = subject
+        self.reason = reason
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return f"no batch that ends on {self.subject} was taken within {self.seconds:g} s: {self.reason}"
 
 
 async def store_all(
@@ -42,6 +57,7 @@ async def store_all(
         WrongSequenceError: a condition does not hold, maybe because an earlier try was stored; nothing was.
         BatchTooLargeError: more than 1,000; nothing was sent.
         PayloadTooLargeError, QueueFullError: nothing was stored.
+        BatchRefusedError: the server had no room for another batch for so long; nothing was stored.
         TransportError: whether they are stored is not known.
     """
     if not 0 < len(parts) <= MAX:
@@ -53,8 +69,10 @@ async def store_all(
         try:
             return await _once(connection, parts)
         except ServerError as error:
-            if error.api_code not in _CROWDED or loop.time() > until:
+            if error.api_code not in {*_CROWDED, _INCOMPLETE}:
                 raise
+            if loop.time() > until:
+                raise BatchRefusedError(parts[-1].subject, str(error), patience) from error
         except TransportError as error:
             if not resend or isinstance(error, QueueFullError) or loop.time() > until:
                 raise

@@ -68,7 +68,8 @@ class Subscription:
         except (BusError, nats.errors.Error):
             # The connection is gone, and the interest with it.
             log.debug("unsubscribing %s without an answer: the connection is lost", self.subject)
-        client.forget(self._number)
+        finally:
+            client.forget(self._number)  # also where nobody waits any more for what was sent
 
 
 class Connection:

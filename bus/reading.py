@@ -6,7 +6,9 @@ import asyncio
 import datetime
 import json
 import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Final
 
 from bus import jetstream, subjects
@@ -59,32 +61,39 @@ class Behind:
 
 
 async def scan(
-    connection: Connection, stream: str, first: int, last: int, *, subject: str = ""
+    connection: Connection,
+    stream: str,
+    first: int,
+    last: int,
+    *,
+    subject: str = "",
+    patience: float | None = None,
 ) -> AsyncGenerator[jetstream.StoredMessage, None]:
     """What a stream holds from one sequence to another, both included, in order, or what it holds on a subject
     (wildcards allowed); the stream allows direct reads.
 
     Read in batches, without a consumer, 35,000 messages a second. What comes or goes meanwhile may be in it or not;
     what stood there before and still stands is in it, whichever copy was read.
+    `patience` is seconds without an answer; by default the setting `request_timeout`.
 
     Raises:
+        ConnectionLostError: at once, when the connection is lost.
         RequestTimeoutError: no answer, or the copies stay behind the leader.
     """
     first = max(1, first)  # of an empty stream it is 0
     if first > last:
         return
     behind = Behind(connection, stream, last, subject=subject or ">")
-    arrived: asyncio.Queue[Message] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put_nowait)
-    try:
+    async with _arrivals(connection, stream, patience) as arrived:
         while first <= last:
             request: dict[str, int | str] = {"batch": min(_BATCH, last - first + 1), "seq": first}
             request |= {"max_bytes": _BATCH_BYTES, **({"next_by_subj": subject} if subject else {})}
-            await connection.publish(subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=inbox)
+            await connection.publish(
+                subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=arrived.inbox
+            )
             left = 0
             while True:
-                message = await _arrival(arrived, connection, stream)
+                message = await arrived.next()
                 headers = message.headers
                 if headers.get("Status") and "Nats-Sequence" not in headers:
                     _check_end(headers, stream)
@@ -96,8 +105,6 @@ async def scan(
                 yield found
             if not left and first <= last and not await behind.check(first):
                 return
-    finally:
-        await subscription.drain()
 
 
 async def subjects_in(connection: Connection, stream: str, pattern: str) -> list[str]:
@@ -113,26 +120,26 @@ async def subjects_in(connection: Connection, stream: str, pattern: str) -> list
 
 
 async def latest(
-    connection: Connection, stream: str, wanted: Sequence[str]
+    connection: Connection, stream: str, wanted: Sequence[str], *, patience: float | None = None
 ) -> AsyncGenerator[jetstream.StoredMessage, None]:
     """The newest message on each of these subjects that has one, in no order; the stream allows direct reads.
 
-    What one copy does not have the leader is asked for. What comes meanwhile may be in it or not.
+    What one copy does not have the leader is asked for. What comes meanwhile may be in it or not. `patience`
+    is as in `scan`.
 
     Raises:
-        RequestTimeoutError: no answer.
+        ConnectionLostError, RequestTimeoutError: as in `scan`.
     """
-    arrived: asyncio.Queue[Message] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put_nowait)
-    try:
+    async with _arrivals(connection, stream, patience) as arrived:
         for start in range(0, len(wanted), _NAMED):
             missing, more = dict.fromkeys(wanted[start : start + _NAMED]), True
             while missing and more:
                 request = {"multi_last": list(missing), "max_bytes": _BATCH_BYTES}
-                await connection.publish(subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=inbox)
+                await connection.publish(
+                    subjects.api("DIRECT.GET", stream), json.dumps(request).encode(), reply=arrived.inbox
+                )
                 more = False
-                while "Nats-Sequence" in (message := await _arrival(arrived, connection, stream)).headers:
+                while "Nats-Sequence" in (message := await arrived.next()).headers:
                     found, more = jetstream.direct(message), True
                     missing.pop(found.subject, None)
                     yield found
@@ -142,16 +149,69 @@ async def latest(
                 late = await jetstream.last(connection, stream, subject)
                 if late is not None:
                     yield late
-    finally:
-        await subscription.drain()
 
 
-async def _arrival(arrived: asyncio.Queue[Message], connection: Connection, what: str) -> Message:
+class _Arrivals:
+    """Messages of an answer as they come to an inbox, for as long as the connection lasts."""
+
+    def __init__(self, connection: Connection, what: str, lost: asyncio.Future[Message], patience: float) -> None:
+        """`lost` fails when the connection is lost. `patience`: seconds for one message."""
+        self._what = what
+        self._lost = lost
+        self._patience = patience
+        self._arrived: deque[Message] = deque()
+        self._news = asyncio.Event()
+        self.inbox = connection.client.new_inbox()
+        lost.add_done_callback(self._wake)
+
+    def put(self, message: Message) -> None:
+        """One has come."""
+        self._arrived.append(message)
+        self._news.set()
+
+    def _wake(self, _: object) -> None:
+        self._news.set()
+
+    async def next(self) -> Message:
+        """The next one.
+
+        Raises:
+            ConnectionLostError: at once; what was asked is not answered after a reconnect.
+            RequestTimeoutError: none came.
+        """
+        while not self._arrived:
+            if self._lost.done():
+                self._lost.result()
+            self._news.clear()
+            try:
+                async with asyncio.timeout(self._patience):
+                    await self._news.wait()
+            except TimeoutError:
+                raise RequestTimeoutError(self._what, self._patience) from None
+        return self._arrived.popleft()
+
+
+@asynccontextmanager
+async def _arrivals(connection: Connection, what: str, patience: float | None = None) -> AsyncIterator[_Arrivals]:
+    """An inbox; `patience` is by default the setting `request_timeout`."""
+    seconds = connection.settings.request_timeout if patience is None else patience
+    with connection.unbroken(what) as lost:
+        arrivals = _Arrivals(connection, what, lost, seconds)
+        subscription = await connection.subscribe(arrivals.inbox, arrivals.put)
+        try:
+            yield arrivals
+        finally:
+            await subscription.drain()
+
+
+@asynccontextmanager
+async def _consuming(connection: Connection, stream: str, consumer: str) -> AsyncIterator[_Arrivals]:
     try:
-        async with asyncio.timeout(connection.settings.request_timeout):
-            return await arrived.get()
-    except TimeoutError:
-        raise RequestTimeoutError(what, connection.settings.request_timeout) from None
+        async with _arrivals(connection, stream) as arrived:
+            yield arrived
+    finally:
+        if connection.is_connected:  # otherwise it goes by itself
+            await jetstream.call(connection, "CONSUMER.DELETE", stream, consumer)
 
 
 def _check_end(headers: Mapping[str, str], stream: str) -> None:
@@ -193,16 +253,13 @@ async def stored_since(
     info = await jetstream.call(connection, "STREAM.INFO", stream)
     behind = Behind(connection, stream, int(info["state"]["last_seq"]), subject=subject or ">", since=since)
     await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
-    arrived: asyncio.Queue[Message] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    subscription = await connection.subscribe(inbox, arrived.put_nowait)
     request = json.dumps({"batch": _PULLED, "no_wait": True}).encode()
     following = 1
-    try:
+    async with _consuming(connection, stream, name) as arrived:
         while True:
-            await connection.publish(subjects.api("CONSUMER.MSG.NEXT", stream, name), request, reply=inbox)
+            await connection.publish(subjects.api("CONSUMER.MSG.NEXT", stream, name), request, reply=arrived.inbox)
             for _ in range(_PULLED):
-                message = await _arrival(arrived, connection, stream)
+                message = await arrived.next()
                 if not message.reply:  # 404 or 408: that was all
                     break
                 following = subjects.parse_ack(message.reply).sequence + 1
@@ -211,6 +268,3 @@ async def stored_since(
                 continue
             if not await behind.check(following):
                 return
-    finally:
-        await subscription.drain()
-        await jetstream.call(connection, "CONSUMER.DELETE", stream, name)

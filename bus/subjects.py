@@ -416,9 +416,19 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 def key_of(path_: str) -> str:
-    """The key of shared memory that `path` made tokens of."""
-    raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), path_.replace(".", "/"))
-    return raw.encode("latin-1").decode()
+    """The key of shared memory that `path` made tokens of.
+
+    Raises:
+        InvalidKeyError: it made none such.
+    """
+    try:
+        raw = _ESCAPED.sub(lambda match: chr(int(match[1], 16)), path_.replace(".", "/"))
+        key = raw.encode("latin-1").decode()
+    except UnicodeError:
+        raise InvalidKeyError(f"{path_:.80}", "it is not the name of any key") from None
+    if path(key) != path_:
+        raise InvalidKeyError(f"{path_:.80}", "another name would be that key's")
+    return key
 
 
 def kept(kind: str, namespace: str, key: str) -> str:
@@ -438,9 +448,16 @@ def kept_under(kind: str, namespace: str, prefix: str = "") -> str:
 
 
 def parse_kept(key: str) -> tuple[str, str]:
-    """The (namespace, key) of what stands under a key of `kept`."""
-    _, namespace, rest = key.split(".", 2)
-    return namespace, key_of(rest.removesuffix("._"))
+    """The (namespace, key) of what stands under a key of `kept`.
+
+    Raises:
+        InvalidKeyError: somebody else made it up.
+    """
+    _, _, kept_ = key.partition(".")
+    namespace, _, rest = kept_.partition(".")
+    if not rest.endswith("._"):
+        raise InvalidKeyError(f"{key:.80}", "it does not end as the keys of entries do")
+    return namespace, key_of(rest[:-2])
 
 
 def namespace_record(namespace: str) -> str:

@@ -63,6 +63,7 @@ class Watch:
         self._name = ""
         self._created = ""
         self._subscription: Subscription | None = None
+        self._dropping = ""
         self._delivered = 0
         self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -183,12 +184,14 @@ class Watch:
                 return
 
     async def _drop(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        name, self._name = self._name, ""
+        subscription, name = self._subscription, self._name or self._dropping
+        self._name, self._dropping = "", name
         self._reached.set()  # whoever catches up by this consumer has nothing more to wait for
         if subscription is None:
             return
         await subscription.drain()
+        if self._subscription is subscription:
+            self._subscription = None
         if not self._connection.is_connected:
             return  # it goes by itself
         try:
