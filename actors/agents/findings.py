@@ -52,4 +52,4 @@ class Findings:
         entry = await self._memory.get(key)
         standing = entry.value if entry is not None and isinstance(entry.value, dict) else {}
         if standing.get(self._agent) != found:
-            await self._memory.put(key, {**standing, self._agent: found}, entry)
+            await self._memory.put(key, {**standing, self._agent: found}, entry)  # alternatives stay: none is chosen

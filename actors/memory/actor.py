@@ -28,11 +28,12 @@ from actors.memory.messages import (
     Changes,
     Given,
     Kept,
-    Keyed,
     Listing,
     Opening,
+    Past,
     Read,
     ReadMany,
+    Versions,
     Wanted,
     Writes,
 )
@@ -109,9 +110,13 @@ class Coordinator(Actor):
 
     async def _configure(self) -> None:
         for name, how in {**BUILT_IN, **self.settings.namespaces}.items():
-            if await self._store.describe(name) != how:
-                await self._store.configure(name, how)
-                log.info("namespace %s is used so from now on: %s", name, how.strategy)
+            if not await self._store.set_up(name, how):
+                log.warning(
+                    "namespace %s is used as an operator said; what the settings say of it does not count "
+                    "(`revo memory namespaces show %s`)",
+                    name,
+                    name,
+                )
 
     def _count(self) -> None:
         watch = self.mesh.telemetry.metrics.watch
@@ -155,10 +160,11 @@ class Coordinator(Actor):
             return await self._store.write(SCOPE.get(), what.writes, author, what.fence, asked_as=what.id, ago=what.ago)
 
     @rpc("history", scoped=True)
-    async def history(self, which: Keyed) -> list[Entry]:
-        """All versions of a key that are kept."""
+    async def history(self, which: Past) -> Versions:
+        """The versions of a key that are kept, as many as an answer has room for."""
         with self._doing("history"):
-            return await self._store.history(SCOPE.get(), which.key)
+            entries, after = await self._store.versions(SCOPE.get(), which.key, which.after, AT_ONCE)
+            return Versions(entries=entries, after=after)
 
     @rpc("list", scoped=True)
     async def list_(self, which: Listing) -> Page:
@@ -268,7 +274,7 @@ def _author(by: str, task: str) -> Author:
     caller = CALLER.get()
     if caller and (agent_of(by) != caller or not subjects.is_token(by)):
         by = caller
-    return Author(by or subjects.ANONYMOUS, task, current_ids()[0])
+    return Author(by or subjects.ANONYMOUS, task, current_ids()[0], caller)
 
 
 def _size(entry: Entry) -> int:

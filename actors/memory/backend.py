@@ -10,9 +10,10 @@ from typing import Any, Literal, Protocol
 
 from actors.memory.model import Entry, Fence, LockState, Mode, Namespace, Page
 
-Outcome = Literal["written", "overwrote", "merged", "conflict"]
+Outcome = Literal["written", "overwrote", "merged", "conflict", "absent"]
 """What became of a write: it is based on what stood there; it was not, and stands all the same; it was merged with what
-stood there; it was added to the conflict set, and what stood there still does."""
+stood there; it was added to the conflict set, and what stood there still does; it was a delete, nothing stood there,
+and nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Author:
     by: str
     task: str = ""
     trace_id: str = ""
+    agent: str = ""
+    """Whose rank it has, where that is known for sure; empty: his of whom `by` is an instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,13 @@ class Write:
     value: Any = None
     """Plain; of no meaning for a delete."""
     base: int | None = None
-    """The version that it is based on, 0: none; None: the writer does not care, if the namespace does not."""
+    """The version that it is based on, 0: none; None: the writer does not care, if the namespace does not. A delete
+    without one is of whatever stands there.
+    """
     ttl: float = 0.0
     delete: bool = False
+    resolve: bool = False
+    """It puts an end to the conflict set of its base; all other writes leave that as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +108,21 @@ class Backend(Protocol):
         """How a namespace is used."""
         ...
 
-    async def configure(self, namespace: str, how: Namespace) -> None:
-        """Have a namespace be used so from now on."""
+    async def configure(self, namespace: str, how: Namespace, instead_of: Namespace | None = None) -> None:
+        """Have a namespace be used so from now on, if it is used as `instead_of` says, should that be given.
+
+        Raises:
+            ConfigError: it is not; nothing was changed.
+            PermissionDeniedError: that is an operator's.
+        """
+        ...
+
+    async def purge(self, namespace: str, key: str) -> bool:
+        """Drop all versions of a key, and write nothing; False: there were none.
+
+        Raises:
+            PermissionDeniedError: that is an operator's.
+        """
         ...
 
 

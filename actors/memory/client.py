@@ -43,7 +43,9 @@ class Memory:
     async def get(self, key: str, version: int = 0) -> Entry | None:
         """What stands under a key, or one of its versions; None where nothing stands: never, deleted or expired.
 
-        It is the newest as the stream's leader has it: whatever was written before this was called is in it.
+        It is the newest as the stream's leader has it: whatever was written before this was called is in it. What is
+        deleted and has `alternatives` is returned, too, for they wait for somebody: `entry.live` says whether there is
+        a value.
 
         Raises:
             InvalidKeyError: no entry can be called so.
@@ -52,7 +54,7 @@ class Memory:
             TransportError: no answer.
         """
         entry = await self._doors.backend.read(self.namespace, key, version)
-        return entry if entry is not None and (version or entry.live) else None
+        return entry if entry is not None and (version or entry.live or entry.alternatives) else None
 
     async def put(
         self, key: str, value: Any, base: Base = None, *, ttl: float = 0.0, fence: Fence | _Holds | None = None
@@ -99,7 +101,10 @@ class Memory:
         return await self._doors.backend.write(self.namespace, writes, author_of(self._mesh), _fence(fence))
 
     async def delete(self, key: str, base: Base = None, *, fence: Fence | _Holds | None = None) -> Written:
-        """Delete what stands under a key. It can be had back until the setting `memory_deleted` is over (a week).
+        """Delete what stands under a key; without a base that is whatever stands there by then. It can be had back
+        until the setting `memory_deleted` is over (a week), but for its `ttl`.
+
+        Where nothing stands, a delete without a base stores nothing, and its outcome is `absent`.
 
         Raises:
             As `put`.
@@ -175,6 +180,7 @@ class Memory:
         Raises:
             InvalidKeyError, TransportError: as in `get`.
         """
+        _check(after, limit)
         return await self._doors.backend.list(self.namespace, prefix, after, limit)
 
     async def walk(self, prefix: str = "") -> AsyncIterator[Summary]:
@@ -203,15 +209,40 @@ class Memory:
 
     async def conflicts(self, after: str = "", limit: int = 100) -> Page:
         """The entries whose `alternatives` wait for somebody to choose, by key; pages as in `list`."""
+        _check(after, limit)
         return await self._doors.backend.conflicts(self.namespace, after, limit)
 
-    async def resolve(self, key: str, value: Any, base: Entry | int, *, fence: Fence | _Holds | None = None) -> Written:
-        """Put an end to a conflict: `value` stands there from now on, and the alternatives that `base` has are gone.
+    async def resolve(
+        self,
+        key: str,
+        value: Any = None,
+        base: Base = None,
+        *,
+        delete: bool = False,
+        fence: Fence | _Holds | None = None,
+    ) -> Written:
+        """Put an end to a conflict: `value` stands there from now on, or with `delete` nothing, and the alternatives
+        that `base` has are gone. No other write takes them away.
 
         Raises:
+            ConfigError: there is no base.
             As `put`.
         """
-        return await self.put(key, value, base, fence=fence)
+        if not base:
+            raise ConfigError("base", f"say which version of {key} has the conflicts that are resolved")
+        write = Write(key, None if delete else value, _version(base), delete=delete, resolve=True)
+        return (await self._doors.backend.write(self.namespace, (write,), author_of(self._mesh), _fence(fence)))[0]
+
+    async def purge(self, key: str) -> bool:
+        """Drop a key with all its versions, for good, without a write: for secrets, and for a store that is full.
+
+        Returns False where there was none. Watchers do not hear of it, and backups still have it.
+
+        Raises:
+            PermissionDeniedError: that is an operator's.
+            InvalidKeyError, TransportError: as in `get`.
+        """
+        return await self._doors.backend.purge(self.namespace, key)
 
     # --- how it is used ---------------------------------------------------------------------------------------
 
@@ -219,13 +250,15 @@ class Memory:
         """How this namespace is used: its strategy, rules and ranks."""
         return await self._doors.backend.describe(self.namespace)
 
-    async def configure(self, how: Namespace) -> None:
-        """Have this namespace be used so from now on, by all. Others hear of it within milliseconds.
+    async def configure(self, how: Namespace, instead_of: Namespace | None = None) -> None:
+        """Have this namespace be used so from now on, by all. Others hear of it within milliseconds. With `instead_of`
+        only if it is used so.
 
         Raises:
+            ConfigError: it is used otherwise than `instead_of` says; nothing was changed.
             PermissionDeniedError: that is an operator's.
         """
-        await self._doors.backend.configure(self.namespace, how)
+        await self._doors.backend.configure(self.namespace, how, instead_of)
 
 
 class _Holds(Protocol):
@@ -233,6 +266,13 @@ class _Holds(Protocol):
 
     @property
     def fence(self) -> Fence: ...
+
+
+def _check(after: str, limit: int) -> None:
+    if not isinstance(after, str):
+        raise ConfigError("after", f"is a key, as a page names it, not {after!r:.40}")
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise ConfigError("limit", f"a page has at least one entry, not {limit!r:.40}")
 
 
 def _fence(shown: Fence | _Holds | None) -> Fence | None:

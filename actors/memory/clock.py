@@ -63,6 +63,11 @@ async def retried(
             first = error
 
 
+def once(connection: Connection) -> float:
+    """Seconds for one try of what is `retried`, where the connection stands and yet no answer comes."""
+    return connection.settings.request_timeout / 3
+
+
 class Patience:
     """How long something is tried, and the pauses between, which grow."""
 

@@ -31,6 +31,7 @@ _KINDS: Final[tuple[tuple[str, Callable[..., BusError], tuple[str, ...]], ...]] 
     ("not_your_session", errors.NotYourSessionError, ("session", "caller")),
     ("too_many_waiters", errors.TooManyWaitersError, ("what", "limit")),
     ("outcome_unknown", errors.OutcomeUnknownError, ("key",)),
+    ("contended", errors.ContendedError, ("table", "tries")),
     ("overtaken", errors.OvertakenError, ("key", "tries", "seconds")),
     ("batch_too_large", BatchTooLargeError, ("size", "limit")),
     ("config", ConfigError, ("what", "reason")),
@@ -66,10 +67,12 @@ def details_of(error: BusError) -> dict[str, Any]:
 
 
 def received(error: RemoteError) -> BusError:
-    """The error as it was raised there; one that is not known stays as it is."""
+    """The error as it was raised there; one that is not known is a `TransportError` if trying again may help, and
+    otherwise stays as it is.
+    """
     made, fields = _BY_CODE.get(error.code, (None, ()))
     if made is None:
-        return error
+        return errors.CoordinatorError(error.code, error.message) if error.retryable else error
     if all(name in error.details for name in fields):
         return made(*(error.details[name] for name in fields))
     if fields[-1] == "reason" and len(fields) == 2:  # of a request that no coordinator could read

@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from actors.memory import earlier, fencing, versions
 from actors.memory.backend import Written
@@ -26,11 +26,13 @@ from actors.memory.versions import STREAM
 from bus import jetstream, subjects
 from bus.batch import Part
 from bus.connection import Connection
-from bus.errors import WrongSequenceError
+from bus.errors import QueueFullError, WrongSequenceError
 from bus.messages import EXPECTED_SUBJECT, EXPECTED_SUBJECT_SEQUENCE
 
 _LONGEST: Final = 0.02
 """Seconds between two tries, at the most."""
+_REMEMBERED: Final = 16384
+"""Entries whose newest version is known to have no conflict set; others are read before they are written."""
 
 
 class Race:
@@ -68,11 +70,36 @@ async def fenced_by(connection: Connection, fence: Fence, namespace: str, keys: 
     return {EXPECTED_SUBJECT_SEQUENCE: str(revisions[0]), EXPECTED_SUBJECT: fencing.subject(fence)}
 
 
+class Whole:
+    """Versions that are known to have no conflict set, which a version never gets later: the newest of some entries."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def saw(self, subject: str, version: int) -> None:
+        """This one has none."""
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[subject] = version
+
+    def knows(self, subject: str, version: int) -> bool:
+        """Whether that was seen; where there is no version, there is no conflict set either."""
+        return not version or self._known.get(subject) == version
+
+
+class _Made(NamedTuple):
+    """What is to be stored for one write."""
+
+    decision: Decision
+    parts: tuple[Part, ...]
+
+
 class Decider:
     """Decides on writes and stores what was decided."""
 
-    def __init__(self, connection: Connection, clock: Clock, sender: Sender, max_payload: int) -> None:
+    def __init__(self, connection: Connection, clock: Clock, sender: Sender, whole: Whole, max_payload: int) -> None:
         """`max_payload`: bytes that a body may have."""
+        self._whole = whole
         self._connection = connection
         self._clock = clock
         self._sender = sender
@@ -86,35 +113,58 @@ class Decider:
             As `Backend.write`.
         """
         race = Race(self._connection, orders[0].write.key)
+        tight = False
         seen: dict[str, Entry] = {}  # what writes are based on may be pushed out while others are faster
         while True:
             if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
                 return done
-            parts: list[Part] = []
-            if fence is not None:
-                condition = await fenced_by(self._connection, fence, job.namespace, [one.write.key for one in orders])
-                guard = subjects.entry(subjects.MEMORY_BUCKET, subjects.guard(job.namespace))
-                parts.append(Part(guard, b"", condition))
-            first, places, decisions = len(parts), [], []
-            for one, standing in zip(orders, await self._standing(orders), strict=True):
-                decision = await self._decide(job, one, standing, seen)
-                if decision.refused is not None:
-                    raise decision.refused
-                decisions.append(decision)
-                places.append(len(parts) - first)
-                parts += decided_parts(job, one, decision, standing, self._max_payload)
+            guards = await self._guards(job, orders, fence)
+            standing = await self._standing(orders)
+            if len(orders) == 1 and _is_of_nothing(orders[0], standing[0]):
+                return [Written(orders[0].write.key, standing[0].version if standing[0] is not None else 0, "absent")]
+            made = [await self._made(job, *each, seen) for each in zip(orders, standing, strict=True)]
             try:
-                if len(parts) == 1 and decisions[0].outcome == "overwrote" and job.how.strategy == "last_writer_wins":
-                    began = await self._sender.send_blindly(parts[0], job.id)
-                else:
-                    began = await self._sender.send(parts, job.id, of=first)
+                return await self._store(job, orders, made, guards)
             except WrongSequenceError:
                 await race.lost()
-                continue
-            return [
-                Written(one.write.key, began + place, made.outcome, made.value if made.outcome == "merged" else None)
-                for one, place, made in zip(orders, places, decisions, strict=True)
-            ]
+            except QueueFullError:
+                if tight or not all(one.write.delete for one in orders):
+                    raise
+                tight = True  # deletes must be possible, or nothing ever makes room
+                job = job._replace(headers={**job.headers, versions.PURGED: "1"})
+                for one in orders:
+                    await make_room(self._connection, one.subject)
+
+    async def _guards(self, job: Job, orders: Sequence[Order], fence: Fence | None) -> list[Part]:
+        if fence is None:
+            return []
+        condition = await fenced_by(self._connection, fence, job.namespace, [one.write.key for one in orders])
+        return [Part(subjects.entry(subjects.MEMORY_BUCKET, subjects.guard(job.namespace)), b"", condition)]
+
+    async def _made(self, job: Job, one: Order, standing: Entry | None, seen: dict[str, Entry]) -> _Made:
+        decision = await self._decide(job, one, standing, seen)
+        if decision.refused is not None:
+            raise decision.refused
+        return _Made(decision, decided_parts(job, one, decision, standing, self._max_payload))
+
+    async def _store(
+        self, job: Job, orders: Sequence[Order], made: Sequence[_Made], guards: Sequence[Part]
+    ) -> list[Written]:
+        parts, places = list(guards), []
+        for one in made:
+            places.append(len(parts) - len(guards))
+            parts += one.parts
+        if len(parts) == 1 and _is_blind(job, made[0].decision):
+            began = await self._sender.send_blindly(parts[0], job.id)
+        else:
+            began = await self._sender.send(parts, job.id, of=len(guards))
+        written = []
+        for order, place, (decision, _) in zip(orders, places, made, strict=True):
+            if not decision.alternatives:
+                self._whole.saw(order.subject, began + place)
+            value = decision.value if decision.outcome == "merged" else None
+            written.append(Written(order.write.key, began + place, decision.outcome, value))
+        return written
 
     async def _standing(self, orders: Sequence[Order]) -> list[Entry | None]:
         """The newest versions, as the leader has them."""
@@ -168,3 +218,22 @@ class Decider:
         if found is not None or oldest is None or base > oldest.sequence:  # the oldest go first
             raise NoSuchVersionError(key, base, "it is a version of something else")
         return None
+
+
+def _is_blind(job: Job, decision: Decision) -> bool:
+    """Whether it may be stored whatever stands there by then."""
+    return job.how.strategy == "last_writer_wins" and decision.outcome == "overwrote" and not decision.alternatives
+
+
+def _is_of_nothing(one: Order, standing: Entry | None) -> bool:
+    """Whether it is a delete of whatever stands there, and nothing does."""
+    return one.write.delete and one.write.base is None and (standing is None or not standing.live)
+
+
+async def make_room(connection: Connection, subject: str) -> None:
+    """Drop all versions of an entry but the newest, for a bucket that is full.
+
+    Raises:
+        TransportError: no answer.
+    """
+    await jetstream.call(connection, "STREAM.PURGE", STREAM, body={"filter": subject, "keep": 1})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, get_args
 
 from actors.memory import versions
 from actors.memory.backend import Outcome, Written
@@ -43,10 +43,7 @@ def _complete(one: Order, kept: Sequence[StoredMessage], limit: int, began: floa
 
 def _written(key: str, stored: StoredMessage) -> Written:
     """What became of a write, by the version that it made."""
-    outcome: Outcome = "written"
-    if versions.conflicts_of(stored.headers):
-        outcome = "conflict"
-    elif versions.MERGED in stored.headers:
-        outcome = "merged"
+    said = stored.headers.get(versions.OUTCOME)
+    outcome: Outcome = said if said in get_args(Outcome) else "written"  # type: ignore[assignment]
     value = versions.entry_of(stored, key).value if outcome == "merged" else None
     return Written(key, stored.sequence, outcome, value)

@@ -196,6 +196,19 @@ class NotYourSessionError(BusError):
         return f"session {self.session} of shared memory is not one of {self.caller}'s"
 
 
+class CoordinatorError(TransportError):
+    """A coordinator could not do what it was asked to, for reasons that pass."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        """What was raised there, as its code."""
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"a coordinator of shared memory could not do it: {self.reason}: {self.message}"
+
+
 class NoMemoryError(TransportError):
     """No coordinator of shared memory runs."""
 

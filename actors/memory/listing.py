@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
+from math import inf
 from typing import Final
 
 from actors.memory import versions
-from actors.memory.clock import Clock, retried
+from actors.memory.clock import Clock, once, retried
 from actors.memory.model import Entry, Page, Summary
 from actors.memory.orders import DELETE
 from actors.memory.versions import STREAM
 from bus import jetstream, reading, subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, WrongSequenceError
+from bus.errors import BusError, ConfigError, InvalidKeyError
 from bus.jetstream import StoredMessage
 from bus.messages import EXPECTED_SUBJECT_SEQUENCE
 
@@ -31,18 +32,21 @@ class Lister:
         self._connection = connection
         self._clock = clock
 
-    async def history(self, namespace: str, key: str) -> list[Entry]:
-        """As `Backend.history`."""
+    async def history(self, namespace: str, key: str, after: int = 0, room: float = inf) -> tuple[list[Entry], int]:
+        """The versions after one, the oldest first, but for those that no longer fit into `room` bytes; and the last of
+        them, if there are more, else 0. One is always among them.
+        """
         connection, subject = self._connection, versions.subject_of(namespace, key)
         newest = await retried(connection, lambda: jetstream.last(connection, STREAM, subject, quick=True))
         if newest is None:
-            return []
-        kept = await retried(connection, lambda: _versions(connection, subject, newest.sequence))
+            return [], 0
+        last = newest.sequence
+        kept = await retried(connection, lambda: _versions(connection, subject, after + 1, last - 1, room))
+        found = [versions.entry_of(stored, key) for stored in kept]
+        if kept and sum(len(stored.body) for stored in kept) + len(newest.body) > room:
+            return found, kept[-1].sequence
         now = await self._clock.now() if versions.time_to_live(newest.headers) else 0.0
-        return [
-            *(versions.entry_of(stored, key) for stored in kept if stored.sequence < newest.sequence),
-            versions.entry_of(newest, key, now=now),
-        ]
+        return [*found, *([versions.entry_of(newest, key, now=now)] if last > after else [])], 0
 
     async def page(self, namespace: str, prefix: str, after: str, limit: int) -> Page:
         """As `Backend.list`."""
@@ -78,24 +82,30 @@ class Lister:
                 entry = entries.get(versions.subject_of(namespace, key))
                 if entry is not None and versions.conflicts_of(entry.headers):
                     found.append(versions.shown(entry))
-                else:
+                elif not await self._has_conflicts(namespace, key):
                     await self._take_back(words[versions.subject_of(namespace, key, subjects.CONFLICTS)])
             if len(found) > limit:
                 break
         return _page(found, limit)
+
+    async def _has_conflicts(self, namespace: str, key: str) -> bool:
+        """As the stream's leader has it: the copy that was read may be behind."""
+        connection, subject = self._connection, versions.subject_of(namespace, key)
+        stored = await retried(connection, lambda: jetstream.last(connection, STREAM, subject))
+        return stored is not None and versions.conflicts_of(stored.headers) > 0
 
     async def _take_back(self, word: StoredMessage) -> None:
         """An entry has no conflict set any more; should it get one at this moment, its word is anew and stays."""
         headers = {versions.OPERATION: DELETE, EXPECTED_SUBJECT_SEQUENCE: str(word.sequence)}
         try:
             await jetstream.store(self._connection, word.subject, b"", headers)
-        except WrongSequenceError:
-            log.debug("%s was written anew, or taken back by another", word.subject)
+        except BusError as error:  # written anew, taken back by another, or no room: who lists next tries again
+            log.debug("%s stays: %s", word.subject, error)
 
     async def _keys(self, pattern: str, after: str) -> list[str]:
         connection, filter_ = self._connection, subjects.entry(subjects.MEMORY_BUCKET, pattern)
         names = await retried(connection, lambda: reading.subjects_in(connection, STREAM, filter_))
-        return sorted(key for key in map(versions.key_of, names) if key > after)
+        return sorted(key for key in map(_key, names) if key is not None and key > after)
 
     async def _newest(self, wanted: Iterable[str]) -> dict[str, StoredMessage]:
         names = list(wanted)
@@ -104,13 +114,29 @@ class Lister:
 
 async def latest(connection: Connection, wanted: Sequence[str]) -> dict[str, StoredMessage]:
     """The newest versions on these subjects, by subject."""
-    async with aclosing(reading.latest(connection, STREAM, wanted)) as found:
+    async with aclosing(reading.latest(connection, STREAM, wanted, patience=once(connection))) as found:
         return {stored.subject: stored async for stored in found}
 
 
-async def _versions(connection: Connection, subject: str, last: int) -> list[StoredMessage]:
-    async with aclosing(reading.scan(connection, STREAM, 1, last, subject=subject)) as found:
-        return [stored async for stored in found]
+async def _versions(connection: Connection, subject: str, first: int, last: int, room: float) -> list[StoredMessage]:
+    kept: list[StoredMessage] = []
+    scan = reading.scan(connection, STREAM, first, last, subject=subject, patience=once(connection))
+    async with aclosing(scan) as found:
+        async for stored in found:
+            room -= len(stored.body)
+            if kept and room < 0:
+                break
+            kept.append(stored)
+    return kept
+
+
+def _key(subject: str) -> str | None:
+    """The key of an entry by its subject; None, and a line in the log, where that is none of ours."""
+    try:
+        return versions.key_of(subject)
+    except InvalidKeyError as error:
+        log.warning("%s; it is left out", error)
+        return None
 
 
 def _says(word: StoredMessage | None) -> bool:

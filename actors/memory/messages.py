@@ -44,10 +44,18 @@ class ReadMany(_Message):
     keys: Annotated[list[Key], Field(max_length=MAX_PAGE)]
 
 
-class Keyed(_Message):
-    """One key."""
+class Past(_Message):
+    """The versions of a key after one of them."""
 
     key: Key
+    after: Version = 0
+
+
+class Versions(_Message):
+    """As many as fit, the oldest first. Ask again with this `after`, unless it is 0: then that was all."""
+
+    entries: list[Entry] = []
+    after: Version = 0
 
 
 class Listing(_Message):

@@ -68,8 +68,8 @@ class Entry:
     expired: bool = False
     """Nobody deleted it: its time ran out. With `deleted` it is the version that says so, and has no value."""
     alternatives: tuple[Alternative, ...] = ()
-    """The conflict set: values that contradict this one, for somebody to choose from. A write that is based on this
-    version resolves it."""
+    """The conflict set: values that contradict this one, for somebody to choose from. It stays, whatever is written,
+    until `resolve`."""
 
     @property
     def live(self) -> bool:
@@ -150,9 +150,9 @@ class Namespace(BaseModel):
             subjects.token(name, "agent or user")
         return value
 
-    def rank_of(self, by: str) -> int:
-        """The rank of an instance, or of a user."""
-        return self.ranks.get(agent_of(by), 0)
+    def rank_of(self, by: str, agent: str = "") -> int:
+        """The rank of an instance, or of a user; `agent` is whose it is, where that need not be taken from its name."""
+        return self.ranks.get(agent or agent_of(by), 0)
 
 
 class Mode(enum.StrEnum):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from bus import events, subjects
 from bus.connection import Connection
-from bus.errors import RequestTimeoutError
+from bus.errors import InvalidKeyError, RequestTimeoutError
 from bus.jetstream import StoredMessage
 from bus.telemetry import Telemetry
 from bus.watch import NEW, Watch
+
+log = logging.getLogger(__name__)
 
 CONFLICT: Final = "conflict"
 _STREAM: Final = subjects.bucket(subjects.MEMORY_BUCKET)
@@ -57,6 +60,10 @@ class News:
         """An entry has a conflict set, or none any more."""
         if stored.headers.get("KV-Operation"):
             return
-        namespace, key = subjects.parse_kept(stored.subject.removeprefix(_PREFIX))
+        try:
+            namespace, key = subjects.parse_kept(stored.subject.removeprefix(_PREFIX))
+        except InvalidKeyError as error:
+            log.warning("%s; nobody is told of it", error)
+            return
         once = f"memory.{CONFLICT}.{stored.sequence}"
         self._spawn(self.tell(namespace, CONFLICT, once=once, key=key, version=stored.sequence))

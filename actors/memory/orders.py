@@ -86,7 +86,7 @@ def plain_part(job: Job, one: Order, condition: Mapping[str, str]) -> Part:
     elif write.ttl:
         headers[versions.TTL] = repr(float(write.ttl))
     if job.how.ranks:
-        headers[versions.RANK] = str(job.how.rank_of(job.author.by))
+        headers[versions.RANK] = str(job.how.rank_of(job.author.by, job.author.agent))
     return Part(one.subject, one.body, headers)
 
 
@@ -108,7 +108,11 @@ def decided_parts(
         versions.TTL: float(decision.ttl),
         versions.OPERATION: DELETE if decision.deleted else "",
         versions.CONFLICTS: len(decision.alternatives),
+        versions.OUTCOME: decision.outcome if decision.outcome != "written" else "",
     }
+    if decision.outcome == "conflict" and standing is not None:  # what stands there is still his who wrote it
+        headers.pop(versions.TASK, None)
+        said |= {versions.BY: standing.by, versions.TASK: standing.task}
     headers.update({name: str(value) for name, value in said.items() if value})
     if decision.alternatives:
         body = versions.with_alternatives(write.key, decision.value, decision.alternatives)
@@ -121,6 +125,6 @@ def decided_parts(
     if len(body) > max_payload:
         raise PayloadTooLargeError(write.key, len(body), max_payload)
     part = Part(one.subject, body, headers)
-    if not decision.alternatives:
-        return (part,)
+    if len(decision.alternatives) <= (len(standing.alternatives) if standing is not None else 0):
+        return (part,)  # that it has some was said when it got them
     return part, Part(versions.subject_of(job.namespace, write.key, subjects.CONFLICTS), b"", dict(job.headers))

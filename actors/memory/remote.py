@@ -18,11 +18,11 @@ from actors.memory import crossing, orders, versions
 from actors.memory.asking import PAUSE, PAUSE_MAX, ask, message
 from actors.memory.backend import Author, Write, Written
 from actors.memory.errors import ConflictError, NoSuchVersionError
-from actors.memory.messages import MAX_PAGE, MAX_WAIT, Changed, Changes, Keyed, Listing, Read, ReadMany, Writes
+from actors.memory.messages import MAX_PAGE, MAX_WAIT, Changed, Changes, Listing, Past, Read, ReadMany, Versions, Writes
 from actors.memory.model import Entry, Fence, Namespace, Page
 from actors.memory.remotelocks import RemoteLocks
 from bus import subjects
-from bus.errors import BusError, PermissionDeniedError, RemoteError
+from bus.errors import BusError, PermissionDeniedError, RemoteError, TransportError
 from bus.messages import HEADROOM
 
 Keys = list[str]
@@ -85,7 +85,7 @@ class Remote(RemoteLocks):
         theirs = None
         if stands:
             theirs = Entry(key=key, value=None, **{name: stands[name] for name in crossing.TOLD})
-            with contextlib.suppress(NoSuchVersionError):  # so much was written since that it is no longer kept
+            with contextlib.suppress(NoSuchVersionError, TransportError):  # no longer kept; then we know who wrote it
                 theirs = await self.read(namespace, key, theirs.version) or theirs
         ours = next((write.value for write in writes if write.key == key), None)
         return ConflictError(key, said.get("base", 0), theirs, ours, said.get("reason", ""))
@@ -93,10 +93,14 @@ class Remote(RemoteLocks):
     async def history(self, namespace: str, key: str) -> list[Entry]:
         """As `Backend.history`."""
         versions.subject_of(namespace, key)
-        found: list[Entry] = await ask(
-            self._mesh, namespace, "history", message(Keyed, key=key), list[Entry], timeout=self._long
-        )
-        return found
+        entries, after = list[Entry](), 0
+        while True:
+            asked = message(Past, key=key, after=after)
+            found: Versions = await ask(self._mesh, namespace, "history", asked, Versions, timeout=self._long)
+            entries += found.entries
+            after = found.after
+            if not after:
+                return entries
 
     async def conflicts(self, namespace: str, after: str = "", limit: int = 100) -> Page:
         """As `Backend.conflicts`."""
@@ -121,7 +125,12 @@ class Remote(RemoteLocks):
         found: Namespace = await ask(self._mesh, namespace, "describe", None, Namespace)
         return found
 
-    async def configure(self, namespace: str, how: Namespace) -> None:  # noqa: ARG002
+    async def configure(
+        self,
+        namespace: str,
+        how: Namespace,  # noqa: ARG002
+        instead_of: Namespace | None = None,  # noqa: ARG002
+    ) -> None:
         """That is an operator's, or stands in the settings of the coordinators.
 
         Raises:
@@ -129,6 +138,14 @@ class Remote(RemoteLocks):
         """
         record = subjects.entry(subjects.MEMORY_BUCKET, subjects.namespace_record(namespace))
         raise PermissionDeniedError("publish to", record)
+
+    async def purge(self, namespace: str, key: str) -> bool:
+        """That is an operator's.
+
+        Raises:
+            PermissionDeniedError: always.
+        """
+        raise PermissionDeniedError("purge", versions.subject_of(namespace, key))
 
     # --- changes ----------------------------------------------------------------------------------------------
 

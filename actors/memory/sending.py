@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 from actors.memory import versions
-from actors.memory.clock import Patience, retried
+from actors.memory.clock import Patience, once, retried
 from actors.memory.errors import OutcomeUnknownError
 from actors.memory.versions import STREAM
 from bus import batch, jetstream, reading
@@ -97,11 +97,18 @@ class Sender:
         raise OutcomeUnknownError(versions.key_of(subject)) from lost
 
     async def kept(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
-        """All versions on `subject`, the oldest first; how many are kept; and the server's clock."""
+        """All versions on `subject`, the oldest first; how many are kept, 0: that says nothing; and the server's
+        clock.
+        """
         return await retried(self._connection, lambda: self._look(subject))
 
     async def _look(self, subject: str) -> tuple[list[jetstream.StoredMessage], int, float]:
         info = await jetstream.call(self._connection, "STREAM.INFO", STREAM)
         last, limit = int(info["state"]["last_seq"]), int(info["config"]["max_msgs_per_subject"])
-        async with aclosing(reading.scan(self._connection, STREAM, 1, last, subject=subject)) as found:
-            return [stored async for stored in found], limit, jetstream.unix_ns(info["ts"]) / 1e9
+        async with aclosing(
+            reading.scan(self._connection, STREAM, 1, last, subject=subject, patience=once(self._connection))
+        ) as found:
+            kept = [stored async for stored in found]
+        if any(versions.PURGED in stored.headers for stored in kept):
+            limit = 0
+        return kept, limit, jetstream.unix_ns(info["ts"]) / 1e9

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from typing import Any
 
 from actors.memory import versions, watching
 from actors.memory.backend import Author, Write, Written
 from actors.memory.clock import Clock, retried
+from actors.memory.deciding import Race
 from actors.memory.errors import NoSuchVersionError
 from actors.memory.listing import Lister
 from actors.memory.model import Entry, Fence, Namespace, Page
 from actors.memory.usage import Usage
 from actors.memory.versions import STREAM, is_version
 from actors.memory.writing import Writer
-from bus import jetstream
+from bus import jetstream, subjects
 from bus.connection import Connection
-from bus.errors import TransportError
+from bus.errors import ConfigError, TransportError, WrongSequenceError
 from bus.jetstream import StoredMessage
 from bus.telemetry import Telemetry, span
 
@@ -27,6 +29,7 @@ class Store:
     def __init__(self, connection: Connection, telemetry: Telemetry) -> None:
         """Spans of its calls are `telemetry`'s. Nothing is sent before the first call."""
         self._connection = connection
+        self._by = telemetry.instance
         self._clock = Clock(connection)
         self._usage = Usage(connection)
         self._lister = Lister(connection, self._clock)
@@ -53,7 +56,10 @@ class Store:
             if stored is None:
                 return None
             now = await self._clock.now() if versions.TTL in stored.headers else 0.0
-            return versions.entry_of(stored, key, now=now)
+            entry = versions.entry_of(stored, key, now=now)
+            if not entry.alternatives:
+                self._writer.whole.saw(subject, entry.version)
+            return entry
 
     async def _last(self, subject: str) -> StoredMessage | None:
         return await jetstream.last(self._connection, STREAM, subject, quick=True)
@@ -101,7 +107,12 @@ class Store:
     async def history(self, namespace: str, key: str) -> list[Entry]:
         """As `Backend.history`."""
         with span("memory/history", **{"revo.memory.namespace": namespace, "revo.memory.key": key}):
-            return await self._lister.history(namespace, key)
+            return (await self._lister.history(namespace, key))[0]
+
+    async def versions(self, namespace: str, key: str, after: int, room: int) -> tuple[list[Entry], int]:
+        """Those after one, as many as fit into `room` bytes; and after which one to go on, 0: that was all."""
+        with span("memory/history", **{"revo.memory.namespace": namespace, "revo.memory.key": key}):
+            return await self._lister.history(namespace, key, after, room)
 
     async def conflicts(self, namespace: str, after: str = "", limit: int = 100) -> Page:
         """As `Backend.conflicts`."""
@@ -119,8 +130,53 @@ class Store:
 
     async def describe(self, namespace: str) -> Namespace:
         """As `Backend.describe`."""
-        return await self._usage.of(namespace)
+        return (await self._usage.of(namespace)).how
 
-    async def configure(self, namespace: str, how: Namespace) -> None:
+    async def configure(self, namespace: str, how: Namespace, instead_of: Namespace | None = None) -> None:
         """As `Backend.configure`."""
-        await self._usage.put(namespace, how)
+        race = Race(self._connection, namespace)
+        while True:
+            before = await self._usage.newest(namespace)
+            if before.how == how and before.by == self._by:
+                return  # also where the answer to an earlier try was lost
+            if instead_of is not None and instead_of != before.how:
+                raise ConfigError(f"namespace {namespace}", "somebody changed it meanwhile; look at it again")
+            try:
+                await self._usage.put(namespace, how, by=self._by, before=before)
+            except WrongSequenceError:
+                await race.lost()
+            else:
+                return
+
+    async def set_up(self, namespace: str, how: Namespace) -> bool:
+        """Have a namespace be used so, if it was not set up yet, or by a coordinator that was started with something
+        else; False: somebody asked for another use, which stands.
+
+        Raises:
+            TransportError: no answer.
+        """
+        race = Race(self._connection, namespace)
+        while True:
+            before = await self._usage.newest(namespace)
+            if before.how == how and before.revision:
+                return True
+            if before.revision and not before.settings:
+                return False
+            try:
+                await self._usage.put(namespace, how, by=self._by, before=before, settings=True)
+            except WrongSequenceError:
+                await race.lost()
+            else:
+                return True
+
+    async def purge(self, namespace: str, key: str) -> bool:
+        """As `Backend.purge`."""
+        gone = 0
+        for kind in (subjects.CONFLICTS, subjects.ENTRIES):
+            body = {"filter": versions.subject_of(namespace, key, kind)}
+            said = await retried(
+                self._connection,
+                functools.partial(jetstream.call, self._connection, "STREAM.PURGE", STREAM, body=body),
+            )
+            gone = int(said.get("purged", 0))
+        return gone > 0

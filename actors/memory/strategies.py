@@ -53,7 +53,14 @@ class _Case:
 
     @property
     def rank(self) -> int:
-        return self.how.rank_of(self.author.by)
+        return self.how.rank_of(self.author.by, self.author.agent)
+
+    @property
+    def left(self) -> tuple[Alternative, ...]:
+        """The conflict set, but for what the writer had before him when he resolved it."""
+        if not self.write.resolve or self.ancestor is None:
+            return self.standing.alternatives
+        return tuple(one for one in self.standing.alternatives if one not in self.ancestor.alternatives)
 
 
 def decide(
@@ -73,21 +80,24 @@ def decide(
     `at` is the writer's clock, unix seconds. That the base is a version that the key has had is the caller's to see to,
     and that all values are plain.
 
-    A write that is based on what stands there is stored, and resolves its conflict set. So is one that is based on
-    nothing where nothing is left: after a delete, and after an entry's time ran out whatever it was based on. What both
-    wrote alike is no conflict for `manual`; for `merge` both may have counted, and where one writer wins each of two
-    that write "taken" would believe that he is the one. What has a conflict set does not expire.
+    A write that is based on what stands there is stored. So is one that is based on nothing where nothing is left:
+    after a delete, and after an entry's time ran out whatever it was based on; and a delete without a base, which is of
+    whatever stands there. What both wrote alike is no conflict for `manual`; for `merge` both may have counted, and
+    where one writer wins each of two that write "taken" would believe that he is the one. A conflict set stays,
+    whatever is written, until a write says that it resolves it; what has one does not expire.
     """
-    if standing is None or (write.base is None and how.strategy == "last_writer_wins"):
-        return _stored(write, how.rank_of(author.by))
+    rank = how.rank_of(author.by, author.agent)
+    if standing is None:
+        return _stored(write, rank)
     base = write.base or 0
     vacant = standing.expired or (standing.deleted and not base)
-    if base == standing.version or (vacant and not standing.alternatives):
-        return _stored(write, how.rank_of(author.by))
+    careless = write.base is None and (write.delete or how.strategy == "last_writer_wins")
+    if careless or base == standing.version or (vacant and not standing.alternatives):
+        return _stored(write, rank, alternatives=() if write.resolve else standing.alternatives)
     case = _Case(how, write, author, standing, ancestor, known, at)
     if how.strategy == "manual" and _alike(case):
         rank = max(case.rank, standing.rank)  # who agrees does not take the other's rank from what stands there
-        return _stored(write, rank, alternatives=standing.alternatives)
+        return _stored(write, rank, alternatives=case.left)
     return _STRATEGIES[how.strategy](case)
 
 
@@ -102,7 +112,7 @@ def _alike(case: _Case) -> bool:
 
 
 def _last_writer(case: _Case) -> Decision:
-    return _stored(case.write, case.rank, "overwrote")
+    return _stored(case.write, case.rank, "overwrote", alternatives=case.left)
 
 
 def _first_writer(case: _Case) -> Decision:
@@ -111,7 +121,7 @@ def _first_writer(case: _Case) -> Decision:
 
 def _highest_rank(case: _Case) -> Decision:
     if case.rank > case.standing.rank:
-        return _stored(case.write, case.rank, "overwrote", alternatives=case.standing.alternatives)
+        return _stored(case.write, case.rank, "overwrote", alternatives=case.left)
     return _refused(case, f"rank {case.rank} of {case.author.by} is not above rank {case.standing.rank}")
 
 
@@ -135,10 +145,10 @@ def _merged(case: _Case) -> Decision:
         None if gone else done.value,
         gone,
         # What was merged lives as long as the part of it that lives longest.
-        0.0 if gone or standing.alternatives or 0.0 in lasting else max(lasting),
+        0.0 if gone or case.left or 0.0 in lasting else max(lasting),
         max(case.rank, standing.rank),
         standing.version,
-        standing.alternatives,
+        case.left,
     )
 
 

@@ -177,11 +177,17 @@ class Sweeper:
         headers = versions.headers_of(Author(self._instance), new_task_id(), {})
         headers |= {versions.OPERATION: DELETE, versions.EXPIRED: "1", versions.BASE: f"{due.version}"}
         headers[EXPECTED_SUBJECT_SEQUENCE] = f"{due.version}"
-        await jetstream.store(self._connection, due.subject, b"", headers, patience=_AGAIN)
-        self.ended += 1
+        try:
+            await jetstream.store(self._connection, due.subject, b"", headers, patience=_AGAIN)
+        except QueueFullError:
+            # Its time is over, the bucket is full: it is dropped now, not after the setting `memory_deleted`.
+            log.warning("the bucket is full: %s is dropped, as its time is over, and cannot be had back", due.subject)
+            await self._drop(due)
+        else:
+            self.ended += 1
 
     async def _drop(self, due: _Due) -> None:
-        """Drop a delete and all before it; what was written since stays."""
+        """Drop a version and all before it; what was written since stays."""
         index = versions.index_of(due.subject)
         for subject in (index, due.subject):
             body = {"filter": subject, "seq": due.version + 1}

@@ -16,7 +16,7 @@ from actors.memory.model import Entry
 from actors.memory.versions import STREAM, is_version
 from bus import subjects
 from bus.connection import Connection
-from bus.errors import BusClosedError, DecodeError
+from bus.errors import BusClosedError, DecodeError, InvalidKeyError
 from bus.jetstream import StoredMessage
 from bus.nursery import Nursery
 from bus.watch import LATEST, Watch
@@ -56,11 +56,10 @@ def _from(sequence: int) -> dict[str, Any]:
 
 async def entry_in(stored: StoredMessage, clock: Clock) -> Entry | None:
     """The version in a message; None, and a line in the log, where it is none."""
-    key = versions.key_of(stored.subject)
     now = await clock.now() if versions.time_to_live(stored.headers) else 0.0
     try:
-        return versions.entry_of(stored, key, now=now)
-    except DecodeError as error:
+        return versions.entry_of(stored, versions.key_of(stored.subject), now=now)
+    except (DecodeError, InvalidKeyError) as error:
         log.warning("%s; it is left out", error)  # one that nobody can read must not stop those who watch the others
         return None
 
@@ -130,5 +129,5 @@ class _Tail:
 
     async def close(self) -> None:
         """Follow no more."""
-        await self._nursery.close(())
+        await self._nursery.close(())  # also what closes the watch, should it be at it
         await self._watch.close()

@@ -176,8 +176,9 @@ def console(*, stderr: bool = False) -> Console:
 def table(title: str, *columns: str) -> Table:
     """A table without lines; a column `>name` stands to the right, and one `=name` is never broken."""
     from rich.table import Table
+    from rich.text import Text
 
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    made = Table(title=Text(title), title_justify="left", box=None, pad_edge=False)
     for column in columns:
         right, whole = column.startswith(">"), column.startswith("=")
         made.add_column(column.lstrip(">="), justify="right" if right else "left", no_wrap=right or whole)

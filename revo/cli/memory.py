@@ -8,7 +8,7 @@ import typer
 
 from revo.cli import completion
 from revo.cli.common import Output
-from revo.cli.options import OutputOption, UrlOption
+from revo.cli.options import OutputOption, UrlOption, YesOption
 
 memory = typer.Typer(
     help="See and change what agents share: entries and their versions, conflicts, locks.",
@@ -83,6 +83,21 @@ def rm(
     from revo.cli.memory_entries import rm as delete
 
     return delete(namespace, key, base, url=url, output=output)
+
+
+@memory.command("purge", epilog="Example: revo memory purge project/app/token --yes")
+def purge(
+    key: Key,
+    *,
+    namespace: NamespaceOption = "main",
+    yes: YesOption = False,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Drop a key with all its versions, for good: for secrets, and where the store is full."""
+    from revo.cli.memory_entries import purge as drop
+
+    return drop(namespace, key, yes=yes, url=url, output=output)
 
 
 @memory.command("undelete", epilog="Example: revo memory undelete project/app")

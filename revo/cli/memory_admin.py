@@ -81,10 +81,8 @@ def conflicts_show(namespace: str, key: str, *, url: str | None, output: Output)
     for number, one in enumerate(entry.alternatives, 1):
         based = f"based on version {one.base}" if one.base else "based on nothing"
         reason = f"; {one.reason}" if one.reason else ""
-        terminal.print(
-            f"[bold]{number}[/]  [dim]by {one.by or 'somebody'}, {ago(one.at)} ago, {based}{literal(reason)}[/]",
-            soft_wrap=True,
-        )
+        said = literal(f"by {one.by or 'somebody'}, {ago(one.at)} ago, {based}{reason}")
+        terminal.print(f"[bold]{number}[/]  [dim]{said}[/]", soft_wrap=True)
         for line in difference_lines(diff(stands, ABSENT if one.deleted else one.value)):
             terminal.print("   ", line, soft_wrap=True)
     terminal.print(
@@ -119,7 +117,7 @@ def conflicts_resolve(
             return await memory.resolve(key, value, entry)
         chosen = _chosen(entry, take)
         if chosen.deleted:
-            return await memory.delete(key, entry)
+            return await memory.resolve(key, base=entry, delete=True)
         return await memory.resolve(key, chosen.value, entry)
 
     return written(namespace, resolve, url, output, what="is resolved")
@@ -155,7 +153,7 @@ def locks(namespace: str, *, url: str | None, output: Output) -> int:
         places[root] += not one.token
         state = "[green]held[/]" if one.token else f"[yellow]waits, {places[root]}.[/]"
         token = str(one.token) if one.token else ""
-        shown.add_row(one.namespace, literal(one.key), one.mode.value, state, one.by, ago(one.since), token)
+        shown.add_row(one.namespace, literal(one.key), one.mode.value, state, literal(one.by), ago(one.since), token)
     shown.show_header = shown.row_count > 0
     console().print(shown)
     return DONE
@@ -219,7 +217,7 @@ def namespaces_set(
             rules=_given({**now.rules, **new_rules}),
             ranks=_given({**now.ranks, **new_ranks}),
         )
-        await memory.configure(how)
+        await memory.configure(how, now)
         return how
 
     return _show(name, with_memory(configure, name, url), output)

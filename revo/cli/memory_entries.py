@@ -79,11 +79,32 @@ def rm(namespace: str, key: str, base: int | None, *, url: str | None, output: O
     """Delete an entry; returns the exit status."""
 
     async def delete(memory: Memory) -> Written:
-        if base is None:
-            await standing(memory, key)
-        return await memory.delete(key, base)
+        done = await memory.delete(key, base)
+        if done.outcome == "absent":
+            raise NoEntryError(f"{key} in {namespace}", "nothing stands there")
+        return done
 
     return written(namespace, delete, url, output, what="is deleted")
+
+
+def purge(namespace: str, key: str, *, yes: bool, url: str | None, output: Output) -> int:
+    """Drop an entry and all its versions; returns the exit status."""
+    if not yes and not _sure(key):
+        return FAILED
+    if not with_memory(lambda memory: memory.purge(key), namespace, url):
+        raise NoEntryError(f"{key} in {namespace}", "nothing was ever written, or it is no longer kept")
+    if output is Output.JSON:
+        print_json({"namespace": namespace, "key": key, "purged": True})
+    else:
+        console().print(f"{key} is gone, with all its versions", soft_wrap=True, markup=False)
+    return DONE
+
+
+def _sure(key: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("revo memory purge", "cannot be undone; say --yes when nobody can be asked")
+    question = f"Drop {literal(key)} and all its versions for good? \\[y/N] "
+    return console().input(question).strip().lower() in ("y", "yes")
 
 
 def undelete(namespace: str, key: str, *, url: str | None, output: Output) -> int:
@@ -116,7 +137,7 @@ def show_summaries(found: list[Summary], title: str, output: Output) -> None:
     for one in found:
         lives = f"{one.ttl:g} s" if one.ttl else ""
         clash = f"[bold red]{one.conflicts}[/]" if one.conflicts else ""
-        row = (str(one.version), f"{one.size:,}", f"{ago(one.at)} ago", one.by, lives, clash)
+        row = (str(one.version), f"{one.size:,}", f"{ago(one.at)} ago", literal(one.by), lives, clash)
         shown.add_row(literal(one.key), *row)
     shown.show_header = shown.row_count > 0
     console().print(shown)
@@ -134,7 +155,9 @@ def history(namespace: str, key: str, *, url: str | None, output: Output) -> int
     for entry in found:
         value = "" if entry.deleted else preview(entry.value)
         base = str(entry.base) if entry.base else ""
-        shown.add_row(str(entry.version), f"{ago(entry.at)} ago", entry.by, base, kind_of(entry), literal(value))
+        shown.add_row(
+            str(entry.version), f"{ago(entry.at)} ago", literal(entry.by), base, kind_of(entry), literal(value)
+        )
     console().print(shown)
     return DONE
 

@@ -510,7 +510,7 @@ MUTANTS = [
     Mutant(
         "who compares and swaps swaps without comparing",
         "actors/memory/writing.py",
-        '{EXPECTED_SUBJECT_SEQUENCE: f"{first.base or 0}"}',
+        '{EXPECTED_SUBJECT_SEQUENCE: f"{base}"}',
         "{}",
         COMPARED,
         "== 15",

@@ -47,7 +47,12 @@ def decided(
 def test_what_is_based_on_what_stands_there_is_stored(how: Strategy) -> None:
     assert decided(how, AGAINST, base=7, ttl=9.0) == Decision(value=AGAINST, ttl=9.0, rank=5)
     assert decided(how, base=7, delete=True) == Decision(deleted=True, rank=5)
-    assert decided(how, AGAINST, SPLIT, base=7) == Decision(value=AGAINST, rank=5), "it resolves the conflict set"
+    waits = Decision(value=AGAINST, rank=5, alternatives=(WAITS,))
+    assert decided(how, AGAINST, SPLIT, base=7) == waits, "who writes has not chosen yet"
+    assert decided(how, base=7, standing=SPLIT, delete=True) == Decision(deleted=True, rank=5, alternatives=(WAITS,))
+    assert decided(how, AGAINST, SPLIT, base=7, resolve=True) == Decision(value=AGAINST, rank=5), "who resolves it has"
+    assert decided(how, standing=SPLIT, base=None, delete=True).alternatives == (WAITS,), "whatever stands there"
+    assert not decided(how, standing=THEIRS, base=None, delete=True).refused
     assert decided(how, AGAINST, None, base=None) == Decision(value=AGAINST, rank=5), "or on nothing, where nothing is"
     assert decided(how, AGAINST, None, base=0) == Decision(value=AGAINST, rank=5)
 
@@ -69,7 +74,8 @@ def test_whose_time_ran_out_is_in_nobody_s_way(how: Strategy) -> None:
 
 def test_the_last_writer_writes_over_whatever_stands_there() -> None:
     for standing in (THEIRS, GONE, SPLIT):
-        assert decided("last_writer_wins", OURS, standing) == Decision("overwrote", OURS, rank=5)
+        done = Decision("overwrote", OURS, rank=5, alternatives=standing.alternatives)
+        assert decided("last_writer_wins", OURS, standing) == done
     assert decided("last_writer_wins", OURS, base=0) == Decision("overwrote", OURS, rank=5)
     assert decided("last_writer_wins", OURS, base=None) == Decision("written", OURS, rank=5), "he does not care"
     assert decided("last_writer_wins", delete=True) == Decision("overwrote", deleted=True, rank=5)
@@ -94,7 +100,7 @@ def test_the_last_writer_writes_over_whatever_stands_there() -> None:
 )
 @pytest.mark.parametrize("ours", [AGAINST, OURS, None])
 def test_a_refusal_carries_both_values(how: Strategy, base: int, standing: Entry, says: str, ours: Any) -> None:
-    delete = ours is None and not standing.deleted
+    delete = ours is None and not standing.deleted and base is not None
     refused = decided(how, ours, standing, base=base, delete=delete).refused
     assert isinstance(refused, ConflictError)
     assert (refused.theirs, refused.ours, refused.base) == (standing, ours, base or 0)
@@ -203,4 +209,8 @@ def test_a_conflict_set_has_each_value_once_and_not_more_than_it_can_hold() -> N
     for how in ("manual", "merge"):
         assert isinstance(decided(how, "more", full).refused, TooManyConflictsError)
         assert decided(how, 1, full).alternatives == many, "what is there already needs no place"
-        assert decided(how, "more", full, base=7) == Decision(value="more", rank=5), "and it can be resolved"
+        done = decided(how, "more", full, base=7, resolve=True)
+        assert done == Decision(value="more", rank=5), "and it can be resolved"
+    seen = Entry("k", 3, "there", 1.0, alternatives=many[:4])
+    late = decide(Namespace(), Write("k", 1, 3, resolve=True), Author("cat"), full, ancestor=seen, at=200.0)
+    assert late.alternatives == many[4:], "who resolves late has chosen among those that he saw"
