@@ -1,7 +1,8 @@
-"""The commands that a user types, as real processes in a folder of their own."""
+"""The commands that a user types, as processes in a folder of their own."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -12,8 +13,17 @@ from typing import Any
 
 import pytest
 
+from tests.forking import Forks
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+COMMANDS = sorted(f"revo.cli.{path.stem}" for path in (ROOT / "revo" / "cli").glob("[a-z]*.py"))
+
+
+@functools.cache
+def forks() -> Forks:
+    """What `revo` is forked from. It ends with this process, whose end of their channel is the only one."""
+    return Forks("revo.__main__", *COMMANDS)
 
 
 class Shell:
@@ -33,7 +43,18 @@ class Shell:
         }
 
     def revo(self, *arguments: str, timeout: float = 40, **env: str) -> subprocess.CompletedProcess[str]:
-        """Run one command to its end. No traceback may ever reach its user."""
+        """Run one command to its end, in a fork of a process that has imported it: that takes a tenth of the time.
+
+        No traceback may ever reach its user.
+        """
+        if any(name.startswith("PYTHON") for name in env):
+            return self.process(*arguments, timeout=timeout, **env)  # an interpreter reads them when it starts
+        done = forks().run("revo.__main__:main", arguments, cwd=self.folder, env={**self.env, **env}, timeout=timeout)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def process(self, *arguments: str, timeout: float = 40, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run one command as a shell starts it, by its file and in an interpreter of its own."""
         done = subprocess.run(
             [str(BIN / "revo"), *arguments],
             cwd=self.folder,
@@ -59,7 +80,8 @@ class Shell:
 def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(tmp_path)
     yield shell
-    shell.revo("down")
+    if shell.home.exists():  # otherwise nothing was ever started
+        shell.revo("down")
 
 
 def alive(pid: int) -> bool:

@@ -101,6 +101,28 @@ def test_wrong_input_is_one_line_and_an_exit_status(
     assert not shell.home.exists(), "wrong input changes nothing"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("bogus",),
+        ("submit", "echo", "text=hi"),
+        ("run", "nonsense"),
+        ("ps", "--url", "nats://127.0.0.1:1"),
+        ("bench", "memory", "--help"),
+        ("memory", "put", "a", "{"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_in_an_interpreter_of_its_own_says_the_same_as_its_fork(
+    shell: Shell, arguments: tuple[str, ...]
+) -> None:
+    """All other rows are forks, see `Shell.revo`."""
+    real = shell.process(*arguments, REVO_CONNECT_TIMEOUT="0.5")
+    fork = shell.revo(*arguments, REVO_CONNECT_TIMEOUT="0.5")
+    assert (real.returncode, real.stdout, real.stderr) == (fork.returncode, fork.stdout, fork.stderr)
+
+
 def commands() -> Iterator[tuple[str, ...]]:
     """Every command there is, groups left out: from the program itself, so that none can be forgotten here."""
 
