@@ -104,6 +104,8 @@ class Lane:
             if not error.retryable:
                 raise
             return "unknown", None
+        if written.outcome == "absent":
+            return "absent", (written.version or None, None)
         return "done", (written.version, value)
 
     # --- locks ------------------------------------------------------------------------------------------------

@@ -80,6 +80,10 @@ def _ops(lines: list[Line]) -> list[Op]:
         unknown = answer is None or answer["outcome"] == "unknown"
         if unknown and line["kind"] == "get":
             continue
+        if answer and answer["outcome"] == "absent":  # a delete that found nothing, and stored nothing
+            seen = Seen(*answer["seen"])
+            found.append(Op(line["client"], "get", line["key"], line["at"], answer["at"], seen=seen))
+            continue
         found.append(
             Op(
                 client=line["client"],

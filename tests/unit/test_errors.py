@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from bus import answers, directory, errors, jetstream, prompting, pull, restore, topology, worker
+from bus import answers, batch, directory, errors, jetstream, prompting, pull, restore, topology, worker
 from bus.errors import BusError
 
 EXAMPLES: list[BusError] = [
@@ -46,6 +46,7 @@ EXAMPLES: list[BusError] = [
     errors.TaskFailedError("t1", "failed", "oops", "it broke", {"n": 1}),
     errors.ResultTimeoutError("t1", 2.0),
     answers.AnswerTooLargeError("hermes", 1_048_576),
+    batch.BatchRefusedError("x", "a part is lost", 15.0),
     directory.NoSuchAgentError("zeus", ("hermes",)),
     jetstream.JetStreamBusyError("x", "no leader"),
     prompting.UnansweredQueryError("hermes", "really?"),
