@@ -284,4 +284,4 @@ def _version(base: Base) -> int | None:
 
 
 def _plain(entry: Entry | None) -> Any:
-    return entry.value if entry is not None and entry.live else ABSENT
+    return entry.value if entry is not None and not entry.deleted else ABSENT
