@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from actors.memory import locktable
+from actors.memory import locktable, sessions
 from actors.memory.backend import Author, Session
 from actors.memory.errors import DeadlockError, LockLostError
 from actors.memory.locktable import CODES, MODES, Claim, Table
@@ -60,8 +60,10 @@ class Locks:
 
         Cancelled, or without an answer, whether it is held or waited for is not known: `unlock` gives it up.
         """
-        if not owner.startswith(session.id):
-            raise ConfigError(f"owner {owner}", f"does not begin with its session, {session.id}")
+        sessions.checked(session.id)
+        of, _, name = owner.rpartition(".")
+        if of != session.id or not subjects.is_token(name):
+            raise ConfigError(f"owner {owner}", f"is not its session, a dot and a name: {session.id}.1")
         table = self._trees.get(subjects.lock_table(namespace, key))
         subjects.token(id, "id of a lock")
         claim = Claim(id, session.id, owner, key, CODES[mode], time.time())

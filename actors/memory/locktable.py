@@ -136,6 +136,25 @@ def blockers(table: Table, claim: Claim) -> list[Claim]:
     return list(_blockers(claim, table.holders, list(_before(table.waiters, claim.id))))
 
 
+def nearest(table: Table, claim: Claim) -> list[Claim]:
+    """As many of those that a waiter waits for as it takes to find all that it waits for at first or second hand.
+
+    Beyond one that excludes on the same key all that this one excludes, and whose owner holds nothing that others could
+    wait for, all that is in its way is in the way of that one, too.
+    """
+    holding = {one.owner for one in table.holders}
+    if claim.owner in holding:
+        return blockers(table, claim)
+    found = []
+    for one in reversed(list(_before(table.waiters, claim.id))):
+        if not conflict(claim, one):
+            continue
+        found.append(one)
+        if one.key == claim.key and _EXCLUDES[one.code] >= _EXCLUDES[claim.code] and one.owner not in holding:
+            return found
+    return found + [one for one in table.holders if conflict(claim, one)]
+
+
 def _before(waiters: Sequence[Claim], id_: str) -> Iterator[Claim]:
     for one in waiters:
         if one.id == id_:
@@ -150,10 +169,10 @@ def _blockers(claim: Claim, holders: Iterable[Claim], ahead: Sequence[Claim]) ->
             yield one
         elif one.owner == claim.owner:
             mine.append(one)
-    contenders = [one for one in ahead if conflict(claim, one)]
-    if contenders and mine:
+    contenders = (one for one in ahead if conflict(claim, one))
+    if mine:
         for_me = _waiting_for(mine, ahead)
-        contenders = [one for one in contenders if one.id not in for_me]
+        contenders = (one for one in contenders if one.id not in for_me)
     yield from contenders
 
 
