@@ -127,3 +127,4 @@ class Given(_Message):
 
     key: Key
     id: Id
+    answered: Annotated[bool, Field(description="no request for it can be under way: all were answered")] = False
