@@ -34,6 +34,7 @@ from bus.errors import (
     ConfigError,
     InvalidKeyError,
     InvalidSubjectError,
+    QueueFullError,
     RequestTimeoutError,
     TransportError,
     WrongSequenceError,
@@ -354,6 +355,66 @@ async def test_what_one_has_spoilt_keeps_nobody_from_the_locks_of_the_dead_nor_f
     await Bucket(mesh.connection, subjects.SESSIONS_BUCKET).remove(true.id)
     async with lock(bob, "silent", timeout=5 * LEASE):
         pass
+
+
+async def test_a_lock_that_was_given_up_elsewhere_is_not_granted_by_who_was_slow(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = [(await yard.client(name))._backend for name in ("slow", "quick")]
+    assert isinstance(slow, Locks)
+    assert isinstance(quick, Locks)
+    session = await quick.open_session(Author("ann"))
+    asked: dict[str, Any] = {"owner": f"{session.id}.1", "session": session, "author": Author("ann"), "wait": 1.0}
+    for number, key in enumerate(("never", "granted")):
+        going, there = asyncio.Event(), asyncio.Event()
+        leaf = slow._trees.get(subjects.lock_table(YARD, key))
+        fetch = leaf._fetch
+
+        async def held_up(fetch: Any = fetch, going: asyncio.Event = going, there: asyncio.Event = there) -> Any:
+            standing = await fetch()
+            there.set()
+            await going.wait()
+            return standing
+
+        monkeypatch.setattr(leaf, "_fetch", held_up)
+        request = asyncio.create_task(slow.lock(YARD, key, Mode.EXCLUSIVE, id=str(number), **asked))
+        await there.wait()
+        if number:
+            assert await quick.lock(YARD, key, Mode.EXCLUSIVE, id=str(number), **asked) is not None
+        assert await quick.unlock(YARD, key, str(number), mark=True) == bool(number)
+        assert await quick.unlock(YARD, key, str(number), mark=True)  # is known to be given up
+        going.set()
+        with pytest.raises(LockLostError, match="given up elsewhere"):
+            await request
+        assert (await table(mesh, key)).empty
+    # What nobody can be looking for any more goes with the next write.
+    long_ago = time.time() - locktable.MARKED
+    assert not locktable.swept(locktable.release(EMPTY, "1", long_ago, mark=True), time.time()).marks
+
+
+async def test_a_full_bucket_lets_go_of_locks_and_a_table_takes_no_more_than_it_may(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await yard.client("ann")
+    held, left = [await lock(ann, key).acquire() for key in ("p", "q")]
+    store = jetstream.store
+
+    async def full(connection: Connection, subject: str, *args: Any, **more: Any) -> Any:
+        if ".lock." in subject:
+            raise QueueFullError(subject, "maximum bytes exceeded")
+        return await store(connection, subject, *args, **more)
+
+    monkeypatch.setattr(jetstream, "store", full)
+    await held.release()
+    assert (await table(mesh, "p")).empty
+    with pytest.raises(QueueFullError):
+        await lock(ann, "q/a", "shared").acquire()
+    monkeypatch.setattr(jetstream, "store", store)
+    await left.release()
+    monkeypatch.setattr(locktable, "MOST", 2)
+    async with lock(ann, "p"):
+        with pytest.raises(LockTimeoutError):
+            await lock(ann, "p/a", timeout=0.2).acquire()
 
 
 async def test_nobody_is_told_of_a_circle_that_is_none_any_more(yard: Yard, mesh: Mesh) -> None:
