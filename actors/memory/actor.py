@@ -240,7 +240,7 @@ class Coordinator(Actor):
         """Give up a lock, or the place in the queue for it."""
         with self._doing("unlock"):
             await guests.check_lock(self.mesh.connection, SCOPE.get(), given.key, given.id, CALLER.get())
-            return await self._locks.unlock(SCOPE.get(), given.key, given.id)
+            return await self._locks.unlock(SCOPE.get(), given.key, given.id, mark=not given.answered)
 
     @rpc("locks", scoped=True)
     async def locks(self) -> list[LockState]:

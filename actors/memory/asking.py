@@ -58,7 +58,7 @@ async def ask(
     wait: float = 0.0,
     timeout: float = TRY,
     patience: float | None = None,
-    before_again: Callable[[], None] | None = None,
+    before_again: Callable[[], object] | None = None,
 ) -> Any:
     """Ask any coordinator, within a namespace or without, and return its answer as `reply`, any type.
 

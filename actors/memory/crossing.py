@@ -30,6 +30,7 @@ _KINDS: Final[tuple[tuple[str, Callable[..., BusError], tuple[str, ...]], ...]] 
     ("deadlock", errors.DeadlockError, ("key", "mode", "circle")),
     ("not_your_session", errors.NotYourSessionError, ("session", "caller")),
     ("too_many_waiters", errors.TooManyWaitersError, ("what", "limit")),
+    ("too_many_locks", errors.TooManyLocksError, ("what", "limit")),
     ("outcome_unknown", errors.OutcomeUnknownError, ("key",)),
     ("contended", errors.ContendedError, ("table", "tries")),
     ("overtaken", errors.OvertakenError, ("key", "tries", "seconds")),

@@ -184,6 +184,20 @@ class TooManyWaitersError(TransportError):
         return f"{self.limit} requests wait for {self.what} already; try again"
 
 
+class TooManyLocksError(TransportError):
+    """There are as many locks, or sessions, in one place as there may be; this one was not taken."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(what, limit)
+        self.what = what
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"there are as many {self.what} as there may be ({self.limit}); spread them over more trees, or try again"
+        )
+
+
 class NotYourSessionError(BusError):
     """A session, or a lock that it holds, is another user's."""
 

@@ -1,7 +1,8 @@
-"""Takes the locks of the dead away, and ends waits that would never end. Every coordinator has one.
+"""Takes the locks of the dead away, and has waits ended that would never end. Every coordinator has one.
 
 All do the same, by compare and swap on what stands there, so what one has done the next finds done. Work is done for
-tables that have changed, and for those that ways lead to from them.
+tables that have changed, and for those that ways lead to from them. What goes wrong with one table, or one session,
+is no matter to the others, and is tried again.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, Final
 
-from actors.memory import deadlock, locktable, sessions, tree
-from actors.memory.deadlock import Wait
-from actors.memory.locktable import EMPTY, MODES, Claim, Table
+from actors.memory import locktable, sessions
+from actors.memory.circles import Circles, namespace_of
+from actors.memory.locktable import EMPTY
+from actors.memory.overview import Overview
 from actors.memory.sessions import by_of
 from actors.memory.trees import Trees
 from actors.memory.unused import Unused
@@ -30,8 +31,10 @@ EVICTED: Final = "evicted"
 DEADLOCK: Final = "deadlock"
 _GATHER: Final = 0.05
 """Seconds from a change to the look at it: a table that many want changes a thousand times a second."""
-_AGAIN: Final = 0.5
-"""Seconds to the next try of what the server did not answer."""
+_AGAIN: Final = (0.5, 8.0)
+"""Seconds to the next try of what went wrong, and the longest."""
+_AT_ONCE: Final = 16
+"""Sessions, or tables, that are seen to side by side: thousands may die at once."""
 _STREAM: Final = subjects.bucket(subjects.MEMORY_BUCKET)
 _PREFIX: Final = subjects.entry(subjects.MEMORY_BUCKET, "")
 
@@ -49,6 +52,7 @@ class Keeper:
         self._connection = connection
         self._tell = tell
         self._spawn = spawn
+        self._lease = connection.settings.memory_lease
         self._trees = Trees(connection)
         self._unused = Unused(connection, spawn)
         everything = subjects.entry(subjects.MEMORY_BUCKET, f"{subjects.LOCKS}.>")
@@ -56,22 +60,30 @@ class Keeper:
         leases = subjects.entry(subjects.SESSIONS_BUCKET, ">")
         stream = subjects.bucket(subjects.SESSIONS_BUCKET)
         self._leases = Watch(connection, stream, leases, self._on_session, on_reset=self._alive_clear, spawn=spawn)
-        self._tables: dict[str, Table] = {}
-        self._alive: set[str] = set()
-        self._of_session: defaultdict[str, set[str]] = defaultdict(set)
-        self._holding: defaultdict[str, set[str]] = defaultdict(set)
-        self._waiting: defaultdict[str, set[str]] = defaultdict(set)
-        """Tables, by owner."""
+        self._overview = Overview()
+        self._circles = Circles(connection, self._trees, self._overview, self._on_circle)
+        self._alive: dict[str, float] = {}
+        """When a session was last seen to be opened or renewed, by the loop's clock."""
         self._changed: dict[str, jetstream.StoredMessage] = {}
         self._ended: set[str] = set()
+        self._again: set[str] = set()
+        """Tables in which something went wrong."""
+        self._pause = _AGAIN[0]
         self._timer: asyncio.TimerHandle | None = None
+        self._patrol: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._busy = False
         self._closed = False
-        self.held = 0
+
+    @property
+    def held(self) -> int:
         """Locks that are held."""
-        self.waiting = 0
+        return self._overview.held
+
+    @property
+    def waiting(self) -> int:
         """Locks that are waited for."""
+        return self._overview.waiting
 
     async def open(self) -> None:
         """Keep them from now on.
@@ -82,12 +94,14 @@ class Keeper:
         """
         await self._leases.open()
         await self._watch.open()
+        self._on_patrol()
 
     async def close(self) -> None:
         """Keep them no more."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._patrol):
+            if timer is not None:
+                timer.cancel()
         self._unused.close()
         await self._watch.close()
         await self._leases.close()
@@ -102,20 +116,34 @@ class Keeper:
     def _on_session(self, stored: jetstream.StoredMessage) -> None:
         entry = store.entry_of(subjects.SESSIONS_BUCKET, stored)
         if entry.live:
-            self._alive.add(entry.key)
+            self._alive[entry.key] = asyncio.get_running_loop().time()
             return
-        self._alive.discard(entry.key)
-        if entry.key in self._of_session:  # of others a table may be about to come: its look finds them dead
+        self._alive.pop(entry.key, None)
+        if entry.key in self._overview.of_session:  # of others a table may be about to come: its look finds them dead
             self._ended.add(entry.key)
             self._soon(0.0)
 
     def _forget(self) -> None:
-        for key in [*self._tables]:
-            self._take(key, EMPTY)
+        self._overview.forget()
         self._changed.clear()
 
     def _alive_clear(self) -> None:
         self._alive.clear()
+
+    def _on_patrol(self) -> None:
+        """Doubt those that were not heard of for longer than a lease: their end may have been told while we were away,
+        and no table tells of it.
+        """
+        loop = asyncio.get_running_loop()
+        for session, seen in list(self._alive.items()):
+            if loop.time() > seen + 1.5 * self._lease:
+                del self._alive[session]
+        of_session = self._overview.of_session
+        doubted = {key for one in of_session.keys() - self._alive.keys() for key in of_session[one]}
+        if doubted:
+            self._again |= doubted
+            self._soon(0.0)
+        self._patrol = loop.call_later(self._lease, self._on_patrol)
 
     def _soon(self, seconds: float) -> None:
         if self._busy or self._closed:
@@ -137,141 +165,94 @@ class Keeper:
         """Take what has changed, and do what is to be done about it."""
         changed, self._changed = self._changed, {}
         ended, self._ended = self._ended, set()
+        tables, self._again = self._again | changed.keys(), set()
         try:
             for key, stored in changed.items():
                 self._read(key, stored)
-            await self._bury({key: self._of_session.get(key, set()) for key in ended})
-            await self._bury(await self._strangers(changed))
-            await self._break_circles(changed)
-        except BusError as error:
-            log.warning("locks are kept late: %s", error)
-            self._changed = {**changed, **self._changed}
-            self._ended |= ended
-            await asyncio.sleep(_AGAIN)
+            dead = ended | await self._strangers(tables)
+            self._again |= await self._circles.end(tables, dead)
+            await self._bury(dead)
         finally:
             self._busy = False
+            failed = bool(self._again)
             if self._changed or self._ended:
                 self._soon(_GATHER)
+            elif failed:
+                self._soon(self._pause)
+            self._pause = min(_AGAIN[1], self._pause * 2) if failed else _AGAIN[0]
 
     def _read(self, key: str, stored: jetstream.StoredMessage) -> None:
         try:
             table = locktable.decode(stored.body, stored.sequence, subject=stored.subject)
         except DecodeError as error:
             log.warning("%s", error)
+            self._overview.take(key, EMPTY)  # who waits there waits until somebody repairs it, and nobody else does
             return
-        self._take(key, table)
+        self._overview.take(key, table)
         if table.empty:
             self._unused.add(key, stored.sequence)
         else:
             self._unused.drop(key)
 
-    def _take(self, key: str, table: Table) -> None:
-        before = self._tables.pop(key, EMPTY)
-        if not table.empty:
-            self._tables[key] = table
-        self.held += len(table.holders) - len(before.holders)
-        self.waiting += len(table.waiters) - len(before.waiters)
-        for index, old, new in (
-            (self._of_session, before.sessions, table.sessions),
-            (self._holding, _owners(before.holders), _owners(table.holders)),
-            (self._waiting, _owners(before.waiters), _owners(table.waiters)),
-        ):
-            for one in old - new:
-                index[one].discard(key)
-                if not index[one]:
-                    del index[one]
-            for one in new - old:
-                index[one].add(key)
-
     # --- the dead ---------------------------------------------------------------------------------------------
 
-    async def _strangers(self, changed: Iterable[str]) -> dict[str, set[str]]:
-        """Those in some tables whose session has ended, and their tables: its mark may have come before the table."""
-        unknown = {one for key in changed if key in self._tables for one in self._tables[key].sessions} - self._alive
-        found = await asyncio.gather(*(sessions.read(self._connection, one) for one in unknown))
-        return {
-            one: self._of_session.get(one, set()) for one, record in zip(unknown, found, strict=True) if record is None
-        }
+    async def _strangers(self, changed: Iterable[str]) -> set[str]:
+        """Those in some tables whose session has ended: its mark may have come before the table."""
+        found: set[str] = set()
 
-    async def _bury(self, dead: dict[str, set[str]]) -> None:
-        """Take away what sessions have that have ended, in these tables."""
-        gone = set(dead)
-        for key in {key for keys in dead.values() for key in keys}:
-            change = await self._trees.get(key).change(lambda table: locktable.evict(table, gone, time.time()))
-            if change.after is change.before:
-                continue
-            for one in change.before.table.holders:
-                if one.session in gone:
-                    log.warning(
-                        "the lock of %s on %s is taken away: its session has ended", by_of(one.session), one.key
-                    )
-                    await self._tell(
-                        _namespace(key), EVICTED, once=f"memory.{EVICTED}.{one.id}", key=one.key, of=by_of(one.session)
-                    )
+        async def look(session: str) -> None:
+            try:
+                if await sessions.read(self._connection, session) is None:
+                    found.add(session)
+            except BusError as error:
+                log.warning("whether session %s lives is looked at again: %s", session, error)
+                self._again |= self._overview.of_session.get(session, set())
 
-    # --- circles ----------------------------------------------------------------------------------------------
+        tables = self._overview.tables
+        standing = {one for key in changed if key in tables for one in tables[key].sessions}
+        await _each(look, standing - self._alive.keys())
+        return found
 
-    async def _break_circles(self, changed: Iterable[str]) -> None:
-        """End the waits that would never end. In every circle somebody holds a lock and waits for another."""
-        owners: set[str] = set()
-        for key in changed:
-            table = self._tables.get(key, EMPTY)
-            owners |= _owners(table.holders) | _owners(table.waiters)
-        left: set[str] = set()
-        """The ids of those that have left a circle."""
-        known: dict[str, list[Wait]] = {}
+    async def _bury(self, dead: set[str]) -> None:
+        """Take away what sessions have that have ended."""
 
-        def waits(owner: str) -> list[Wait]:
-            if owner not in known:
-                known[owner] = [*self._waits(owner)]
-            return [one for one in known[owner] if one.id not in left]
+        async def evict(key: str) -> None:
+            try:
+                await self._evict(key, dead)
+            except BusError as error:
+                log.warning("the locks of the dead in %s are taken away later: %s", key, error)
+                self._again.add(key)
 
-        for owner in sorted(owners):
-            if owner not in self._holding or owner not in self._waiting:
-                continue
-            while circle := deadlock.circle(owner, waits):
-                victim = deadlock.youngest(circle)
-                left.add(victim.id)
-                if await self._stands(circle):
-                    await self._refuse(victim, circle)
+        await _each(evict, {key for one in dead for key in self._overview.of_session.get(one, ())})
 
-    def _waits(self, owner: str) -> Iterable[Wait]:
-        for key in self._waiting.get(owner, ()):
-            table = self._tables[key]
-            for one in table.waiters:
-                if one.owner == owner:
-                    yield Wait(owner, key, one.id, one.number, frozenset(_owners(locktable.blockers(table, one))))
+    async def _evict(self, key: str, dead: set[str]) -> None:
+        change = await self._trees.get(key).change(lambda table: locktable.evict(table, dead, time.time()))
+        if change.after is change.before:
+            if key not in self._changed:  # what was purged nobody tells
+                self._overview.take(key, change.after.table)
+            return
+        for one in change.before.table.holders:
+            if one.session in dead:
+                by = by_of(one.session)
+                log.warning("the lock of %s on %s is taken away: its session has ended", by, one.key)
+                told = self._tell(namespace_of(key), EVICTED, once=f"memory.{EVICTED}.{one.id}", key=one.key, of=by)
+                self._spawn(_awaited(told))
 
-    async def _stands(self, circle: list[Wait]) -> bool:
-        """Whether a circle is one also by what stands in the tables now: we may have heard of that late."""
-        keys = list({one.table for one in circle})
-        found = await asyncio.gather(*(tree.read(self._connection, key) for key in keys))
-        tables = {key: standing.table for key, standing in zip(keys, found, strict=True)}
-        for one, following in zip(circle, [*circle[1:], circle[0]], strict=True):
-            waiter = tables[one.table].waiter(one.id)
-            if waiter is None or following.owner not in _owners(locktable.blockers(tables[one.table], waiter)):
-                return False
-        return True
-
-    async def _refuse(self, victim: Wait, circle: list[Wait]) -> None:
-        words = "; ".join(self._words(one) for one in circle)
-        change = await self._trees.get(victim.table).change(
-            lambda table: locktable.refuse(table, victim.id, words, time.time())
-        )
-        if change.after is not change.before:
-            log.warning("deadlock: %s", words)
-            name, once = _namespace(victim.table), f"memory.{DEADLOCK}.{victim.id}"
-            await self._tell(name, DEADLOCK, once=once, circle=words)
-
-    def _words(self, wait: Wait) -> str:
-        claim = self._tables[wait.table].waiter(wait.id)
-        what = f"{claim.key} ({MODES[claim.code]})" if claim is not None else wait.table
-        return f"{by_of(wait.owner.rpartition('.')[0])} waits for {what}"
+    def _on_circle(self, table: str, id_: str, words: str) -> None:
+        told = self._tell(namespace_of(table), DEADLOCK, once=f"memory.{DEADLOCK}.{id_}", circle=words)
+        self._spawn(_awaited(told))
 
 
-def _owners(claims: Iterable[Claim]) -> set[str]:
-    return {one.owner for one in claims}
+async def _each(work: Callable[[str], Coroutine[Any, Any, None]], names: Iterable[str]) -> None:
+    """Do it for all, a few of them side by side."""
+    left = iter(sorted(names))
+
+    async def do() -> None:
+        for name in left:
+            await work(name)
+
+    await asyncio.gather(*(do() for _ in range(_AT_ONCE)))
 
 
-def _namespace(table: str) -> str:
-    return table.split(".")[1]
+async def _awaited(work: Awaitable[None]) -> None:
+    await work

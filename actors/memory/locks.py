@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from actors.memory import locktable
+from actors.memory import locktable, sessions
 from actors.memory.backend import Author, Session
-from actors.memory.errors import DeadlockError, LockLostError
+from actors.memory.errors import DeadlockError, LockLostError, TooManyLocksError
 from actors.memory.locktable import CODES, MODES, Claim, Table
 from actors.memory.model import Fence, LockState, Mode
 from actors.memory.sessions import Sessions, by_of
@@ -60,8 +60,10 @@ class Locks:
 
         Cancelled, or without an answer, whether it is held or waited for is not known: `unlock` gives it up.
         """
-        if not owner.startswith(session.id):
-            raise ConfigError(f"owner {owner}", f"does not begin with its session, {session.id}")
+        sessions.checked(session.id)
+        of, _, name = owner.rpartition(".")
+        if owner != session.id and (of != session.id or not subjects.is_token(name)):
+            raise ConfigError(f"owner {owner}", f"is neither its session, {session.id}, nor that, a dot and a name")
         table = self._trees.get(subjects.lock_table(namespace, key))
         subjects.token(id, "id of a lock")
         claim = Claim(id, session.id, owner, key, CODES[mode], time.time())
@@ -75,25 +77,29 @@ class Locks:
         if refusal is not None:
             await table.change(lambda before: locktable.release(before, id, time.time()))
             raise DeadlockError(key, str(mode), refusal.circle)
-        if wait > 0 and standing.table.waiter(id) is None:
+        if standing.table.marked(id) or (change.after is not change.before and standing.table.waiter(id) is None):
             raise LockLostError(key, f"session {session.id} has ended, or the lock was given up elsewhere")
+        if standing.table.waiter(id) is None and locktable.full(standing.table, claim):
+            raise TooManyLocksError(f"locks on {key} and beside it", locktable.MOST)
         return None
 
-    async def unlock(self, namespace: str, key: str, id: str) -> bool:  # noqa: A002
+    async def unlock(self, namespace: str, key: str, id: str, *, mark: bool = False) -> bool:  # noqa: A002
         """Give up a lock, or the place in the queue for it; see `LockBackend`.
 
-        What is still on its way to the server under this id takes nothing after that.
+        What is still on its way from here to the server under this id takes nothing after that. With `mark` nor does
+        what others do, who may have been asked for the same.
         """
         seen = False
         table = self._trees.get(subjects.lock_table(namespace, key))
 
         def release(before: Table) -> Table:
             nonlocal seen
-            seen = seen or before.knows(id)
-            return locktable.release(before, id, time.time())
+            seen = seen or before.knows(id) or before.marked(id)
+            return locktable.release(before, id, time.time(), mark=mark)
 
         change = await table.change(release, surely=True)
-        return change.before.table.knows(id) or (seen and change.doubtful)
+        was = change.before.table
+        return was.knows(id) or was.marked(id) or (seen and change.doubtful)
 
     async def locks(self, namespace: str = "") -> list[LockState]:
         """All locks, each tree's as they stand at one moment; see `LockBackend`."""

@@ -1,9 +1,5 @@
 """The table of locks of one tree: who holds one, who waits for one, in which order. Pure: no clock, no server.
 
-Two locks exclude each other by the standard matrix of multiple granularity locking. On one key their modes meet; of two
-keys of which one is above the other, the mode of the upper meets the intent that the lower implies there; any others
-have nothing to do with each other. The locks of one owner never exclude each other.
-
 Nobody overtakes whom he would exclude, so a stream of shared locks does not starve an exclusive one. Only who holds a
 lock already goes before those that wait for him: behind them he would wait for himself.
 """
@@ -15,47 +11,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from actors.memory.model import Mode
+from actors.memory.claims import CODES, MODES, Claim, conflict, covers, outdoes
 from bus import codec
 from bus.errors import DecodeError
 from bus.messages import MSGPACK
 
-CODES: Final = {
-    Mode.INTENT_SHARED: "IS",
-    Mode.INTENT_EXCLUSIVE: "IX",
-    Mode.SHARED: "S",
-    Mode.EXCLUSIVE: "X",
-}
-"""The modes as they stand in a table."""
-MODES: Final = {code: mode for mode, code in CODES.items()}
-_EXCLUDES: Final = {
-    "IS": frozenset({"X"}),
-    "IX": frozenset({"S", "X"}),
-    "S": frozenset({"IX", "X"}),
-    "X": frozenset({"IS", "IX", "S", "X"}),
-}
-_INTENT: Final = {"IS": "IS", "IX": "IX", "S": "IS", "X": "IX"}
-"""What a lock means to those above it."""
+__all__ = [
+    "CODES",
+    "EMPTY",
+    "MARKED",
+    "MODES",
+    "MOST",
+    "Claim",
+    "Mark",
+    "Refusal",
+    "Table",
+    "blockers",
+    "conflict",
+    "covers",
+    "decode",
+    "encode",
+    "evict",
+    "full",
+    "moved",
+    "nearest",
+    "promote",
+    "refuse",
+    "release",
+    "request",
+    "settled",
+    "swept",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A lock that is held or waited for."""
-
-    id: str
-    session: str
-    owner: str
-    """Begins with the session."""
-    key: str
-    code: str
-    """Its mode, as in `CODES`."""
-    since: float
-    """Unix seconds, by the clock of whoever put it where it stands."""
-    number: int = 0
-    """The revision of the write that put it where it stands: the fencing token of a lock that is held, the place of one
-    that is waited for. 0: the write that it stands in."""
-    more: tuple[Any, ...] = ()
-    """What a later version has written of it."""
+MARKED: Final = 15.0
+"""Seconds for which it is known that a lock was given up: as long as a request for it may be under way, and more."""
+_MARKS: Final = 512
+MOST: Final = 500
+"""Locks that are held or waited for in one table, and of one session half of them: each change looks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +62,23 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """That a lock was given up while a request for it might have been under way, which is to find that."""
+
+    id: str
+    at: float
+    """Unix seconds, by the clock of whoever gave it up."""
+    more: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Table:
     """All locks of one tree. Waiters stand in the order in which they came."""
 
     holders: tuple[Claim, ...] = ()
     waiters: tuple[Claim, ...] = ()
     refused: tuple[Refusal, ...] = ()
+    marks: tuple[Mark, ...] = ()
     more: dict[str, Any] = field(default_factory=dict)
     """What a later version has written."""
 
@@ -101,6 +104,10 @@ class Table:
         """What is to be told to whom waited under an id."""
         return next((one for one in self.refused if one.id == id_), None)
 
+    def marked(self, id_: str) -> bool:
+        """Whether a lock was given up, and is nobody's any more."""
+        return any(one.id == id_ for one in self.marks)
+
     def knows(self, id_: str) -> bool:
         """Whether anything stands in it under an id."""
         return any(one.id == id_ for part in (self.holders, self.waiters, self.refused) for one in part)
@@ -109,31 +116,31 @@ class Table:
 EMPTY: Final = Table()
 
 
-# --- who excludes whom ----------------------------------------------------------------------------------------
-
-
-def covers(upper: str, key: str) -> bool:
-    """Whether a key is another, or under it."""
-    return key == upper or key.startswith(upper + "/")
-
-
-def conflict(one: Claim, other: Claim) -> bool:
-    """Whether two locks exclude each other."""
-    if one.owner == other.owner:
-        return False
-    above, below = one.key, other.key
-    if above == below:
-        return other.code in _EXCLUDES[one.code]
-    if below.startswith(above + "/"):
-        return _INTENT[other.code] in _EXCLUDES[one.code]
-    if above.startswith(below + "/"):
-        return _INTENT[one.code] in _EXCLUDES[other.code]
-    return False
+# --- who is in whose way ----------------------------------------------------------------------------------------
 
 
 def blockers(table: Table, claim: Claim) -> list[Claim]:
     """Those that a lock waits for, or would: who holds what it excludes, and those before it that it excludes."""
     return list(_blockers(claim, table.holders, list(_before(table.waiters, claim.id))))
+
+
+def nearest(table: Table, claim: Claim) -> list[Claim]:
+    """As many of those that a waiter waits for as it takes to find all that it waits for at first or second hand.
+
+    Beyond one that excludes on the same key all that this one excludes, and whose owner holds nothing that others could
+    wait for, all that is in its way is in the way of that one, too.
+    """
+    holding = {one.owner for one in table.holders}
+    if claim.owner in holding:
+        return blockers(table, claim)
+    found = []
+    for one in reversed(list(_before(table.waiters, claim.id))):
+        if not conflict(claim, one):
+            continue
+        found.append(one)
+        if outdoes(one, claim) and one.owner not in holding:
+            return found
+    return found + [one for one in table.holders if conflict(claim, one)]
 
 
 def _before(waiters: Sequence[Claim], id_: str) -> Iterator[Claim]:
@@ -150,10 +157,10 @@ def _blockers(claim: Claim, holders: Iterable[Claim], ahead: Sequence[Claim]) ->
             yield one
         elif one.owner == claim.owner:
             mine.append(one)
-    contenders = [one for one in ahead if conflict(claim, one)]
-    if contenders and mine:
+    contenders = (one for one in ahead if conflict(claim, one))
+    if mine:
         for_me = _waiting_for(mine, ahead)
-        contenders = [one for one in contenders if one.id not in for_me]
+        contenders = (one for one in contenders if one.id not in for_me)
     yield from contenders
 
 
@@ -172,17 +179,34 @@ def _waiting_for(mine: Iterable[Claim], ahead: Iterable[Claim]) -> set[str]:
 
 
 def request(table: Table, claim: Claim, *, queue: bool = True) -> Table:
-    """Have it held, or if it cannot be, and `queue`, waited for. What stands there already, under its id, stands."""
-    if table.knows(claim.id):
+    """Have it held, or if it cannot be, and `queue`, waited for. What stands there already, under its id, stands; what
+    was given up stays so, and a full table takes nothing more.
+    """
+    if table.knows(claim.id) or table.marked(claim.id) or full(table, claim):
         return table
     if next(_blockers(claim, table.holders, table.waiters), None) is None:
         return dataclasses.replace(table, holders=(*table.holders, claim))
     return dataclasses.replace(table, waiters=(*table.waiters, claim)) if queue else table
 
 
-def release(table: Table, id_: str, now: float) -> Table:
-    """Have it neither held nor waited for, and whoever may go on hold his."""
-    return _without(table, lambda one: one.id == id_, now)
+def full(table: Table, claim: Claim) -> bool:
+    """Whether a table has no room for one more."""
+    claims = (*table.holders, *table.waiters)
+    return len(claims) >= MOST or sum(one.session == claim.session for one in claims) >= MOST // 2
+
+
+def release(table: Table, id_: str, now: float, *, mark: bool = False) -> Table:
+    """Have it neither held nor waited for, and whoever may go on hold his. With `mark` that stays known for a while."""
+    left = _without(table, lambda one: one.id == id_, now)
+    if mark and not left.marked(id_):
+        left = dataclasses.replace(left, marks=(*left.marks[1 - _MARKS :], Mark(id_, now)))
+    return left
+
+
+def swept(table: Table, now: float) -> Table:
+    """The table without the marks that no request can find any more."""
+    marks = tuple(one for one in table.marks if now - one.at < MARKED)
+    return table if len(marks) == len(table.marks) else dataclasses.replace(table, marks=marks)
 
 
 def evict(table: Table, sessions: Iterable[str], now: float) -> Table:
@@ -248,7 +272,7 @@ def moved(before: Table, after: Table) -> set[str]:
 
 def encode(table: Table) -> bytes:
     """As msgpack, with lists for claims: those of many contenders travel with every change. Empty: nothing at all."""
-    if table.empty and not table.more:
+    if table.empty and not table.marks and not table.more:
         return b""
     document: dict[str, Any] = {**table.more}
     for name, claims in (("h", table.holders), ("w", table.waiters)):
@@ -256,6 +280,8 @@ def encode(table: Table) -> bytes:
             document[name] = [_packed(one) for one in claims]
     if table.refused:
         document["r"] = [[one.id, one.session, one.circle, *one.more] for one in table.refused]
+    if table.marks:
+        document["g"] = [[one.id, one.at, *one.more] for one in table.marks]
     return codec.encode(document)
 
 
@@ -274,11 +300,12 @@ def decode(body: bytes, revision: int, *, subject: str = "") -> Table:
         return EMPTY
     document = codec.decode(body, MSGPACK, subject=subject)
     try:
-        more = {name: value for name, value in document.items() if name not in ("h", "w", "r")}
+        more = {name: value for name, value in document.items() if name not in ("h", "w", "r", "g")}
         return Table(
             tuple(_claim(one, revision) for one in document.get("h", ())),
             tuple(_claim(one, revision) for one in document.get("w", ())),
             tuple(Refusal(one[0], one[1], one[2], tuple(one[3:])) for one in document.get("r", ())),
+            tuple(Mark(one[0], float(one[1]), tuple(one[2:])) for one in document.get("g", ())),
             more,
         )
     except (TypeError, ValueError, AttributeError, LookupError) as error:

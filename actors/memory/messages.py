@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from actors.memory import sessions
 from actors.memory.backend import Session, Write
 from actors.memory.model import Entry, Fence, Mode
 
@@ -18,8 +19,16 @@ MAX_WAIT: Final = 2.0
 """Seconds that a coordinator keeps a request waiting. Who wants to wait longer asks again: whichever replica answers
 goes on where the one before was, and none must be waited for when it is to end."""
 
+
+def _session(session: Session) -> Session:
+    if not sessions.may_be(session.id):
+        raise ValueError("no session has such an id")
+    return session
+
+
 Key = Annotated[str, Field(max_length=500)]
 """`bus.subjects.path` says what one may be; no key that it takes is longer than this."""
+OfSession = Annotated[Session, AfterValidator(_session)]
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_./-]{1,200}$")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.@-]{0,300}$")]
 Limit = Annotated[int, Field(ge=1, le=MAX_PAGE)]
@@ -105,7 +114,7 @@ class Opening(_Message):
 class Kept(_Message):
     """A session."""
 
-    session: Session
+    session: OfSession
 
 
 class Wanted(_Message):
@@ -115,7 +124,7 @@ class Wanted(_Message):
     mode: Mode
     id: Id
     owner: Id
-    session: Session
+    session: OfSession
     by: Name = ""
     task: Name = ""
     wait: Seconds = 0.0
@@ -126,3 +135,4 @@ class Given(_Message):
 
     key: Key
     id: Id
+    answered: Annotated[bool, Field(description="no request for it can be under way: all were answered")] = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Final
+
 from actors.memory.asking import TRY, ask, message
 from actors.memory.backend import Author, Session
 from actors.memory.messages import MAX_WAIT, Given, Kept, Opening, Wanted
@@ -10,12 +13,17 @@ from bus import subjects
 from bus.errors import ConfigError
 from bus.mesh import Mesh
 
+_REMEMBERED: Final = 4096
+"""Locks of which it is known that nothing is in doubt."""
+
 
 class RemoteLocks:
     """A `LockBackend` that asks the coordinators of shared memory."""
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
+        self._answered: dict[str, bool] = {}
+        """By id of a lock, whether every request for it was answered at the first try."""
 
     async def open_session(self, author: Author) -> Session:
         """As `LockBackend.open_session`."""
@@ -60,13 +68,24 @@ class RemoteLocks:
         asked = message(
             Wanted, key=key, mode=mode, id=id, owner=owner, session=session, by=author.by, task=author.task, wait=wait
         )
-        found: Fence | None = await ask(self._mesh, namespace, "lock", asked, Fence | None, wait=wait)
+        tries = itertools.count()
+        sure = self._answered.pop(id, True)
+        while len(self._answered) >= _REMEMBERED:
+            del self._answered[next(iter(self._answered))]  # is in doubt then, which is always right
+        self._answered[id] = False
+        found: Fence | None = await ask(
+            self._mesh, namespace, "lock", asked, Fence | None, wait=wait, before_again=lambda: next(tries)
+        )
+        self._answered[id] = sure and next(tries) == 0
         return found
 
     async def unlock(self, namespace: str, key: str, id: str) -> bool:  # noqa: A002
         """As `LockBackend.unlock`."""
         subjects.lock_table(namespace, key)
-        return bool(await ask(self._mesh, namespace, "unlock", message(Given, key=key, id=id), bool))
+        tries = itertools.count()
+        asked = message(Given, key=key, id=id, answered=self._answered.pop(id, False))
+        given = bool(await ask(self._mesh, namespace, "unlock", asked, bool, before_again=lambda: next(tries)))
+        return given or next(tries) > 0  # where an answer was lost it may have been given up by then
 
     async def locks(self, namespace: str = "") -> list[LockState]:
         """As `LockBackend.locks`, of one namespace. Ids and sessions of others are not told.

@@ -36,18 +36,30 @@ async def read(connection: Connection, session: str) -> Record | None:
     Raises:
         TransportError: no answer.
     """
+    if not may_be(session):
+        return None  # it stands in a table that somebody else wrote, and nobody could ever open it
     return await _read(Bucket(connection, subjects.SESSIONS_BUCKET), session)
 
 
 async def _read(bucket: Bucket, session: str) -> Record | None:
-    entry = await bucket.get(_checked(session))
+    entry = await bucket.get(checked(session))
     if entry is None or not entry.live:
         return None
     return Record(by_of(session), entry.revision)
 
 
-def _checked(session: str) -> str:
-    """The id, which others may have made up, as a key of the bucket."""
+def may_be(session: str) -> bool:
+    """Whether a session can have this id, which others may have made up."""
+    by, _, rest = session.rpartition("-")
+    return subjects.is_token(by) and subjects.is_token(rest)
+
+
+def checked(session: str) -> str:
+    """The id, as a key of the bucket.
+
+    Raises:
+        InvalidSubjectError: no session can have it.
+    """
     by, _, rest = session.rpartition("-")
     return f"{subjects.token(by, 'session')}-{subjects.token(rest, 'session')}"
 
@@ -88,7 +100,7 @@ class Sessions:
         return Session(session.id, revision, self._lease)
 
     async def _put(self, session: str, expect: int, patience: float | None) -> int:
-        key, body = _checked(session), codec.encode({})
+        key, body = checked(session), codec.encode({})
         return await self._bucket.put(key, body, _HEADERS, expect=expect, ttl=self._lease, patience=patience)
 
     async def close(self, session: Session) -> None:

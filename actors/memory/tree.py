@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -14,7 +16,7 @@ from actors.memory.errors import ContendedError
 from actors.memory.locktable import Table
 from bus import jetstream, subjects
 from bus.connection import Connection, Subscription
-from bus.errors import QueueFullError, TransportError, WrongSequenceError
+from bus.errors import BusError, QueueFullError, TransportError, WrongSequenceError
 from bus.messages import CONTENT_TYPE, EXPECTED_SUBJECT_SEQUENCE, MOVED, MSGPACK
 from bus.wire import Message
 
@@ -117,7 +119,8 @@ class Tree:
         self._breaks = 0
         self._heard = 0
         """The revision up to which all have been woken that it concerned."""
-        self._waits: dict[str, asyncio.Future[None]] = {}
+        self._waits: defaultdict[str, set[asyncio.Future[None]]] = defaultdict(set)
+        """By id; who asked twice waits twice."""
         self._followers = 0
         self._timer: asyncio.TimerHandle | None = None
 
@@ -140,7 +143,7 @@ class Tree:
             TransportError: no answer for as long; whether it was changed is not known.
         """
         pace = _Pace(self._connection.settings.publish_timeout, gives=gives)
-        doubtful = False
+        doubtful, room = False, False
         async with self._turn:
             while True:
                 before = self._known
@@ -150,17 +153,22 @@ class Tree:
                     if after is before.table and remembered:
                         self._known = None  # what is remembered may be out of date
                         continue
-                    if after is before.table and not surely:
+                    dropped = room and not before.revision and after.empty
+                    if dropped or (after is before.table and not surely):
                         return Change(before, before, doubtful)
                     return Change(before, await self._write(before, after), doubtful)
                 except WrongSequenceError:
-                    if self._known is before:  # otherwise we have been told already who was first
-                        self._known = None
-                    if pace.over:
-                        raise ContendedError(self.key, pace.tries) from None
+                    self._forestalled(before, pace)
+                except QueueFullError as error:
+                    self._known = None
+                    if room or before is None or not before.revision:
+                        raise
+                    doubtful = await self._make_room(before, alter(before.table), error) or doubtful
+                    room = True
+                    continue
                 except TransportError as error:
                     self._known = None
-                    if isinstance(error, QueueFullError) or pace.over:
+                    if pace.over:
                         raise
                     doubtful = True
                     await self._until_connected(pace.until, error)
@@ -169,6 +177,12 @@ class Tree:
                     raise
                 await pace.rest()
 
+    def _forestalled(self, before: Standing | None, pace: _Pace) -> None:
+        if self._known is before:  # otherwise we have been told already who was first
+            self._known = None
+        if pace.over:
+            raise ContendedError(self.key, pace.tries) from None
+
     async def _until_connected(self, until: float, error: TransportError) -> None:
         try:
             async with asyncio.timeout_at(until):
@@ -176,7 +190,23 @@ class Tree:
         except TimeoutError:
             raise error from None
 
+    async def _make_room(self, before: Standing, after: Table, error: QueueFullError) -> bool:
+        """Where the bucket is full: drop what this table was before. One that would be empty is dropped as it is, which
+        needs no room; who has written meanwhile stands above it, and is looked at. Return whether that was so.
+
+        Raises:
+            QueueFullError: that was not possible, either.
+        """
+        empty = after.empty and not after.more
+        body: dict[str, Any] = {"filter": self._subject} | ({"seq": before.revision + 1} if empty else {"keep": 1})
+        try:
+            await jetstream.call(self._connection, "STREAM.PURGE", _STREAM, body=body)
+        except BusError as other:
+            raise error from other
+        return empty
+
     async def _write(self, before: Standing, after: Table) -> Standing:
+        after = locktable.swept(after, time.time())
         body = locktable.encode(after)
         moved = locktable.moved(before.table, after)
         headers = {EXPECTED_SUBJECT_SEQUENCE: str(before.revision)}
@@ -208,9 +238,9 @@ class Tree:
 
     def _wake(self, ids: set[str]) -> None:
         for id_ in ids:
-            waiting = self._waits.get(id_)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(None)
+            for waiting in self._waits.get(id_, ()):
+                if not waiting.done():
+                    waiting.set_result(None)
 
     # --- to follow it -----------------------------------------------------------------------------------------
 
@@ -223,7 +253,8 @@ class Tree:
         until = asyncio.get_running_loop().time() + seconds
         async with self._following():
             while True:
-                self._waits[id_] = waking = asyncio.get_running_loop().create_future()
+                waking = asyncio.get_running_loop().create_future()
+                self._waits[id_].add(waking)
                 try:
                     async with asyncio.timeout_at(until):
                         if not self._current:
@@ -235,7 +266,9 @@ class Tree:
                 except TimeoutError:
                     return self._known or await self._fetch()
                 finally:
-                    del self._waits[id_]
+                    self._waits[id_].discard(waking)
+                    if not self._waits[id_]:
+                        del self._waits[id_]
 
     @asynccontextmanager
     async def _following(self) -> AsyncIterator[None]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from actors.memory import fencing, tree, unused
-from actors.memory.backend import Author
+from actors.memory import fencing, locktable, tree, unused
+from actors.memory.backend import Author, Session
 from actors.memory.client import Memory
 from actors.memory.errors import (
     DeadlockError,
@@ -26,10 +26,19 @@ from actors.memory.errors import (
 from actors.memory.holding import Holder, Lock
 from actors.memory.keeper import Keeper
 from actors.memory.locks import Locks
-from actors.memory.locktable import Table
+from actors.memory.locktable import EMPTY, Claim, Table
+from actors.memory.model import Mode
 from bus import jetstream, subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, InvalidKeyError, RequestTimeoutError, TransportError, WrongSequenceError
+from bus.errors import (
+    ConfigError,
+    InvalidKeyError,
+    InvalidSubjectError,
+    QueueFullError,
+    RequestTimeoutError,
+    TransportError,
+    WrongSequenceError,
+)
 from bus.mesh import Mesh
 from bus.messages import EXPECTED_SUBJECT_SEQUENCE
 from bus.server import Server
@@ -314,6 +323,100 @@ async def test_the_locks_of_the_dead_go_on_after_their_lease_and_a_stale_holder_
                 await memory.put("shared/it", 1, fence=held)
 
 
+async def test_what_one_has_spoilt_keeps_nobody_from_the_locks_of_the_dead_nor_from_circles(
+    yard: Yard, mesh: Mesh
+) -> None:
+    ann, bob = await yard.client("ann"), await yard.client("bob")
+    locks = ann._backend
+    forged = Session("ann-a.b", 0, LEASE)
+    asked: dict[str, Any] = {"id": "1", "author": Author("ann"), "wait": 0.0}
+    with pytest.raises(InvalidSubjectError):
+        await locks.lock(YARD, "p", Mode.EXCLUSIVE, owner="ann-a.b.1", session=forged, **asked)
+    true = await locks.open_session(Author("ann"))
+    with pytest.raises(ConfigError, match="owner"):
+        await locks.lock(YARD, "p", Mode.EXCLUSIVE, owner=f"{true.id}x.1", session=true, **asked)
+    # What somebody else has written stands in the way of nobody who does not want it.
+    raw = subjects.entry(subjects.MEMORY_BUCKET, subjects.lock_table(YARD, "spoilt"))
+    await jetstream.store(mesh.connection, raw, b"\xc1")
+    odd = locktable.request(EMPTY, Claim("1", "ann-a.b", "ann-a.b.1", "odd", "X", 1.0))
+    raw = subjects.entry(subjects.MEMORY_BUCKET, subjects.lock_table(YARD, "odd"))
+    await jetstream.store(mesh.connection, raw, locktable.encode(odd))
+    await eventually(lambda: _empty(mesh, "odd"))
+    dead = await lock(ann, "dead").acquire()
+    (holder,) = (await table(mesh, "dead")).holders
+    await Bucket(mesh.connection, subjects.SESSIONS_BUCKET).remove(holder.session)
+    async with lock(bob, "dead", timeout=5.0) as held:
+        assert held.token > dead.token
+    # Nor is it forever what nobody tells: as if the mark of its end had come, and gone, while we were away.
+    await locks.lock(YARD, "silent", Mode.EXCLUSIVE, owner=f"{true.id}.1", session=true, **asked)
+    await eventually(lambda: yard.keeper.held == 1)
+    yard.keeper._leases._on_message = lambda _: None
+    yard.keeper._alive[true.id] = asyncio.get_running_loop().time()
+    await Bucket(mesh.connection, subjects.SESSIONS_BUCKET).remove(true.id)
+    async with lock(bob, "silent", timeout=5 * LEASE):
+        pass
+
+
+async def test_a_lock_that_was_given_up_elsewhere_is_not_granted_by_who_was_slow(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow, quick = [(await yard.client(name))._backend for name in ("slow", "quick")]
+    assert isinstance(slow, Locks)
+    assert isinstance(quick, Locks)
+    session = await quick.open_session(Author("ann"))
+    asked: dict[str, Any] = {"owner": f"{session.id}.1", "session": session, "author": Author("ann"), "wait": 1.0}
+    for number, key in enumerate(("never", "granted")):
+        going, there = asyncio.Event(), asyncio.Event()
+        leaf = slow._trees.get(subjects.lock_table(YARD, key))
+        fetch = leaf._fetch
+
+        async def held_up(fetch: Any = fetch, going: asyncio.Event = going, there: asyncio.Event = there) -> Any:
+            standing = await fetch()
+            there.set()
+            await going.wait()
+            return standing
+
+        monkeypatch.setattr(leaf, "_fetch", held_up)
+        request = asyncio.create_task(slow.lock(YARD, key, Mode.EXCLUSIVE, id=str(number), **asked))
+        await there.wait()
+        if number:
+            assert await quick.lock(YARD, key, Mode.EXCLUSIVE, id=str(number), **asked) is not None
+        assert await quick.unlock(YARD, key, str(number), mark=True) == bool(number)
+        assert await quick.unlock(YARD, key, str(number), mark=True)  # is known to be given up
+        going.set()
+        with pytest.raises(LockLostError, match="given up elsewhere"):
+            await request
+        assert (await table(mesh, key)).empty
+    # What nobody can be looking for any more goes with the next write.
+    long_ago = time.time() - locktable.MARKED
+    assert not locktable.swept(locktable.release(EMPTY, "1", long_ago, mark=True), time.time()).marks
+
+
+async def test_a_full_bucket_lets_go_of_locks_and_a_table_takes_no_more_than_it_may(
+    yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann = await yard.client("ann")
+    held, left = [await lock(ann, key).acquire() for key in ("p", "q")]
+    store = jetstream.store
+
+    async def full(connection: Connection, subject: str, *args: Any, **more: Any) -> Any:
+        if ".lock." in subject:
+            raise QueueFullError(subject, "maximum bytes exceeded")
+        return await store(connection, subject, *args, **more)
+
+    monkeypatch.setattr(jetstream, "store", full)
+    await held.release()
+    assert (await table(mesh, "p")).empty
+    with pytest.raises(QueueFullError):
+        await lock(ann, "q/a", "shared").acquire()
+    monkeypatch.setattr(jetstream, "store", store)
+    await left.release()
+    monkeypatch.setattr(locktable, "MOST", 2)
+    async with lock(ann, "p"):
+        with pytest.raises(LockTimeoutError):
+            await lock(ann, "p/a", timeout=0.2).acquire()
+
+
 async def test_nobody_is_told_of_a_circle_that_is_none_any_more(yard: Yard, mesh: Mesh) -> None:
     ann, bob, cid = [await yard.client(name) for name in ("ann", "bob", "cid")]
     async with lock(cid, "x"):
@@ -328,8 +431,8 @@ async def test_nobody_is_told_of_a_circle_that_is_none_any_more(yard: Yard, mesh
         mine = dataclasses.replace(wait, id="mine", key="y", number=1)
         view = {"x": Table((other,), (wait,)), "y": Table((mine,), (back,))}
         for key, believed in view.items():
-            yard.keeper._take(subjects.lock_table(YARD, key), believed)
-        await yard.keeper._break_circles([subjects.lock_table(YARD, "x")])
+            yard.keeper._overview.take(subjects.lock_table(YARD, key), believed)
+        await yard.keeper._circles.end([subjects.lock_table(YARD, "x")], ())
         assert await _waiting(mesh, "x", 1)
     await (await waiter).release()
     assert not yard.told
