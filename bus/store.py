@@ -107,11 +107,13 @@ class Bucket:
                 raise
             return await self.put(key, body, headers, expect=standing.revision if standing else 0, ttl=ttl)
 
-    async def remove(self, key: str, *, expect: int | None = None, patience: float | None = None) -> int:
-        """Take a value away. The mark that it leaves for those who watch goes by itself.
+    async def remove(
+        self, key: str, *, expect: int | None = None, ttl: float = MARKER_TTL, patience: float | None = None
+    ) -> int:
+        """Take a value away. The mark that it leaves for those who watch goes by itself after `ttl` seconds.
 
         Raises:
             WrongSequenceError: something else stands there than was expected.
         """
         mark = {_OPERATION: "PURGE"}  # each key holds one message, so nothing is left to roll up
-        return await self.put(key, b"", mark, expect=expect, ttl=MARKER_TTL, patience=patience)
+        return await self.put(key, b"", mark, expect=expect, ttl=ttl, patience=patience)

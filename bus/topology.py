@@ -33,6 +33,9 @@ MEMORY_DEDUP: Final = 60 * NS
 MARKER_TTL: Final = 600.0
 """Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
+SESSION_MARKER_TTL: Final = 60.0
+"""The same of sessions, of which every client that takes locks leaves one behind; keepers look for those they missed."""
+
 _GRANTS: Final = ("allow_direct", "republish")
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
 
@@ -150,7 +153,7 @@ def streams(settings: Settings, max_payload: int) -> list[Config]:
             "max_bytes": settings.sessions_max_bytes,
             "max_msgs_per_subject": 1,
             "discard": "new",
-            "subject_delete_marker_ttl": int(MARKER_TTL * NS),
+            "subject_delete_marker_ttl": int(SESSION_MARKER_TTL * NS),
             "allow_rollup_hdrs": True,  # the server wants it for its markers
             "allow_direct": True,
             "deny_delete": True,

@@ -65,9 +65,8 @@ async def fenced_by(connection: Connection, fence: Fence, namespace: str, keys: 
         StaleFenceError: it is not.
         WrongFenceError: it does not protect all of them.
     """
-    revisions = [await fencing.check(connection, fence, namespace, key) for key in keys]
-    # The first: if the table has changed since, the condition fails, and what the later ones saw does not matter.
-    return {EXPECTED_SUBJECT_SEQUENCE: str(revisions[0]), EXPECTED_SUBJECT: fencing.subject(fence)}
+    revision = await fencing.check(connection, fence, namespace, *keys)
+    return {EXPECTED_SUBJECT_SEQUENCE: str(revision), EXPECTED_SUBJECT: fencing.subject(fence)}
 
 
 class Whole:

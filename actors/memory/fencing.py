@@ -13,25 +13,26 @@ from bus import subjects
 from bus.connection import Connection
 
 
-async def check(connection: Connection, fence: Fence, namespace: str, key: str) -> int:
-    """The revision of the table in which the lock is held; a write to `key` that is conditional on it is protected.
+async def check(connection: Connection, fence: Fence, namespace: str, *keys: str) -> int:
+    """The revision of the table in which the lock is held; writes to `keys` that are conditional on it are protected.
 
     The table changes also when others come and go. A write that is refused for that asks here once more, and is made
     again with what it is told.
 
     Raises:
-        WrongFenceError: the lock is not exclusive, or covers neither the key nor one above it.
+        WrongFenceError: the lock is not exclusive, or covers not all of the keys, nor what is above them.
         StaleFenceError: it is held no more.
         InvalidKeyError, InvalidSubjectError: there can be no such lock.
         TransportError: no answer.
     """
     lock = f"{fence.namespace}/{fence.key}"
-    if fence.namespace != namespace or not locktable.covers(fence.key, key):
-        raise WrongFenceError(f"the lock on {lock}", f"does not protect {namespace}/{key}")
+    for key in keys:
+        if fence.namespace != namespace or not locktable.covers(fence.key, key):
+            raise WrongFenceError(f"the lock on {lock}", f"does not protect {namespace}/{key}")
     standing = await tree.read(connection, subjects.lock_table(fence.namespace, fence.key))
     held = standing.table.holder(fence.id)
     if held is None or held.number != fence.token or held.key != fence.key:
-        raise StaleFenceError(key, fence.key, fence.token)
+        raise StaleFenceError(keys[0], fence.key, fence.token)
     if held.code != locktable.CODES[Mode.EXCLUSIVE]:
         mode = locktable.MODES[held.code]
         raise WrongFenceError(f"the lock on {lock}", f"is {mode}, and only an exclusive one protects a write")

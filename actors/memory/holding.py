@@ -107,10 +107,15 @@ class Holder:
         try:
             async with asyncio.timeout_at(None if until is None else until + _GRACE):
                 while True:
+                    before = self._lease
+                    ours = before.of(f"{before.session.id}.{number}") if before is not None else {}
                     lease = await self._leased()
-                    fence = await self._claim(lock, lease, f"{lease.session.id}.{number}", until)
-                    if fence is not None:
-                        return Grant(fence, lease)
+                    if lease is before or not ours:
+                        fence = await self._claim(lock, lease, f"{lease.session.id}.{number}", until)
+                        if fence is not None:
+                            return Grant(fence, lease)
+                    if before is not None and ours:  # whoever holds what is lost must not go on as if he held it
+                        raise LockLostError(min(ours.values()), before.over)
         except TimeoutError:
             raise LockTimeoutError(lock.key, lock.mode, lock.timeout or 0.0, "there was no answer") from None
 
@@ -205,7 +210,7 @@ class Holder:
                 states = await self._backend.locks(lock.namespace)
         except (BusError, TimeoutError) as error:
             return f"who holds it is not known: {error}" if str(error) else "who holds it is not known"
-        ours = lease.ids_of(owner)
+        ours = lease.of(owner)
         wanted = Claim("", "", owner, lock.key, CODES[lock.mode], 0.0)
         found = [
             one

@@ -86,9 +86,9 @@ class Lease:
         """The lock no longer matters."""
         self._holds.pop(id_, None)
 
-    def ids_of(self, owner: str) -> set[str]:
-        """The locks of one owner."""
-        return {id_ for id_, hold in self._holds.items() if hold.owner == owner}
+    def of(self, owner: str) -> dict[str, str]:
+        """The keys of the locks of one owner, by id."""
+        return {id_: hold.place[1] for id_, hold in self._holds.items() if hold.owner == owner}
 
     @property
     def places(self) -> list[Place]:
@@ -171,7 +171,9 @@ class Lease:
             began = self._loop.time()
             try:
                 self.session = await self._backend.renew(self.session)
-            except TransportError as error:
+            except BusError as error:
+                if not error.retryable:
+                    raise
                 log.debug("session %s: %s; trying again", self.session.id, error)
                 await asyncio.sleep(random.uniform(0, pause))  # noqa: S311
                 pause = min(_PAUSE[1], pause * 2)

@@ -74,6 +74,7 @@ class Lock:
         Raises:
             LockTimeoutError: others held it for longer than `timeout`.
             DeadlockError: those that hold it wait for what we hold.
+            LockLostError: what this task holds already is lost.
             ConfigError: it is held already, or there is no task that could.
             TransportError: no answer.
         """

@@ -12,6 +12,7 @@ from bus.connection import Connection
 from bus.errors import WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket
+from bus.topology import SESSION_MARKER_TTL
 
 _HEADERS: Final = {CONTENT_TYPE: MSGPACK}
 _NOBODY: Final = "anon"
@@ -111,7 +112,7 @@ class Sessions:
             TransportError: no answer.
         """
         if await _read(self._bucket, session.id) is not None:
-            await self._bucket.remove(session.id)
+            await self._bucket.remove(session.id, ttl=SESSION_MARKER_TTL)
 
     async def _standing(self, session: str) -> Session:
         found = await _read(self._bucket, session)

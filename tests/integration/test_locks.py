@@ -553,6 +553,30 @@ async def test_a_lock_that_is_lost_ends_its_block_and_the_next_hangs_on_a_new_le
         pass
 
 
+async def test_whoever_waits_for_another_lock_when_he_loses_one_is_told_and_does_not_go_on(
+    yard: Yard, mesh: Mesh
+) -> None:
+    ann, bob = await yard.client("ann"), await yard.client("bob")
+    went_on: list[Lock] = []
+
+    async def work() -> None:
+        async with lock(ann, "p"), lock(ann, "q") as second:
+            went_on.append(second)
+
+    async with lock(bob, "q"):
+        task = asyncio.create_task(work())
+        await waiting(mesh, "q", 1)
+        (holder,) = (await table(mesh, "p")).holders
+        await Bucket(mesh.connection, subjects.SESSIONS_BUCKET).remove(holder.session)
+        async with lock(bob, "p"):
+            pass
+    with pytest.raises(LockLostError):
+        await task
+    assert not went_on
+    async with lock(ann, "p"), lock(ann, "q"):
+        pass
+
+
 async def test_the_answers_that_are_lost_neither_lose_a_lock_nor_leave_one(
     yard: Yard, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -124,7 +124,7 @@ MUTANTS = [
     Mutant(
         "who holds a lock no more may write by it",
         "actors/memory/fencing.py",
-        "        raise StaleFenceError(key, fence.key, fence.token)\n",
+        "        raise StaleFenceError(keys[0], fence.key, fence.token)\n",
         "        return standing.revision\n",
         STALE,
         "assert 'written' == 'refused",
@@ -143,7 +143,7 @@ MUTANTS = [
         "table.change(release, surely=True)",
         "table.change(release)",
         CANCELLED,
-        "Claim(",
+        "DID NOT RAISE WrongSequenceError",
     ),
     Mutant(
         "a shared lock goes before an exclusive one that waits",
