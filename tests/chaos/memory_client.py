@@ -191,8 +191,8 @@ def be_slow(pause: Callable[[float], Awaitable[None]]) -> None:
     """Have it take long from the look at a lock to the write under it, so that one may be stopped in between."""
     looking = fencing.check
 
-    async def check(connection: Connection, fence: Fence, namespace: str, key: str) -> int:
-        revision = await looking(connection, fence, namespace, key)
+    async def check(connection: Connection, fence: Fence, namespace: str, *keys: str) -> int:
+        revision = await looking(connection, fence, namespace, *keys)
         await pause(0.3)
         return revision
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,12 @@ async def test_what_is_purged_is_gone_with_all_its_versions_and_what_is_no_key_i
         assert (await anext(seen)).key == "secrets/other"
 
 
+async def fill(memory: Memory, size: int) -> None:
+    """Write values of a size until there is no room."""
+    for number in itertools.count():
+        await memory.put(f"{size}/{number // 4}", b"x" * size)
+
+
 async def test_when_the_bucket_is_full_what_was_stored_stays_and_deletes_make_room(tmp_path: Path) -> None:
     async with Server(tmp_path / "nats") as server:
         settings = Settings(nats_url=server.url, memory_max_bytes=400_000)
@@ -88,12 +95,8 @@ async def test_when_the_bucket_is_full_what_was_stored_stays_and_deletes_make_ro
             memory = Memory(mesh, "plans")
             async with memory.lock("held"):
                 for size in (20_000, 1_000, 1):  # until there is room for nothing
-                    number = 0
                     with pytest.raises(QueueFullError):
-                        while True:
-                            await memory.put(f"{size}/{number // 4}", b"x" * size)
-                            number += 1
-                    assert size < 20_000 or number > 10
+                        await fill(memory, size)
             assert await memory.locks() == [], "it was given back although there was no room"
             assert there(await memory.get("20000/0")).value == b"x" * 20_000
             assert (await memory.delete("20000/0")).outcome == "written"
