@@ -34,8 +34,7 @@ MARKER_TTL: Final = 600.0
 """Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
 
 SESSION_MARKER_TTL: Final = 60.0
-"""The same of sessions, of which every client that takes locks leaves one behind; keepers look for those that they missed.
-"""
+"""The same of sessions: every client that takes locks leaves one behind, and keepers look for what they missed."""
 
 _GRANTS: Final = ("allow_direct", "republish")
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
