@@ -68,8 +68,11 @@ class Subscription:
         except (BusError, nats.errors.Error):
             # The connection is gone, and the interest with it.
             log.debug("unsubscribing %s without an answer: the connection is lost", self.subject)
-        finally:
-            client.forget(self._number)  # also where nobody waits any more for what was sent
+        client.forget(self._number)
+
+    def forget(self) -> None:
+        """Hand on nothing more, whatever still comes: for who may miss it."""
+        self._connection.client.forget(self._number)
 
 
 class Connection:

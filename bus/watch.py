@@ -189,7 +189,11 @@ class Watch:
         self._reached.set()  # whoever catches up by this consumer has nothing more to wait for
         if subscription is None:
             return
-        await subscription.drain()
+        try:
+            await subscription.drain()
+        except asyncio.CancelledError:
+            subscription.forget()  # nobody comes back for it
+            raise
         if self._subscription is subscription:
             self._subscription = None
         if not self._connection.is_connected:
