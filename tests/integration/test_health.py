@@ -27,10 +27,15 @@ from tests.processes import ActorProcess, actor
 
 REGISTRY = "actors.registry:Registry"
 LISTENER = "tests.integration.agents:Listener"
-WITHIN = 6.0 if os.getloadavg()[0] <= 2 * (os.cpu_count() or 2) else 12.0
-"""Seconds within which the deaf must be known for what they are; on a machine that has twice as much to do as it can,
-twice as many.
-"""
+
+
+def within() -> float:
+    """Seconds within which the deaf must be known for what they are; on a machine that has more to do than it can,
+    where those who start are slow to say how they are, five times as many.
+    """
+    return 6.0 if os.getloadavg()[0] <= (os.cpu_count() or 2) else 30.0
+
+
 LOADED = float(os.environ.get("REVO_LOADED", "4.0"))
 """Seconds of full load, and as many of rest; longer than anybody may be silent."""
 
@@ -44,7 +49,7 @@ async def until(mesh: Mesh, name: str, condition: str, says: str = "") -> Instan
         one = await found(mesh, name)
         return one if one.condition == condition and says in one.reason else None
 
-    one: Instance = await eventually(look)
+    one: Instance = await eventually(look, timeout=60.0)
     return one
 
 
@@ -72,7 +77,7 @@ async def test_the_deaf_are_found_and_routed_around_also_after_a_restart_of_the_
         await until(mesh, deaf.instance, "suspect", "deaf")
         took = time.monotonic() - began
         figures(f"health: found deaf {took:.1f} s after its queue fell silent")
-        assert took < WITHIN
+        assert took < within()
         finding = {one.instance for one in await RegistryClient(mesh).find("listen")}
         assert finding == {good.instance, blocked.instance}, "who asks for somebody is not given the deaf"
         done = [await (await mesh.submit("listen", {"id": n})).result(timeout=5) for n in range(6)]
@@ -82,7 +87,7 @@ async def test_the_deaf_are_found_and_routed_around_also_after_a_restart_of_the_
         handle = await mesh.submit("listen", {"what": "block", "seconds": 7.0})
         began = time.monotonic()
         victim = await eventually(lambda: _one_more_suspect(mesh, {deaf.instance}))
-        assert time.monotonic() - began < WITHIN
+        assert time.monotonic() - began < within()
         assert victim in (good.instance, blocked.instance)
 
         # One that the restart of the server leaves deaf is found, and so is the one that was.
@@ -95,7 +100,7 @@ async def test_the_deaf_are_found_and_routed_around_also_after_a_restart_of_the_
         await until(mesh, lost.instance, "suspect", "deaf")
         took = time.monotonic() - began
         figures(f"health: found deaf {took:.1f} s after the restart of the server")
-        assert took < WITHIN
+        assert took < within()
         await until(mesh, deaf.instance, "suspect", "deaf")
         await handle.result(timeout=20)
         await until(mesh, str(victim), "idle")
