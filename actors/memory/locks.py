@@ -73,7 +73,7 @@ class Locks:
             standing = await table.wait(id, wait)
         held, refusal = standing.table.holder(id), standing.table.refusal(id)
         if held is not None:
-            return Fence(namespace, key, id, held.number, standing.revision)
+            return Fence(namespace, key, id, held.number)
         if refusal is not None:
             await table.change(lambda before: locktable.release(before, id, time.time()))
             raise DeadlockError(key, str(mode), refusal.circle)

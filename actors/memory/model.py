@@ -172,8 +172,6 @@ class Fence:
     key: str
     id: str
     token: int
-    seen: int = 0
-    """The revision of the table in which it was last seen to be held; 0: not known."""
 
 
 @dataclass(frozen=True, slots=True)
