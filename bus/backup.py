@@ -22,17 +22,18 @@ from typing import Any, Final, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bus import jetstream, subjects, topology
+from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, InvalidSubjectError, NotFoundError
 from bus.snapshots import reading, snapshot, writing
+from bus.streams import streams
 
 M = TypeVar("M", bound=BaseModel)
 
 MARK: Final = "backup.json"
 """Written last: a folder without it is no backup."""
 _PIECE: Final = 1024 * 1024
-_OF_THE_MOMENT: Final = {subjects.PROBES, subjects.bucket(subjects.SESSIONS_BUCKET)}
+_OF_THE_MOMENT: Final = {subjects.PROBES, subjects.PROGRESS, subjects.bucket(subjects.SESSIONS_BUCKET)}
 """What means nothing later. Locks of sessions that are gone are taken away, as those of the dead are."""
 
 OnBytes = Callable[[str, int], object]
@@ -119,7 +120,7 @@ async def create(connection: Connection, folder: Path, on_bytes: OnBytes) -> Bac
     await asyncio.to_thread(_prepare, folder)
     taken: list[Kept] = []
     files: dict[str, str] = {}
-    wanted = topology.streams(connection.settings, connection.max_payload)
+    wanted = streams(connection.settings, connection.max_payload)
     names = [config["name"] for config in wanted if config["name"] not in _OF_THE_MOMENT]
     names.sort(key=lambda name: name != subjects.TASKS)  # which comes first, see above
     for name in names:
@@ -177,7 +178,7 @@ async def load(folder: Path, on_bytes: OnBytes) -> Backup:
         ConfigError: it is none, or not complete, or a file is not what was written.
     """
     mark = await asyncio.to_thread(_read, folder / MARK, Mark, None)
-    streams = []
+    stood = []
     for name in mark.streams:
         try:
             subjects.token(name, "stream")
@@ -188,8 +189,8 @@ async def load(folder: Path, on_bytes: OnBytes) -> Backup:
         digest = await _digest(path, functools.partial(on_bytes, name))
         if kept.config.get("name") != name or not digest == kept.sha256 == mark.files.get(path.name):
             raise _damaged(path)
-        streams.append(kept)
-    return Backup(at=mark.at, streams=streams)
+        stood.append(kept)
+    return Backup(at=mark.at, streams=stood)
 
 
 def _read(path: Path, kind: type[M], sha256: str | None) -> M:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from bus import jetstream, subjects, topology
+from bus import jetstream, streams, subjects, topology
 from bus.connection import Connection
 from bus.errors import BusError, NotFoundError
 from bus.outcomes import Policy
@@ -58,7 +58,7 @@ async def plan(connection: Connection, wanted: list[Wanted]) -> list[Change]:
         TransportError, ServerError: the server does not answer, or not to us.
     """
     found = []
-    for config in topology.streams(connection.settings, connection.max_payload):
+    for config in streams.streams(connection.settings, connection.max_payload):
         change = await _stream(connection, config)
         if change is not None:
             found.append(change)
@@ -70,7 +70,7 @@ async def plan(connection: Connection, wanted: list[Wanted]) -> list[Change]:
     return found
 
 
-async def _stream(connection: Connection, wanted: topology.Config) -> Change | None:
+async def _stream(connection: Connection, wanted: streams.Config) -> Change | None:
     name = wanted["name"]
     try:
         standing = (await jetstream.call(connection, "STREAM.INFO", name))["config"]
@@ -84,7 +84,7 @@ async def _stream(connection: Connection, wanted: topology.Config) -> Change | N
     return Change("update", f"stream {name}", lines, "STREAM.UPDATE", (name,), {**standing, **wanted})
 
 
-async def _consumer(connection: Connection, wanted: topology.Config) -> Change | None:
+async def _consumer(connection: Connection, wanted: streams.Config) -> Change | None:
     name, subject = wanted["durable_name"], wanted["filter_subject"]
     names = (subjects.TASKS, name, subject)
     body = {"stream_name": subjects.TASKS, "config": wanted}

@@ -21,6 +21,15 @@ ROLES: Final = (SUBMITTER, AGENT, GATEWAY, FOREIGN, *trusted.ROLES)
 
 _ANY: Final = ("*",)
 
+OF_CLIENTS: Final = (
+    *("cancel", "redrive", "drop", "policy"),
+    *("schedules", "unschedule", "pause_schedule", "resume_schedule"),
+    *("progress", "estimate"),
+)
+"""What a client asks of stewards about what is its own."""
+OF_AGENTS: Final = ("cancel", "others_die", "policy", "shed", "release", "overspent")
+"""What an agent asks of them about the tasks that it does."""
+
 
 def check(role: str, user: str, wish: Wish) -> None:
     """See that a user can be made.
@@ -80,8 +89,8 @@ def _client(user: str, wish: Wish) -> Grants:
     sends = [f"revo.task.{capability}.*.{user}" for capability in wish.submits]
     hears = [subjects.done(user)] if wish.submits else []
     if wish.submits:
-        sends.append(subjects.api("DIRECT.GET", subjects.RESULTS, f"revo.result.{user}.>"))
-        sends += [subjects.rpc(subjects.STEWARD, method, user) for method in ("cancel", "redrive", "drop", "policy")]
+        sends += _submitting(user, wish.submits)
+        hears.append(subjects.emitted(user, "*", "*"))
     if wish.broadcasts:
         sends.append(subjects.rpc(subjects.REGISTRY, "find", user))
     for name in wish.asks:
@@ -110,6 +119,19 @@ def _client(user: str, wish: Wish) -> Grants:
     )
 
 
+def _submitting(user: str, capabilities: Sequence[str]) -> list[str]:
+    """What a client publishes besides its tasks: for their payloads, their results and what a steward does for it."""
+    blobs = [f"revo.blob.{user}.{capability}.*.*.*" for capability in capabilities]
+    return [
+        subjects.api("DIRECT.GET", subjects.RESULTS, f"revo.result.{user}.>"),
+        subjects.api("DIRECT.GET", subjects.BLOBS, f"revo.blob.{user}.>"),
+        *blobs,
+        subjects.SPENT_SUBJECTS,
+        *(subjects.rpc(subjects.STEWARD, method, user) for method in OF_CLIENTS),
+        *(subjects.scoped(subjects.STEWARD, "schedule", capability, user) for capability in capabilities),
+    ]
+
+
 def _agent(user: str, wish: Wish) -> Grants:
     """Does the tasks of its capabilities and those sent to it by name; what it wants of others is as for a client."""
     own = _client(user, wish)
@@ -121,10 +143,8 @@ def _agent(user: str, wish: Wish) -> Grants:
         subjects.api("DIRECT.GET", subjects.bucket(subjects.REGISTRY_BUCKET), lease),
         subjects.rpc(subjects.REGISTRY, "register", user),
         subjects.rpc(subjects.REGISTRY, "deregister", user),
-        subjects.rpc(subjects.STEWARD, "cancel", user),
-        subjects.rpc(subjects.STEWARD, "others_die", user),
-        subjects.rpc(subjects.STEWARD, "policy", user),
-        subjects.rpc(subjects.STEWARD, "shed", user),
+        *(subjects.rpc(subjects.STEWARD, method, user) for method in OF_AGENTS),
+        subjects.SPENT_SUBJECTS,
         subjects.beat(user, "*"),
         subjects.probed(user, "*"),
         f"$JS.ACK.{subjects.PROBES}.{user}.>",
@@ -136,7 +156,13 @@ def _agent(user: str, wish: Wish) -> Grants:
     pulls = [*own.pulls, subjects.api("CONSUMER.MSG.NEXT", subjects.PROBES, user)]
     for address in (*wish.does, subjects.agent_address(user)):
         result, attempt = f"revo.result.*.{address}.*", f"$KV.ATTEMPTS.*.{address}.*"
+        progress, saved = f"revo.progress.*.{address}.*", f"revo.saved.*.{address}.*"
+        blob = f"revo.blob.*.{address}.*.*.*"
         sends += [
+            *(progress, saved, blob),
+            subjects.api("DIRECT.GET", subjects.PROGRESS, progress),
+            subjects.api("DIRECT.GET", subjects.CHECKPOINTS, saved),
+            subjects.api("DIRECT.GET", subjects.BLOBS, blob),
             result,
             subjects.api("DIRECT.GET", subjects.RESULTS, result),
             attempt,

@@ -100,7 +100,21 @@ class Settings(BaseModel):
     client_queue: int = Field(
         200_000, ge=1, description="tasks of one client that may wait for one capability at one priority"
     )
+    blob_above: Annotated[int, Field(ge=1024, le=MIB)] = Field(
+        512 * 1024, description="of a task's message or value: what is larger travels beside its message, in pieces"
+    )
+    blob_max: Bytes = Field(64 * MIB, description="of a task's message or value")
+    max_depth: int = Field(16, ge=1, le=1000, description="generations of tasks that submit tasks")
+    max_children: int = Field(10_000, ge=1, description="tasks that one attempt of a task may submit")
+    fair_share: int = Field(
+        1000, ge=1, description="tasks of other clients that a client with few of its own waits for at the most"
+    )
     tasks_max_bytes: Bytes = 1024 * MIB
+    later_max_bytes: Bytes = 128 * MIB
+    progress_max_bytes: Bytes = 256 * MIB
+    checkpoints_max_bytes: Bytes = 256 * MIB
+    blobs_max_bytes: Bytes = 4096 * MIB
+    budgets_max_bytes: Bytes = 256 * MIB
     results_max_bytes: Bytes = 1024 * MIB
     dead_max_bytes: Bytes = 512 * MIB
     traces_max_bytes: Bytes = 256 * MIB
@@ -113,6 +127,7 @@ class Settings(BaseModel):
     sessions_max_bytes: Bytes = 16 * MIB
     dead_max_age: Seconds = 30 * 86400.0
     traces_max_age: Seconds = 86400.0
+    progress_max_age: Seconds = 3600.0
     audit_max_age: Seconds = 2 * 86400.0
     events_max_age: Seconds = 7 * 86400.0
 

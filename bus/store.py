@@ -13,7 +13,7 @@ from bus.connection import Connection
 from bus.errors import WrongSequenceError
 from bus.jetstream import StoredMessage
 from bus.messages import EXPECTED_SUBJECT_SEQUENCE, MSG_TTL
-from bus.topology import MARKER_TTL
+from bus.streams import MARKER_TTL
 
 _OPERATION: Final = "KV-Operation"
 _MARKER: Final = "Nats-Marker-Reason"

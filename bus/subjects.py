@@ -19,6 +19,16 @@ TRACES: Final = "TRACES"
 ATTEMPTS: Final = "KV_ATTEMPTS"
 """The stream under the key-value bucket ATTEMPTS: what is known of tasks that did not end at the first try."""
 ADVISORIES: Final = "ADVISORIES"
+LATER: Final = "LATER"
+"""Tasks that fall due later, once or again and again: the server's own schedules, and what has fallen due."""
+PROGRESS: Final = "PROGRESS"
+"""What handlers say while they run."""
+CHECKPOINTS: Final = "CHECKPOINTS"
+"""What handlers have so far, for the next attempt."""
+BLOBS: Final = "BLOBS"
+"""Payloads too large for a message, in pieces."""
+BUDGETS: Final = "BUDGETS"
+"""What families of tasks have spent: one counter for each budget and unit."""
 AUDIT: Final = "AUDIT"
 """What `bus.audit` must know and no other stream says: notes of doubles, drops, redrives and lost attempts."""
 
@@ -46,6 +56,14 @@ DEAD_SUBJECTS: Final = "revo.dead.>"
 SPAN_SUBJECTS: Final = "revo.span.>"
 ATTEMPT_SUBJECTS: Final = "$KV.ATTEMPTS.>"
 AUDIT_SUBJECTS: Final = "revo.audit.>"
+SCHEDULE_SUBJECTS: Final = "revo.later.*.*"
+PAUSED_SUBJECTS: Final = "revo.paused.*.*"
+DUE_SUBJECTS: Final = "revo.due.*.*"
+PROGRESS_SUBJECTS: Final = "revo.progress.>"
+EMITTED_SUBJECTS: Final = "revo.emitted.>"
+SAVED_SUBJECTS: Final = "revo.saved.*.*.*"
+BLOB_SUBJECTS: Final = "revo.blob.*.*.*.*.*"
+SPENT_SUBJECTS: Final = "revo.spent.*.*"
 ADVISORY_SUBJECTS: Final = f"$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{TASKS}.>"
 BEATS: Final = "revo.beat.>"
 REGISTRY_BUCKET: Final = "REGISTRY"
@@ -249,6 +267,46 @@ def attempt(client: str, capability: str, task_id: str) -> str:
     return f"$KV.ATTEMPTS.{client}.{capability}.{task_id}"
 
 
+def schedule(client: str, schedule_id: str) -> str:
+    """Where a schedule stands while it is active. Whoever may publish there can have tasks submitted as any client."""
+    return f"revo.later.{token(client, 'client')}.{token(schedule_id, 'schedule id')}"
+
+
+def paused(client: str, schedule_id: str) -> str:
+    """Where a schedule stands while it is paused."""
+    return f"revo.paused.{token(client, 'client')}.{token(schedule_id, 'schedule id')}"
+
+
+def due(client: str, schedule_id: str) -> str:
+    """Where the server puts what has fallen due, until a steward has made a task of it."""
+    return f"revo.due.{token(client, 'client')}.{token(schedule_id, 'schedule id')}"
+
+
+def progress(client: str, capability: str, task_id: str) -> str:
+    """Where a task's handler says how far it is, and streams its output."""
+    return f"revo.progress.{client}.{capability}.{task_id}"
+
+
+def emitted(client: str, capability: str, task_id: str) -> str:
+    """Where a client hears what a task's handler says, once it is stored (PROGRESS republishes there)."""
+    return f"revo.emitted.{client}.{capability}.{task_id}"
+
+
+def saved(client: str, capability: str, task_id: str) -> str:
+    """Where a task's handler keeps what it has so far."""
+    return f"revo.saved.{client}.{capability}.{task_id}"
+
+
+def blob(client: str, capability: str, task_id: str, blob_id: str, piece: int | str) -> str:
+    """One piece, from 0 on, of a payload of a task that is too large for a message; or `*` for all of them."""
+    return f"revo.blob.{client}.{capability}.{task_id}.{blob_id}.{piece}"
+
+
+def spent(budget_id: str, unit: str) -> str:
+    """The counter of what has been spent of a budget. Its id is random: who knows it may spend of it."""
+    return f"revo.spent.{token(budget_id, 'budget id')}.{token(unit, 'unit')}"
+
+
 def note(what: str, *names: str) -> str:
     """Where something is noted for the audit, as in `note("double", "42")`."""
     return ".".join(("revo.audit", what, *names))
@@ -341,9 +399,11 @@ def direct(service: str, instance: str, method: str, caller: str = "") -> str:
 
 def scoped(service: str, method: str, scope: str, caller: str = "") -> str:
     """The subject that a service answers a method on within one scope, as in `rpc`: permissions may grant single
-    scopes, so that a handler need not ask who may touch what.
+    scopes, so that a handler need not ask who may touch what. A scope is a token, or an agent as `@<agent>`.
     """
-    scope = scope if scope == "*" else token(scope, "scope")
+    scope = scope if scope == "*" or scope.startswith("@") else token(scope, "scope")
+    if scope.startswith("@"):
+        address(scope)
     return _called(f"revo.scoped.{token(service, 'service')}.{token(method, 'method')}.{scope}", caller)
 
 

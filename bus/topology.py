@@ -1,4 +1,4 @@
-"""Streams, consumers and buckets as data. Applying it creates what is missing, reports what differs, may be repeated.
+"""Streams and consumers on a server: what is missing is created, what differs is reported; it may be repeated.
 
 What stands on a server may hold somebody's work, so nothing of it is changed here but what lets readers do more.
 """
@@ -16,192 +16,20 @@ from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.credentials import OPERATOR
 from bus.errors import BusError, NotFoundError, PermissionDeniedError, ServerError
-from bus.messages import HEADROOM
 from bus.outcomes import Policy
-from bus.settings import Settings
+from bus.streams import NS, PROBE_AGE, Config, streams
 
 log = logging.getLogger(__name__)
 
-NS: Final = 1_000_000_000
-MAX_CONSUMERS: Final = 100_000
-"""Said outright: since 2.15 the server's own default is 1,000 a stream, and every capability takes five."""
 MAX_WAITING: Final = 10_000
 """Standing pulls on one consumer: one for each idle replica."""
-DEDUP_WINDOW: Final = 120 * NS
-MEMORY_DEDUP: Final = 60 * NS
-"""A write is sent again for a quarter of that (the setting `publish_timeout`); every id costs memory meanwhile."""
-MARKER_TTL: Final = 600.0
-"""Seconds for which the server says that a lease has run out, also to a reader that was away meanwhile."""
-
-SESSION_MARKER_TTL: Final = 60.0
-"""The same of sessions: every client that takes locks leaves one behind, and keepers look for what they missed."""
 
 _GRANTS: Final = ("allow_direct", "republish")
 """What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
 
-PROBE_AGE: Final = 5.0
-"""Seconds that a probe waits for somebody to do it."""
-MAX_PROBES: Final = 1000
-"""Probes of one agent that wait."""
-
 _FOR_EVER: Final = "9999-12-31T00:00:00Z"
 
 _NAME_IN_USE: Final = 10058
-
-Config = dict[str, Any]
-
-
-def streams(settings: Settings, max_payload: int) -> list[Config]:
-    """Every stream that a mesh stands on, as the server's API takes it."""
-    common: Config = {"num_replicas": settings.replicas, "storage": "file", "max_consumers": MAX_CONSUMERS}
-    kept: Config = {**common, "retention": "limits", "allow_msg_ttl": True}
-    one_each: Config = {"max_msgs_per_subject": 1, "discard": "new", "discard_new_per_subject": True}
-    return [
-        {
-            "name": subjects.TASKS,
-            "description": "tasks that wait for, or are with, a worker",
-            "subjects": list(subjects.TASK_FORMS),
-            "subject_transform": {"src": subjects.BARE_TASKS, "dest": subjects.CLIENT_TASKS},
-            "retention": "workqueue",
-            "discard": "new",
-            "discard_new_per_subject": True,
-            "max_msgs_per_subject": settings.client_queue,  # a subject is one client's, for one capability and priority
-            "max_bytes": settings.tasks_max_bytes,
-            "max_msg_size": max_payload - HEADROOM,
-            "allow_direct": True,  # who looks through the queue reads it in batches (bus.backlog)
-            "duplicate_window": DEDUP_WINDOW,
-            **common,
-        },
-        {
-            "name": subjects.RESULTS,
-            "description": "the one result of every task",
-            "subjects": [subjects.RESULT_SUBJECTS],
-            "republish": {"src": subjects.RESULT_SUBJECTS, "dest": subjects.DONE_SUBJECTS},
-            "allow_direct": True,  # who may read some results alone reads them by their subjects
-            "max_bytes": settings.results_max_bytes,
-            **one_each,
-            **kept,
-        },
-        {
-            "name": subjects.DEAD,
-            "description": "tasks that failed for good, as they were submitted",
-            "subjects": [subjects.DEAD_SUBJECTS],
-            "max_bytes": settings.dead_max_bytes,
-            "max_age": int(settings.dead_max_age * NS),
-            **one_each,
-            **kept,
-        },
-        {
-            "name": subjects.ATTEMPTS,
-            "description": "what is known of tasks that did not end at the first try",
-            "subjects": [subjects.ATTEMPT_SUBJECTS],
-            "max_bytes": settings.attempts_max_bytes,
-            "max_msgs_per_subject": 1,
-            "discard": "new",
-            "allow_rollup_hdrs": False,  # with one such header who may write one key could wipe all
-            "allow_direct": True,
-            "deny_delete": True,
-            **kept,
-        },
-        {
-            "name": subjects.AUDIT,
-            "description": "what an audit must know and no other stream says",
-            "subjects": [subjects.AUDIT_SUBJECTS],
-            "discard": "old",
-            "max_bytes": settings.audit_max_bytes,
-            "max_age": int(max(settings.audit_max_age, 2 * settings.result_ttl) * NS),
-            "retention": "limits",
-            **common,
-        },
-        {
-            "name": subjects.bucket(subjects.REGISTRY_BUCKET),
-            "description": "leases of those that live, and what their capabilities are",
-            "subjects": [subjects.entry(subjects.REGISTRY_BUCKET, ">")],
-            "max_bytes": settings.registry_max_bytes,
-            "max_msgs_per_subject": 1,
-            "discard": "new",
-            "republish": {"src": subjects.entry(subjects.REGISTRY_BUCKET, ">"), "dest": subjects.REGISTRY_NEWS},
-            "subject_delete_marker_ttl": int(MARKER_TTL * NS),
-            "allow_rollup_hdrs": True,  # the server wants it for its markers
-            "allow_direct": True,  # who renews a lease may read that one alone
-            "deny_delete": True,
-            **kept,
-        },
-        {
-            "name": subjects.bucket(subjects.MEMORY_BUCKET),
-            "description": "what agents share, with its versions, and the tables of locks",
-            "subjects": [subjects.entry(subjects.MEMORY_BUCKET, ">")],
-            "max_bytes": settings.memory_max_bytes,
-            "max_msgs_per_subject": settings.memory_history,
-            "discard": "new",
-            "republish": {
-                "src": subjects.entry(subjects.MEMORY_BUCKET, f"{subjects.LOCKS}.>"),
-                "dest": subjects.LOCK_NEWS,
-            },
-            "duplicate_window": MEMORY_DEDUP,
-            "allow_rollup_hdrs": False,  # with one such header who may write one key could wipe all
-            "allow_atomic": True,
-            "allow_direct": True,
-            "deny_delete": True,
-            **kept,
-            "allow_msg_ttl": False,  # an old version would be the newest again: who coordinates ends them
-        },
-        {
-            "name": subjects.bucket(subjects.SESSIONS_BUCKET),
-            "description": "leases of those that hold locks of shared memory",
-            "subjects": [subjects.entry(subjects.SESSIONS_BUCKET, ">")],
-            "max_bytes": settings.sessions_max_bytes,
-            "max_msgs_per_subject": 1,
-            "discard": "new",
-            "subject_delete_marker_ttl": int(SESSION_MARKER_TTL * NS),
-            "allow_rollup_hdrs": True,  # the server wants it for its markers
-            "allow_direct": True,
-            "deny_delete": True,
-            **kept,
-        },
-        {
-            "name": subjects.PROBES,
-            "description": "what proves that an agent does what it is given",
-            "subjects": [subjects.PROBE_SUBJECTS],
-            "retention": "workqueue",
-            "discard": "old",
-            "max_age": int(PROBE_AGE * NS),
-            "max_msgs_per_subject": MAX_PROBES,
-            "duplicate_window": int(PROBE_AGE * NS),  # every registry sends them, and one of each is enough
-            "allow_direct": False,
-            **common,
-        },
-        {
-            "name": subjects.EVENTS,
-            "description": "what happened to agents and to the system",
-            "subjects": [subjects.EVENT_SUBJECTS],
-            "discard": "old",
-            "max_bytes": settings.events_max_bytes,
-            "max_age": int(settings.events_max_age * NS),
-            "duplicate_window": int(1.5 * MARKER_TTL * NS),  # whoever reads an old marker again tells nothing twice
-            "retention": "limits",
-            **common,
-        },
-        {
-            "name": subjects.ADVISORIES,
-            "description": "tasks that the server delivers no more, until the steward has ended them",
-            "subjects": [subjects.ADVISORY_SUBJECTS],
-            "retention": "workqueue",
-            "discard": "old",
-            "max_bytes": settings.advisories_max_bytes,
-            **common,
-        },
-        {
-            "name": subjects.TRACES,
-            "description": "spans of processes without a collector",
-            "subjects": [subjects.SPAN_SUBJECTS],
-            "discard": "old",
-            "max_bytes": settings.traces_max_bytes,
-            "max_age": int(settings.traces_max_age * NS),
-            "retention": "limits",
-            **common,
-        },
-    ]
 
 
 def is_ours(connection: Connection) -> bool:

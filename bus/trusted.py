@@ -12,6 +12,7 @@ from bus.grants import Grants, listings
 BRIDGE: Final = "bridge"
 MEMORY: Final = "memory"
 ROLES: Final = (OPERATOR, "observer", "registry", "steward", BRIDGE, MEMORY)
+_BESIDE_TASKS: Final = (subjects.LATER, subjects.PROGRESS, subjects.CHECKPOINTS, subjects.BLOBS, subjects.BUDGETS)
 
 
 def grants(role: str, user: str, foreign: Sequence[str]) -> Grants:
@@ -54,27 +55,29 @@ def _registry(user: str) -> Grants:
 
 
 def _steward(user: str) -> Grants:
-    read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT)
-    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT)
-    looked_at = (subjects.TASKS, subjects.ADVISORIES)
+    read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT, *_BESIDE_TASKS)
+    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT, subjects.LATER)
+    looked_at = (subjects.TASKS, subjects.ADVISORIES, subjects.LATER)
     return _system(
         user,
         subjects.STEWARD,
         *(subjects.api("STREAM.INFO", stream) for stream in (*read, subjects.ADVISORIES)),
         *(subjects.api("STREAM.MSG.GET", stream) for stream in read),
         *(subjects.api("STREAM.MSG.DELETE", stream) for stream in (subjects.TASKS, subjects.DEAD)),
-        subjects.api("DIRECT.GET", subjects.TASKS),
+        *(subjects.api("DIRECT.GET", stream) for stream in (subjects.TASKS, *_BESIDE_TASKS)),
+        *(subjects.api("STREAM.PURGE", stream) for stream in (subjects.LATER, subjects.CHECKPOINTS, subjects.BLOBS)),
+        *(f"$JS.ACK.{stream}.>" for stream in (subjects.ADVISORIES, subjects.LATER)),
+        *(subjects.SCHEDULE_SUBJECTS, subjects.PAUSED_SUBJECTS, subjects.BLOB_SUBJECTS, subjects.SPENT_SUBJECTS),
         *(subjects.api("CONSUMER.CREATE", stream, ">") for stream in made),
         *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in made),
         *(subjects.api("CONSUMER.INFO", stream, "*") for stream in looked_at),
-        f"$JS.ACK.{subjects.ADVISORIES}.>",
         "revo.task.*.*.*",
         subjects.RESULT_SUBJECTS,
         subjects.DEAD_SUBJECTS,
         subjects.ATTEMPT_SUBJECTS,
         subjects.AUDIT_SUBJECTS,
         "revo.ctl.>",
-        hears=(subjects.BEATS,),
+        hears=(subjects.BEATS, f"revo.scoped.{subjects.STEWARD}.>"),
     )
 
 
@@ -120,6 +123,9 @@ def _speaks_for(agent: str) -> list[str]:
         f"revo.result.*.{address}.*",
         f"revo.dead.*.{address}.*",
         f"$KV.ATTEMPTS.*.{address}.*",
+        f"revo.progress.*.{address}.*",
+        f"revo.blob.*.{address}.*.*.*",
+        subjects.api("DIRECT.GET", subjects.BLOBS, f"revo.blob.*.{address}.*.*.*"),
     ]
     for priority in subjects.PRIORITIES:
         consumer, only = subjects.consumer(address, priority), subjects.consumer_filter(address, priority)

@@ -12,7 +12,7 @@ from bus.connection import Connection
 from bus.errors import WrongSequenceError
 from bus.messages import CONTENT_TYPE, MSGPACK
 from bus.store import Bucket
-from bus.topology import SESSION_MARKER_TTL
+from bus.streams import SESSION_MARKER_TTL
 
 _HEADERS: Final = {CONTENT_TYPE: MSGPACK}
 _NOBODY: Final = "anon"

@@ -30,7 +30,10 @@ from tests.conftest import QUICK, Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.guarded import guarded
 
-ALL = ["TASKS", "RESULTS", "DEAD", "KV_ATTEMPTS", "AUDIT", "KV_REGISTRY", "KV_MEMORY", "EVENTS", "ADVISORIES", "TRACES"]
+ALL = [
+    *("TASKS", "RESULTS", "DEAD", "KV_ATTEMPTS", "AUDIT", "LATER", "CHECKPOINTS", "BLOBS", "BUDGETS"),
+    *("KV_MEMORY", "KV_REGISTRY", "EVENTS", "ADVISORIES", "TRACES"),
+]
 
 
 def silent(_stream: str, _more: int) -> None:

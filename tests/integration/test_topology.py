@@ -9,7 +9,7 @@ import nats
 import nats.js.errors
 import pytest
 
-from bus import jetstream, subjects, topology
+from bus import jetstream, streams, subjects, topology
 from bus.connection import Connection
 from bus.errors import QueueFullError, WrongSequenceError
 from bus.mesh import Mesh
@@ -21,7 +21,7 @@ from tests.eventually import eventually
 
 
 async def test_applying_twice_changes_nothing_and_finds_nothing(connection: Connection) -> None:
-    assert len(await topology.differences(connection)) == 12, "none exists yet"
+    assert len(await topology.differences(connection)) == 17, "none exists yet"
     assert await topology.apply(connection) == []
     assert await topology.apply(connection) == []
     assert await topology.differences(connection) == []
@@ -50,7 +50,7 @@ async def test_streams_say_outright_how_many_consumers_they_take(connection: Con
     await topology.apply(connection)
     for name in (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.TRACES):
         info = await jetstream.call(connection, "STREAM.INFO", name)
-        assert info["config"]["max_consumers"] == topology.MAX_CONSUMERS
+        assert info["config"]["max_consumers"] == streams.MAX_CONSUMERS
 
 
 async def test_two_agents_that_disagree_are_both_named_and_the_first_holds(connection: Connection) -> None:
@@ -118,7 +118,7 @@ async def test_a_worker_whose_consumer_is_deleted_says_so_and_ends(
 
 
 async def test_a_stream_of_an_earlier_version_learns_to_be_read_and_keeps_all_else(connection: Connection) -> None:
-    (tasks, *_) = topology.streams(connection.settings, connection.max_payload)
+    (tasks, *_) = streams.streams(connection.settings, connection.max_payload)
     old = {**tasks, "allow_direct": False, "max_bytes": 12345}
     await jetstream.call(connection, "STREAM.CREATE", "TASKS", body=old)
     assert await topology.apply(connection) == [f"stream TASKS: max_bytes is 12345, wanted {tasks['max_bytes']}"]
