@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from bus.errors import ConfigError
-from bus.tasks import FAMILY
+from bus.family import FAMILY
 from bus.telemetry import current_ids
 
 VARIABLE: Final = "REVO_LOG"

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 from bus import endings, subjects
@@ -21,15 +21,22 @@ LOOK_AGAIN: Final = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds between two looks in a cluster, by who may not ask a stream's leader; a copy is behind for less than that."""
 
 
+AT_ONCE: Final = 64
+"""Results that are looked up side by side."""
+PAUSE: Final = 0.2
+"""Seconds until what could not be looked up is tried again: JetStream comes up a moment after the server does."""
+
+
 class Arrival:
     """The result of one task, once it is there. Any number may wait for it."""
 
-    __slots__ = ("__weakref__", "_closed", "_waiters", "result")
+    __slots__ = ("__weakref__", "_closed", "_told", "_waiters", "result")
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self._closed = False
         self._waiters: list[asyncio.Future[None]] = []
+        self._told: list[Callable[[Arrival], None]] = []
 
     @property
     def done(self) -> bool:
@@ -45,6 +52,18 @@ class Arrival:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiters.clear()
+        told, self._told = self._told, []
+        for callback in told:
+            callback(self)
+
+    def tell(self, callback: Callable[[Arrival], None]) -> None:
+        """Have `callback` called once, when there is nothing left to wait for. It must be quick and must not raise."""
+        self._told.append(callback)
+
+    def forget(self, callback: Callable[[Arrival], None]) -> None:
+        """Call it no more."""
+        if callback in self._told:
+            self._told.remove(callback)
 
     async def wait(self, connection: Connection, timeout: float | None) -> bool:
         """Return once there is nothing left to wait for; False when `timeout` seconds were over first."""
@@ -78,6 +97,7 @@ class Arrivals:
         self._subscription: Subscription | None = None
         self._subscribing = asyncio.Lock()
         self._looking: set[asyncio.Task[None]] = set()
+        self._rereading: asyncio.Task[None] | None = None
         connection.on_reconnect(self._reread)
         connection.closed.add_done_callback(self._close)
 
@@ -149,12 +169,15 @@ class Arrivals:
 
     async def _reread(self) -> None:
         """After a reconnect: results may have been stored while nobody listened."""
-        self._spawn(self._read_all())
+        if self._rereading is not None:
+            self._rereading.cancel()  # of the reconnect before; this one looks for all that is still waited for
+        self._rereading = self._spawn(self._read_all())
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._looking.add(task)
         task.add_done_callback(self._looked)
+        return task
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking.discard(task)
@@ -162,18 +185,47 @@ class Arrivals:
             log.error("a result could not be looked up: %s", error, exc_info=error)
 
     async def _read_all(self) -> None:
-        for key, arrival in list(self._waiting.items()):
-            while not arrival.done and self._connection.is_connected:
+        listed = list(self._waiting.items())
+        await self.look_for([(*key, arrival) for key, arrival in listed], lenient=True)
+
+    async def look_for(self, wanted: Sequence[tuple[str, str, Arrival]], *, lenient: bool = False) -> None:
+        """Look up the results of many tasks, given as capability, task id and where each arrives: `AT_ONCE` side by
+        side, and again after errors of transport, until each has been looked up, or has arrived, or the connection is
+        closed. While that is lost nothing is asked.
+
+        Raises:
+            ServerError: one cannot be looked up at all; where that is `lenient`, it is logged instead.
+        """
+        left = iter(wanted)
+
+        async def some() -> None:
+            for capability, task_id, arrival in left:
                 try:
-                    await self.look(*key, arrival)
-                except TransportError as error:
-                    log.debug("result of %s: %s", key, error)
-                    await asyncio.sleep(0.2)  # JetStream comes up a moment after the server does
+                    await self._look_until(capability, task_id, arrival)
+                except BusClosedError:
+                    return  # then nothing arrives any more, which is said to all who wait
                 except BusError as error:
-                    log.warning("result of %s: %s", key, error)
-                    break
-                else:
-                    break
+                    if not lenient:
+                        raise
+                    log.warning("result of %s: %s", task_id, error)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(AT_ONCE, len(wanted))):
+                    group.create_task(some())
+        except ExceptionGroup as several:
+            raise several.exceptions[0] from several
+
+    async def _look_until(self, capability: str, task_id: str, arrival: Arrival) -> None:
+        while not arrival.done:
+            try:
+                await self._connection.connected()
+                await self.look(capability, task_id, arrival)
+            except TransportError as error:
+                log.debug("result of %s: %s", task_id, error)
+                await asyncio.sleep(PAUSE)
+            else:
+                return
 
 
 def _give_up(waiter: asyncio.Future[None]) -> None:

@@ -331,6 +331,53 @@ class MailboxFullError(TransportError):
         return f"the mailbox of {self.actor} is full ({self.capacity} messages waiting)"
 
 
+# --- a family of tasks is larger than it may be -----------------------------------------------------------
+
+
+class TooDeepError(BusError):
+    """A handler submits a task, and so do those above it, more generations than allowed. Nothing was sent."""
+
+    def __init__(self, parent: str, depth: int, limit: int) -> None:
+        super().__init__(parent, depth, limit)
+        self.parent = parent
+        self.depth = depth
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"a child of task {self.parent} would be {self.depth} generations deep, and {self.limit} are allowed: "
+            "do its tasks submit one another without end? If not, raise REVO_MAX_DEPTH"
+        )
+
+
+class TooManyChildrenError(BusError):
+    """One attempt of a task submits more tasks than allowed. Nothing was sent."""
+
+    def __init__(self, parent: str, limit: int) -> None:
+        super().__init__(parent, limit)
+        self.parent = parent
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return (
+            f"task {self.parent} has submitted {self.limit} tasks in this attempt, as many as are allowed; "
+            "let some of them submit the rest, or raise REVO_MAX_CHILDREN"
+        )
+
+
+class BudgetExceededError(BusError):
+    """A family of tasks has used up what it may spend. A task that was to be submitted was not sent."""
+
+    def __init__(self, unit: str, limit: float, spent: float) -> None:
+        super().__init__(unit, limit, spent)
+        self.unit = unit
+        self.limit = limit
+        self.spent = spent
+
+    def __str__(self) -> str:
+        return f"the budget of {self.limit:,.12g} {self.unit} is used up: {self.spent:,.12g} have been spent"
+
+
 # --- what a handler says ------------------------------------------------------------------------------
 
 
@@ -487,3 +534,20 @@ class ResultTimeoutError(BusError):
 
     def __str__(self) -> str:
         return f"task {self.task_id} has no result after {self.seconds:g} s; it goes on"
+
+
+class ResultsTimeoutError(ResultTimeoutError):
+    """Some of several tasks have no result yet. They go on; `task_id` is one of them."""
+
+    def __init__(self, task_id: str, missing: int, of: int, seconds: float) -> None:
+        BusError.__init__(self, task_id, missing, of, seconds)
+        self.task_id = task_id
+        self.missing = missing
+        self.of = of
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return (
+            f"{self.missing} of {self.of} tasks have no result after {self.seconds:g} s, {self.task_id} among them; "
+            "they go on"
+        )

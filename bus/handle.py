@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bus import stewards
-from bus.arrivals import Arrivals, closed
+from bus.arrivals import Arrival, Arrivals, closed
 from bus.connection import Connection
 from bus.errors import ResultTimeoutError, TaskFailedError
 from bus.jetstream import Stored
@@ -67,6 +67,16 @@ class Handle:
         if arrival.result is None:
             raise await closed(client.connection)
         return arrival.result
+
+    @property
+    def arrival(self) -> Arrival:
+        """Where its result arrives."""
+        return self._arrival
+
+    @property
+    def known_before(self) -> bool:
+        """Whether its result may have been stored before anybody listened for it."""
+        return self._known_before
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

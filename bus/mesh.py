@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import BaseModel
 
-from bus import cast, prompting, rpc, stewards, subjects, topics, topology, traces
+from bus import cast, gathering, prompting, rpc, stewards, subjects, topics, topology, traces
 from bus.arrivals import Arrivals
 from bus.asking import Asker
 from bus.breaker import State
@@ -185,6 +185,33 @@ class Mesh:
         return await self._submitter.submit_to(
             there, message, priority=priority, deadline=deadline, detached=detached, task_id=chosen
         )
+
+    async def gather(
+        self, *handles: Handle | BusError, return_exceptions: bool = False, timeout: float | None = None
+    ) -> list[Any]:
+        """The values of many tasks, in the order of their handles, once all have ended.
+
+        Of tasks that did not succeed the first to end raises what `Handle.result` does, and the others go on; with
+        `return_exceptions` the errors stand among the values instead. What `submit_many` returned may be given as it
+        is. `timeout` is seconds for all of them. In a handler it holds the handler's slot.
+
+        Raises:
+            TaskFailedError: a task failed, expired or was cancelled.
+            BusError: one was never stored; before anything is waited for.
+            ResultsTimeoutError: some have no result yet. They go on.
+        """
+        return await gathering.gather(self.arrivals, handles, return_exceptions=return_exceptions, timeout=timeout)
+
+    def as_completed(self, handles: Iterable[Handle], *, timeout: float | None = None) -> AsyncGenerator[Handle, None]:
+        """Go through the handles of many tasks as these end: `async for handle in mesh.as_completed(handles)`.
+
+        What is given has its result at hand: `await handle.result()` does not wait, and raises where the task failed.
+        `timeout` is seconds for all of them.
+
+        Raises:
+            ResultsTimeoutError: some have no result yet. They go on.
+        """
+        return gathering.as_completed(self.arrivals, handles, timeout)
 
     def handle(self, capability: str, task_id: str) -> Handle:
         """The handle of a task that this client submitted before, in this process or another.

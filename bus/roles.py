@@ -27,7 +27,7 @@ OF_CLIENTS: Final = (
     *("progress", "estimate"),
 )
 """What a client asks of stewards about what is its own."""
-OF_AGENTS: Final = ("cancel", "others_die", "policy", "shed", "release", "overspent")
+OF_AGENTS: Final = ("cancel", "others_die", "policy", "shed", "release", "children", "overspent")
 """What an agent asks of them about the tasks that it does."""
 
 

@@ -9,9 +9,9 @@ from typing import Final, Literal
 
 from bus.alarms import Alarm
 from bus.errors import BusError, DeadlineExceededError, TaskCancelledError
+from bus.family import Family
 from bus.messages import Attempts, Envelope, InHand, Result
 from bus.outcomes import Happening, Policy
-from bus.tasks import Family
 from bus.telemetry import Span
 
 Handler = Callable[[Envelope], Awaitable[object]]

@@ -22,12 +22,13 @@ from bus.errors import (
     TransportError,
     WorkerDiedError,
 )
+from bus.family import FAMILY, Family, depth_of
+from bus.messages import DEPTH
 from bus.outcomes import Happening, decide
 from bus.recovery import Recovery
 from bus.run import Run
 from bus.settling import Settler
 from bus.suspicion import is_poison, others_die_alone
-from bus.tasks import FAMILY, Family
 from bus.telemetry import Attributes, Span, Telemetry
 
 log = logging.getLogger(__name__)
@@ -125,7 +126,7 @@ class Runner:
 
     async def _cancel_children(self, run: Run) -> None:
         """The steward cancelled those that it knew of; the handler may have submitted more before it heard."""
-        if run.family is None or not run.family.children or run.standing is None or run.standing.status != "cancelled":
+        if run.family is None or not run.family.sent or run.standing is None or run.standing.status != "cancelled":
             return
         envelope = run.envelope
         message = {"task_id": envelope.task_id, "client": envelope.client, "capability": envelope.capability}
@@ -194,7 +195,14 @@ class Runner:
         limit = envelope.deadline - now if expires else policy.time_limit
         run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
-        run.family = Family(envelope.name, envelope.deadline)
+        run.family = Family(
+            envelope.name,
+            envelope.deadline,
+            depth_of(envelope.headers.get(DEPTH)),
+            envelope.attempt,
+            named=envelope.named,
+            again=envelope.deliveries > 1,
+        )
         FAMILY.set(run.family)
         term = Term(now + limit)
         TERM.set(term)

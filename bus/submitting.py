@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
 from bus import jetstream, stewards, subjects, tasks, topology
-from bus.errors import BusError, ConfigError, NotFoundError
+from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError
+from bus.family import FAMILY
 from bus.handle import Client, Handle
 from bus.topics import Doing
 
@@ -19,6 +21,11 @@ log = logging.getLogger(__name__)
 
 _WINDOW: Final = 1000
 """Messages of `submit_many` that are on their way to the server at once."""
+
+
+class _Sent(NamedTuple):
+    handle: Handle
+    storing: jetstream.Storing
 
 
 class Submitter:
@@ -30,6 +37,7 @@ class Submitter:
         self._telemetry = client.telemetry
         self._served: set[str] = set()
         self._warned: set[str] = set()
+        self._looking = asyncio.Lock()
 
     async def submit(
         self,
@@ -51,15 +59,61 @@ class Submitter:
         work = "" if agent is None else subjects.token(capability, "capability")
         if agent is not None:
             capability = subjects.agent_address(agent)
-        handle = Handle(self._client, capability, chosen or tasks.new_task_id(), new=chosen is None)
         order = tasks.Order(capability, self._client.name, priority, deadline, detached, work)
-        stored = await tasks.submit(
-            self._connection, self._telemetry, order, message, task_id=handle.task_id, fresh=chosen is None
-        )
-        handle._stored(stored)  # noqa: SLF001
+        sealed = tasks.seal(self._connection, order, message, chosen)
+        handle = Handle(self._client, capability, sealed.task_id, new=sealed.new)
+        if sealed.family is None:
+            handle._stored(await tasks.submit(self._connection, self._telemetry, sealed))  # noqa: SLF001
+        else:
+            await self._submit_child(sealed, handle)
         if capability not in self._served:
             handle.warning = await self._check_served(capability)
         return handle
+
+    async def _submit_child(self, sealed: tasks.Sealed, handle: Handle) -> None:
+        """Store a child, unless an earlier run of its parent's attempt did."""
+        try:
+            if not await self._stands(sealed, handle):
+                handle._stored(await tasks.submit(self._connection, self._telemetry, sealed))  # noqa: SLF001
+        except (BusError, asyncio.CancelledError):
+            sealed.lost()
+            raise
+
+    async def _stands(self, sealed: tasks.Sealed, handle: Handle) -> bool:
+        """Whether an earlier run of the parent's attempt has submitted this child: then it waits, runs or has ended.
+
+        Raises:
+            TransportError: nobody could be asked.
+        """
+        family = sealed.family
+        if family is None or sealed.child is None or not family.again:
+            return False
+        capability, task_id, arrival = handle.capability, handle.task_id, handle._arrival  # noqa: SLF001
+        async with self._looking:
+            if family.standing is None:
+                # In this order: what has left the queue before we saw it has its result by then.
+                family.standing = await self._children(family.parent)
+        sequence = family.standing.get(f"{capability}.{task_id}", 0)
+        if not sequence and not arrival.done:
+            await self._client.arrivals.look(capability, task_id, arrival)
+        if sequence or arrival.done:
+            handle._stored(jetstream.Stored(subjects.TASKS, sequence, True))  # noqa: SLF001
+        return handle.duplicate
+
+    async def _children(self, parent: str) -> dict[str, int]:
+        """Where children of a task that are ours stand in TASKS, by capability and task id."""
+        found: dict[str, int] = {}
+        message = {"parent": parent, "client": self._client.name, "after": 0}
+        while True:
+            try:
+                some = await stewards.ask(self._connection, self._telemetry, "children", message)
+            except NoStewardError as error:
+                log.warning("children of %s that wait may be submitted again: %s", parent, error)
+                return found
+            found |= some["standing"]
+            if not some["more"]:
+                return found
+            message["after"] = max(some["standing"].values())
 
     async def submit_to(
         self, there: list[Doing], message: BaseModel | dict[str, Any], **how: Any
@@ -115,13 +169,16 @@ class Submitter:
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
         """What became of each message, with up to `_WINDOW` of them on their way."""
-        sent: deque[tuple[Handle, jetstream.Storing] | BusError] = deque()
+        if not order.detached and FAMILY.get() is not None:
+            async for end in self._submit_children(order, messages):
+                yield end
+            return
+        sent: deque[_Sent | BusError] = deque()
         for message in messages:
-            handle = Handle(self._client, order.capability, tasks.new_task_id(), new=True)
             try:
-                task_id = handle.task_id
-                storing = tasks.begin(self._connection, self._telemetry, order, message, task_id=task_id, fresh=True)
-                sent.append((handle, storing))
+                sealed = tasks.seal(self._connection, order, message)
+                handle = Handle(self._client, order.capability, sealed.task_id, new=True)
+                sent.append(_Sent(handle, tasks.begin(self._connection, self._telemetry, sealed)))
             except BusError as error:
                 sent.append(error)
             if len(sent) >= _WINDOW:
@@ -129,15 +186,40 @@ class Submitter:
         while sent:
             yield await self._stored(sent.popleft())
 
-    async def _stored(self, sent: tuple[Handle, jetstream.Storing] | BusError) -> Handle | BusError:
-        if isinstance(sent, BusError):
-            return sent
-        handle, storing = sent
+    async def _submit_children(
+        self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
+    ) -> AsyncIterator[Handle | BusError]:
+        """The same for children, which may have to be looked for: as many as are on their way at once, side by side."""
+        left = iter(messages)
+        while some := list(itertools.islice(left, _WINDOW)):
+            sealed = [self._seal(order, message) for message in some]
+            for end in await asyncio.gather(*(self._send(one) for one in sealed)):
+                yield end
+
+    def _seal(self, order: tasks.Order, message: BaseModel | dict[str, Any]) -> tasks.Sealed | BusError:
         try:
-            handle._stored(await jetstream.finish(self._connection, storing))  # noqa: SLF001
+            return tasks.seal(self._connection, order, message)
+        except BusError as error:
+            return error
+
+    async def _send(self, sealed: tasks.Sealed | BusError) -> Handle | BusError:
+        if isinstance(sealed, BusError):
+            return sealed
+        handle = Handle(self._client, sealed.order.capability, sealed.task_id, new=sealed.new)
+        try:
+            await self._submit_child(sealed, handle)
         except BusError as error:
             return error
         return handle
+
+    async def _stored(self, sent: _Sent | BusError) -> Handle | BusError:
+        if isinstance(sent, BusError):
+            return sent
+        try:
+            sent.handle._stored(await jetstream.finish(self._connection, sent.storing))  # noqa: SLF001
+        except BusError as error:
+            return error
+        return sent.handle
 
     async def _is_served(self, capability: str) -> bool:
         if not self._connection.restricted:

@@ -11,19 +11,20 @@ import math
 import os
 import time
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, NoTimeLeftError
+from bus.family import FAMILY, Child, Family
 from bus.messages import (
     CAPABILITY,
     CONTENT_TYPE,
     DEADLINE,
+    DEPTH,
     FRESH,
     HEADROOM,
     JSON,
@@ -39,22 +40,6 @@ from bus.messages import (
 )
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.wire import Message
-
-
-@dataclass(slots=True)
-class Family:
-    """What a running handler's submits know of it: its task is the parent of theirs."""
-
-    parent: str
-    """Its full name, `<client>.<capability>.<task id>`."""
-    deadline: float = math.inf
-    """Unix seconds: no child lives longer."""
-    children: int = 0
-
-
-FAMILY: ContextVar[Family | None] = ContextVar("revo_family", default=None)
-"""Set where a handler runs."""
-
 
 _random: list[str] = []
 """Ids to come: one call of the system for many. A forked child must not hand out the same."""
@@ -107,54 +92,41 @@ class Order:
     work: str = ""
 
 
-async def submit(
-    connection: Connection,
-    telemetry: Telemetry,
-    order: Order,
-    message: BaseModel | dict[str, Any],
-    *,
-    task_id: str,
-    fresh: bool = False,
-) -> jetstream.Stored:
-    """Store one task and return where it stands.
+class Sealed(NamedTuple):
+    """A task that is ready to be sent."""
 
-    Before it returns nothing is promised; afterwards the task ends in exactly one result. The same id from the same
-    client for the same capability is the same task; `fresh` says that the id is random and new, so that no worker looks
-    for an earlier one.
+    order: Order
+    task_id: str
+    subject: str
+    body: bytes
+    headers: dict[str, str]
+    new: bool
+    """Whether its id is of nobody's choosing and was never used: no worker looks for an earlier result."""
+    family: Family | None = None
+    """Whose child it is."""
+    child: Child | None = None
+    """Which one, where its id comes of that."""
+
+    def lost(self) -> None:
+        """It could not be stored, or nobody knows: a handler that submits the same again means the same child."""
+        if self.family is not None:
+            self.family.lost(self.child)
+
+
+def seal(
+    connection: Connection, order: Order, message: BaseModel | dict[str, Any], task_id: str | None = None
+) -> Sealed:
+    """Make a task as it travels. Without `task_id` its id is random, or in a handler that of this child of its task.
 
     Raises:
         InvalidSubjectError: capability, priority, client or id cannot stand in a subject.
         ConfigError: the deadline is not a number of seconds above zero.
-        EncodeError, PayloadTooLargeError: before anything is sent.
-        QueueFullError: the queue is full; nothing was stored.
-        TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
+        EncodeError: the message has no wire form.
+        NoTimeLeftError, TooDeepError, TooManyChildrenError: the handler that submits it may submit no more.
     """
-    subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
-    with _sending(telemetry, order.capability, subject, task_id, body, headers):
-        return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
-
-
-def begin(
-    connection: Connection,
-    telemetry: Telemetry,
-    order: Order,
-    message: BaseModel | dict[str, Any],
-    *,
-    task_id: str,
-    fresh: bool,
-) -> jetstream.Storing:
-    """The same, but return at once: `jetstream.finish` says what became of it. Its span ends when it is sent."""
-    subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
-    with _sending(telemetry, order.capability, subject, task_id, body, headers):
-        return jetstream.begin(connection, subject, body, headers, room=HEADROOM)
-
-
-def _message(
-    connection: Connection, order: Order, message: BaseModel | dict[str, Any], task_id: str, *, fresh: bool
-) -> tuple[str, bytes, dict[str, str]]:
-    """A task as it travels: subject, body and headers."""
     subject = subjects.task(order.capability, order.priority, order.client)
-    subjects.token(task_id, "task id")
+    if task_id is not None:
+        subjects.token(task_id, "task id")
     seconds = connection.settings.deadline if order.deadline is None else order.deadline
     if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
         raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
@@ -163,7 +135,15 @@ def _message(
     deadline = now + seconds if family is None else min(now + seconds, family.deadline)
     if deadline <= now:
         raise NoTimeLeftError(f"a task for {order.capability}", now - deadline)
+    if family is not None:
+        family.check(connection.settings.max_depth, connection.settings.max_children)
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
+    new, child = task_id is None, None
+    if task_id is None:
+        if family is None:
+            task_id = new_task_id()
+        else:
+            task_id, child, new = family.name(order.capability, order.work, body, connection.secret)
     headers = {
         MSG_ID: f"{order.client}.{order.capability}.{task_id}",
         TASK_ID: task_id,
@@ -171,19 +151,39 @@ def _message(
         VERSION: WIRE_VERSION,
         CONTENT_TYPE: MSGPACK,
     }
-    if fresh:
+    if new:
         headers[FRESH] = "1"
     if order.work:
         headers[CAPABILITY] = subjects.token(order.work, "capability")
     if family is not None:
-        family.children += 1
+        family.add()
         headers[PARENT] = family.parent
-    return subject, body, headers
+        headers[DEPTH] = str(family.depth + 1)
+    return Sealed(order, task_id, subject, body, headers, new, family, child)
 
 
-def _sending(  # noqa: PLR0917  (a task as it travels)
-    telemetry: Telemetry, capability: str, subject: str, task_id: str, body: bytes, headers: dict[str, str]
-) -> AbstractContextManager[Span]:
+async def submit(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Stored:
+    """Store one task and return where it stands.
+
+    Before it returns nothing is promised; afterwards the task ends in exactly one result. The same id from the same
+    client for the same capability is the same task.
+
+    Raises:
+        PayloadTooLargeError: before anything is sent.
+        QueueFullError: the queue is full; nothing was stored.
+        TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
+    """
+    with _sending(telemetry, sealed):
+        return await jetstream.store(connection, sealed.subject, sealed.body, sealed.headers, room=HEADROOM)
+
+
+def begin(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Storing:
+    """The same, but return at once: `jetstream.finish` says what became of it. Its span ends when it is sent."""
+    with _sending(telemetry, sealed):
+        return jetstream.begin(connection, sealed.subject, sealed.body, sealed.headers, room=HEADROOM)
+
+
+def _sending(telemetry: Telemetry, sealed: Sealed) -> AbstractContextManager[Span]:
     """The span of a submit."""
 
     def attributes() -> Attributes:
@@ -191,12 +191,12 @@ def _sending(  # noqa: PLR0917  (a task as it travels)
             "messaging.system": "nats",
             "messaging.operation.name": "send",
             "messaging.operation.type": "send",
-            "messaging.destination.name": subject,
-            "messaging.message.id": task_id,
-            "messaging.message.body.size": len(body),
+            "messaging.destination.name": sealed.subject,
+            "messaging.message.id": sealed.task_id,
+            "messaging.message.body.size": len(sealed.body),
         }
 
-    return telemetry.sending(f"send {capability}", headers, attributes)
+    return telemetry.sending(f"send {sealed.order.capability}", sealed.headers, attributes)
 
 
 def receive(message: Message, default_deadline: float) -> Envelope:

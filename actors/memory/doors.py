@@ -8,8 +8,8 @@ from typing import Final
 from actors.memory.backend import Author, Backend, LockBackend
 from actors.memory.holding import Holder
 from bus import subjects
+from bus.family import FAMILY
 from bus.mesh import Mesh
-from bus.tasks import FAMILY
 
 _AUTHOR: Final = f"{__name__}.author"
 

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from actors.actor import Actor, rpc
 from actors.registry.client import RegistryClient
+from actors.steward.families import Families
 from actors.steward.shedding import Shed, Shedder, Shortage
 from bus import subjects, topology
 from bus.advisories import Advisories
@@ -83,7 +84,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Actor):
+class Steward(Families, Actor):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD

@@ -26,7 +26,7 @@ from bus.errors import (
 )
 from bus.mesh import Mesh
 from bus.settings import Settings
-from bus.tasks import FAMILY, Family
+from bus.family import FAMILY, Family
 from revo import ConflictError, Entry, Memory, NoSuchVersionError, TooManyConflictsError
 from tests.eventually import eventually
 
