@@ -11,7 +11,7 @@ import re
 import threading
 import time
 import typing
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -19,7 +19,8 @@ from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
 
 from actors.prompting import Prompt, Prompted, prompt, prompted
 from actors.ref import ActorRef
-from bus import subjects
+from bus import family, subjects
+from bus.budgets import Budget
 from bus.errors import ConfigError, InvalidSubjectError, Retry
 from bus.mesh import Mesh
 from bus.outcomes import Policy
@@ -51,6 +52,21 @@ class TaskContext:
     def remaining(self) -> float:
         """Seconds until the deadline, 0 when it has passed."""
         return max(0.0, self.deadline - time.time())
+
+    def spend(self, *, tokens: int = 0, money: float = 0.0) -> Awaitable[None]:
+        """Count what was spent, of the budgets that the task was given or its parents were; without one, do nothing.
+
+        It is counted whether this is awaited or not, before the task ends. In a plain `def` handler the call waits.
+
+        Raises:
+            BudgetExceededError: one is used up. It is raised where this is awaited, else at the end of the handler;
+                the whole family is being stopped.
+        """
+        return family.spend(tokens=tokens, money=money)
+
+    async def budget(self) -> Budget | None:
+        """What is left to be spent, by whichever budget has least; None where there is none."""
+        return await family.left()
 
 
 @dataclass(frozen=True, slots=True)

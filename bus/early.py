@@ -17,7 +17,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from bus import attempts, codec, endings, jetstream, subjects
+from bus import attempts, budgets, codec, endings, jetstream, subjects
 from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.errors import (
@@ -31,6 +31,7 @@ from bus.errors import (
     TaskCancelledError,
 )
 from bus.messages import (
+    BUDGET,
     CONTENT_TYPE,
     DEAD_LETTER,
     DEADLINE,
@@ -239,6 +240,9 @@ class Ender:
             MSG_ID: f"{client}.{capability}.{new_id}",
             DEADLINE: f"{time.time() + span:.3f}",
         }
+        if BUDGET in headers:
+            names = (f"{client}.{capability}.{one}" for one in (task_id, new_id))
+            headers[BUDGET] = budgets.renewed(headers[BUDGET], stored.subject, *names)
         kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
         first = await self._note("redriven", client, capability, task_id, body={"task_id": new_id, "at": time.time()})
         return Redriven(

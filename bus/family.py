@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
+from bus.budgets import Budget
 from bus.errors import TooDeepError, TooManyChildrenError
+from bus.wallet import NOTHING, Wallet
 
 _UNREADABLE: Final = 1_000_000
 """The depth of a task whose header makes no sense: it has no children."""
@@ -44,6 +47,8 @@ class Family:
     """How many this run has submitted."""
     sent: bool = False
     """Whether it has tried to."""
+    wallet: Wallet | None = None
+    """The budgets that count for it, and for all that it submits."""
     standing: dict[str, int] | None = None
     """Where children of an earlier run stand in TASKS, by capability and task id; None: nobody has looked."""
     _next: dict[bytes, int] = field(default_factory=dict)
@@ -100,3 +105,18 @@ def depth_of(said: str | None) -> int:
     if said is None:
         return 0
     return int(said) if said.isascii() and said.isdigit() and len(said) <= 6 else _UNREADABLE
+
+
+def spend(*, tokens: int = 0, money: float = 0.0) -> Awaitable[None]:
+    """Count what the handler that runs here has spent; see `actors.actor.TaskContext.spend`."""
+    family = FAMILY.get()
+    if family is None or family.wallet is None:
+        Budget(tokens, money).check("spend")
+        return NOTHING
+    return family.wallet.spend(tokens=tokens, money=money)
+
+
+async def left() -> Budget | None:
+    """What the handler that runs here, and all that it submits, may still spend; None: as much as they like."""
+    family = FAMILY.get()
+    return None if family is None or family.wallet is None else await family.wallet.left()

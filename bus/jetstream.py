@@ -45,11 +45,12 @@ _SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up
 
 
 class Stored(NamedTuple):
-    """Where a message was stored. `duplicate`: an earlier one with the same id stands there."""
+    """Where a message was stored. `duplicate`: an earlier one with the same id stands there. `total`: of a counter."""
 
     stream: str
     sequence: int
     duplicate: bool
+    total: int | None = None
 
 
 class StoredMessage(NamedTuple):
@@ -169,7 +170,10 @@ def _stored(message: Message, subject: str, body: bytes) -> Stored:
     if quick is not None:
         return Stored(quick[1].decode(), int(quick[2]), False)
     answer = checked(message, subject, size=len(body))
-    return Stored(answer["stream"], answer["seq"], answer.get("duplicate", False))
+    total = answer.get("val")
+    return Stored(
+        answer["stream"], answer["seq"], answer.get("duplicate", False), None if total is None else int(total)
+    )
 
 
 def checked(message: Message, subject: str, *, size: int = 0) -> dict[str, Any]:

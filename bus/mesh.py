@@ -13,6 +13,7 @@ from bus import cast, gathering, prompting, rpc, stewards, subjects, topics, top
 from bus.arrivals import Arrivals
 from bus.asking import Asker
 from bus.breaker import State
+from bus.budgets import Budget
 from bus.cast import Gathered
 from bus.connection import Connection
 from bus.directory import Directory
@@ -89,6 +90,7 @@ class Mesh:
         by_content: bool = False,
         deadline: float | None = None,
         detached: bool = False,
+        budget: Budget | None = None,
     ) -> Coroutine[Any, Any, Handle]:
         """Store one task and return its handle. Whichever agent has the capability and is free does it, or the one
         that `agent` names; `@<agent>` in place of the capability is short for an agent that has only one.
@@ -98,10 +100,14 @@ class Mesh:
 
         The same id twice, from the same client for the same capability, is one task for as long as its result is kept:
         name it by `task_id`, by an `idempotency_key` (any text), or with `by_content` by the message itself. Otherwise
-        the id is random. What a handler submits is cancelled with the handler's own task, unless `detached`.
+        the id is random. What a handler submits is cancelled with the handler's own task, unless `detached`; when the
+        handler is run anew after a death, what it submits again is the same task.
+
+        `budget` is what the task and all that descends from it may spend together; when it is used up all of them end.
 
         Raises:
             InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
+            TooDeepError, TooManyChildrenError, BudgetExceededError: a handler may submit no more; nothing was sent.
             QueueFullError: the queue is full; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
@@ -115,6 +121,7 @@ class Mesh:
             by_content=by_content,
             deadline=deadline,
             detached=detached,
+            budget=budget,
         )
 
     async def submit_many(

@@ -10,26 +10,28 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from bus import attempts, endings, rpc, subjects
+from bus import attempts, budgets, endings, rpc, subjects
 from bus.connection import Connection
 from bus.deadlines import TERM, Term
 from bus.errors import (
     BusError,
     CodecError,
     DeadlineExceededError,
+    DecodeError,
     EncodeError,
     TimeLimitError,
     TransportError,
     WorkerDiedError,
 )
 from bus.family import FAMILY, Family, depth_of
-from bus.messages import DEPTH
+from bus.messages import DEPTH, Envelope
 from bus.outcomes import Happening, decide
 from bus.recovery import Recovery
 from bus.run import Run
 from bus.settling import Settler
 from bus.suspicion import is_poison, others_die_alone
 from bus.telemetry import Attributes, Span, Telemetry
+from bus.wallet import Wallet
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class Runner:
             if self._telemetry.metrics.counting:
                 self._count(run, happening)
             await self._cancel_children(run)
+            if run.family is not None and run.family.wallet is not None:
+                await run.family.wallet.close()
 
     def _judge(self, run: Run, happening: Happening, payload: object) -> None:
         """Have done what is to be done about an attempt that failed; one that went well closes its breaker."""
@@ -188,6 +192,10 @@ class Runner:
 
     async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
         envelope, policy = run.envelope, run.capability.policy
+        try:
+            run.family = self._family(envelope)
+        except DecodeError as error:
+            return Happening.UNREADABLE, error
         now = time.time()
         run.started_at = now
         span.set("revo.attempt", envelope.attempt)
@@ -195,19 +203,14 @@ class Runner:
         limit = envelope.deadline - now if expires else policy.time_limit
         run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
-        run.family = Family(
-            envelope.name,
-            envelope.deadline,
-            depth_of(envelope.headers.get(DEPTH)),
-            envelope.attempt,
-            named=envelope.named,
-            again=envelope.deliveries > 1,
-        )
         FAMILY.set(run.family)
         term = Term(now + limit)
         TERM.set(term)
         try:
-            return Happening.RETURNED, await run.capability.handler(envelope)
+            value = await run.capability.handler(envelope)
+            if run.family.wallet is not None:
+                await run.family.wallet.settle()
+            return Happening.RETURNED, value
         except asyncio.CancelledError as error:
             if run.stopped is Happening.RAISED:
                 run.uncancel()
@@ -228,6 +231,23 @@ class Runner:
             run.family.deadline = math.inf  # nor what it left running beside
             run.took = max(0.0, time.time() - now)
             run.alarm.clear()
+
+    def _family(self, envelope: Envelope) -> Family:
+        """What its handler's submits must know of it.
+
+        Raises:
+            DecodeError: its header of budgets makes no sense.
+        """
+        purses = budgets.read(envelope.headers, envelope.subject)
+        return Family(
+            envelope.name,
+            envelope.deadline,
+            depth_of(envelope.headers.get(DEPTH)),
+            envelope.attempt,
+            named=envelope.named,
+            again=envelope.deliveries > 1,
+            wallet=Wallet(self._connection, self._telemetry, purses) if purses else None,
+        )
 
     def _limit(self, run: Run, *, expires: bool) -> None:
         """The time of a running handler is up. An expired task gets its result before its handler hears of it."""

@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 from pydantic import BaseModel
 
 from bus import jetstream, stewards, subjects, tasks, topology
+from bus.budgets import Budget
 from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError
 from bus.family import FAMILY
 from bus.handle import Client, Handle
+from bus.messages import MSG_ID
 from bus.topics import Doing
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Submitter:
         priority: str,
         deadline: float | None,
         detached: bool,
+        budget: Budget | None = None,
         task_id: str | None = None,
         idempotency_key: str | None = None,
         by_content: bool = False,
@@ -59,7 +62,7 @@ class Submitter:
         work = "" if agent is None else subjects.token(capability, "capability")
         if agent is not None:
             capability = subjects.agent_address(agent)
-        order = tasks.Order(capability, self._client.name, priority, deadline, detached, work)
+        order = tasks.Order(capability, self._client.name, priority, deadline, detached, work, budget)
         sealed = tasks.seal(self._connection, order, message, chosen)
         handle = Handle(self._client, capability, sealed.task_id, new=sealed.new)
         if sealed.family is None:
@@ -74,6 +77,8 @@ class Submitter:
         """Store a child, unless an earlier run of its parent's attempt did."""
         try:
             if not await self._stands(sealed, handle):
+                if sealed.family is not None and sealed.family.wallet is not None:
+                    await sealed.family.wallet.charge(sealed.headers[MSG_ID])
                 handle._stored(await tasks.submit(self._connection, self._telemetry, sealed))  # noqa: SLF001
         except (BusError, asyncio.CancelledError):
             sealed.lost()

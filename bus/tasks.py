@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bus import codec, jetstream, subjects
+from bus import budgets, codec, jetstream, subjects
+from bus.budgets import Budget
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, NoTimeLeftError
 from bus.family import FAMILY, Child, Family
 from bus.messages import (
+    BUDGET,
     CAPABILITY,
     CONTENT_TYPE,
     DEADLINE,
@@ -90,6 +92,8 @@ class Order:
     deadline: float | None = None
     detached: bool = False
     work: str = ""
+    budget: Budget | None = None
+    """What each of them, and all that descends from it, may spend."""
 
 
 class Sealed(NamedTuple):
@@ -127,14 +131,8 @@ def seal(
     subject = subjects.task(order.capability, order.priority, order.client)
     if task_id is not None:
         subjects.token(task_id, "task id")
-    seconds = connection.settings.deadline if order.deadline is None else order.deadline
-    if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
-        raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
     family = None if order.detached else FAMILY.get()
-    now = time.time()
-    deadline = now + seconds if family is None else min(now + seconds, family.deadline)
-    if deadline <= now:
-        raise NoTimeLeftError(f"a task for {order.capability}", now - deadline)
+    deadline = _ends(connection, order, family)
     if family is not None:
         family.check(connection.settings.max_depth, connection.settings.max_children)
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
@@ -159,7 +157,30 @@ def seal(
         family.add()
         headers[PARENT] = family.parent
         headers[DEPTH] = str(family.depth + 1)
+    purses = _purses(order, family, task_id)
+    if purses:
+        headers[BUDGET] = budgets.write(purses)
     return Sealed(order, task_id, subject, body, headers, new, family, child)
+
+
+def _ends(connection: Connection, order: Order, family: Family | None) -> float:
+    """Its deadline in unix seconds: no later than that of its parent."""
+    seconds = connection.settings.deadline if order.deadline is None else order.deadline
+    if not (isinstance(seconds, int | float) and 0 < seconds <= MAX_DEADLINE):
+        raise ConfigError("deadline", f"{seconds!r} is not a number of seconds above zero, and up to 30 days")
+    now = time.time()
+    deadline = now + seconds if family is None else min(now + seconds, family.deadline)
+    if deadline <= now:
+        raise NoTimeLeftError(f"a task for {order.capability}", now - deadline)
+    return deadline
+
+
+def _purses(order: Order, family: Family | None, task_id: str) -> tuple[budgets.Purse, ...]:
+    """The budgets that count for a task."""
+    outer = family.wallet.purses if family is not None and family.wallet is not None else ()
+    if order.budget is None:
+        return outer
+    return budgets.opened(outer, order.budget, f"{order.client}.{order.capability}.{task_id}")
 
 
 async def submit(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Stored:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from actors.memory.merge import merger
     from actors.memory.model import Entry, Namespace
     from actors.registry.client import RegistryClient
-    from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
+    from bus.budgets import Budget
+    from bus.errors import BudgetExceededError, BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
     from bus.prompts import Attachment
@@ -37,6 +38,8 @@ __all__ = [
     "ActorRef",
     "Agent",
     "Attachment",
+    "Budget",
+    "BudgetExceededError",
     "BusError",
     "ConfigError",
     "ConflictError",
@@ -82,7 +85,15 @@ _HOMES: Final = {
     "actors.memory.merge": ("merger",),
     "actors.memory.model": ("Entry", "Namespace"),
     "actors.registry.client": ("RegistryClient",),
-    "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
+    "bus.budgets": ("Budget",),
+    "bus.errors": (
+        "BudgetExceededError",
+        "BusError",
+        "ConfigError",
+        "PromptRefusedError",
+        "Retry",
+        "TaskFailedError",
+    ),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
     "bus.prompts": ("Attachment",),

@@ -7,8 +7,12 @@ from typing import Annotated, Final
 from pydantic import BaseModel, Field, StringConstraints
 
 from actors.actor import rpc
+from bus import budgets
 from bus.backlog import Backlog
-from bus.early import Ender
+from bus.early import MAX_FAMILY, Ender
+from bus.errors import BudgetExceededError, DecodeError, TaskCancelledError
+from bus.mesh import Mesh
+from bus.messages import Envelope, Token
 from bus.rpc import CALLER
 
 AT_ONCE: Final = 5000
@@ -33,9 +37,23 @@ class Children(BaseModel):
     more: bool
 
 
+class Overspent(BaseModel):
+    """A budget, by the id of its counters, and the task that it was given to."""
+
+    budget: Token
+    root: FullName
+
+
+class Stopped(BaseModel):
+    """How many tasks were ended."""
+
+    ended: int
+
+
 class Families:
     """Part of the steward."""
 
+    mesh: Mesh
     _ender: Ender
     _backlog: Backlog
 
@@ -48,3 +66,36 @@ class Families:
         found = [one for one in found if one.sequence > parent.after]
         standing = {f"{one.capability}.{one.task_id}": one.sequence for one in found[:AT_ONCE]}
         return Children(standing=standing, more=len(found) > AT_ONCE)
+
+    @rpc("overspent")
+    async def overspent(self, told: Overspent) -> Stopped:
+        """For a handler that has used up a budget: end the task that it was given to, and all that descends from it.
+
+        Nobody's word is taken for it: a task ends when its own header says that it may spend no more than the counters
+        say. Asked again it ends those that were submitted since.
+        """
+        spent = await budgets.spent(self.mesh.connection, told.budget)
+        await self._backlog.refresh()
+        ended, seen, left = 0, {told.root}, [told.root]
+        for root in await self._backlog.find(told.root.rpartition(".")[2]):
+            over = _over(root, told, spent) if root.name == told.root else None
+            if over is not None:
+                ended += (await self._ender.end(root, "failed", over)).status == "failed"
+        while left and len(seen) < MAX_FAMILY:
+            for child in await self._backlog.children(left.pop()):
+                if child.name not in seen:
+                    seen.add(child.name)
+                    left.append(child.name)
+                if _over(child, told, spent) is not None:
+                    why = TaskCancelledError(child.task_id, f"the budget of {told.root}, which is used up")
+                    ended += (await self._ender.end(child, "cancelled", why)).status == "cancelled"
+        return Stopped(ended=ended)
+
+
+def _over(task: Envelope, told: Overspent, spent: dict[str, int]) -> BudgetExceededError | None:
+    """What a task has used up of the budget, by its own header."""
+    try:
+        purses = budgets.read(task.headers, task.subject)
+    except DecodeError:
+        return None  # whoever runs it finds out
+    return next((one.exceeded(spent) for one in purses if (one.id, one.root) == (told.budget, told.root)), None)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from revo import Agent, TaskContext, task
+from revo import Agent, BusError, Handle, TaskContext, task
 
 
 class Clan(BaseModel):
@@ -28,7 +30,7 @@ class Elder(Agent):
         _note(clan, f"begin {context.attempt}")
         messages = [{"n": n} for n in range(clan.children)]
         few = len(messages) // 2
-        handles = [await self.mesh.submit(clan.does, message) for message in messages[:few]]
+        handles: list[Handle | BusError] = [await self.mesh.submit(clan.does, message) for message in messages[:few]]
         handles += await self.mesh.submit_many(clan.does, messages[few:])
         _note(clan, "waits")
         return await self.mesh.gather(*handles)
@@ -38,3 +40,43 @@ def _note(clan: Clan, what: str) -> None:
     if clan.journal:
         with Path(clan.journal).open("a") as file:
             file.write(f"{what}\n")
+
+
+class Errand(BaseModel):
+    """Spend so much, then do so many errands more like `then`, and wait `seconds`."""
+
+    tokens: int = 0
+    money: float = 0.0
+    thread: bool = False
+    errands: int = 0
+    then: dict[str, object] = {}
+    seconds: float = 0.0
+    journal: str = ""
+
+
+class Spender(Agent):
+    """Spends, and has others spend."""
+
+    concurrency = 20
+    submits = ("errand",)
+
+    @task("errand", ack_wait=1.0, backoff=0.05, time_limit=60.0)
+    async def errand(self, errand: Errand, context: TaskContext) -> dict[str, object]:
+        context.spend(tokens=errand.tokens, money=errand.money)
+        handles = await self.mesh.submit_many("errand", [errand.then] * errand.errands)
+        if errand.journal:
+            with Path(errand.journal).open("a") as file:
+                file.write("submitted\n")
+        if errand.seconds:
+            await asyncio.sleep(errand.seconds)  # noqa: TID251  (the work itself)
+        await self.mesh.gather(*handles)
+        left = await context.budget()
+        return {} if left is None else dataclasses.asdict(left)
+
+    @task("thread_errand", ack_wait=1.0, backoff=0.05, time_limit=60.0)
+    def thread_errand(self, errand: Errand, context: TaskContext) -> str:
+        try:
+            context.spend(tokens=errand.tokens)
+        except BusError as error:
+            return str(error)
+        return "spent"

@@ -146,7 +146,7 @@ async def test_tasks_that_submit_one_another_without_end_are_stopped_by_their_de
 
         await start_worker(loop, concurrency=10)
         handle = await mesh.submit("echo", {})
-        with pytest.raises(TaskFailedError, match="4 generations deep, and 3 are allowed.*REVO_MAX_DEPTH") as caught:
+        with pytest.raises(TaskFailedError, match=r"4 generations deep, and 3 are allowed.*REVO_MAX_DEPTH") as caught:
             await handle.result(timeout=20)
     assert caught.value.code == "too_deep"
     assert len(runs) == 4, "it is no use trying again"
@@ -157,7 +157,7 @@ async def test_an_attempt_submits_no_more_tasks_than_allowed_and_says_so_for_eac
         async with within(Family("a.lead.1")):
             ends = await mesh.submit_many("echo", ({"n": n} for n in range(8)))
             assert [type(end) for end in ends] == [Handle] * 5 + [TooManyChildrenError] * 3
-            with pytest.raises(TooManyChildrenError, match="submitted 5 tasks in this attempt.*REVO_MAX_CHILDREN"):
+            with pytest.raises(TooManyChildrenError, match=r"submitted 5 tasks in this attempt.*REVO_MAX_CHILDREN"):
                 await mesh.submit("echo", {"n": 9})
             await mesh.submit("echo", {"n": 10}, detached=True)
         async with within(Family("a.lead.1", depth=16)):

@@ -24,9 +24,9 @@ from bus.errors import (
     InvalidSubjectError,
     PayloadTooLargeError,
 )
+from bus.family import FAMILY, Family
 from bus.mesh import Mesh
 from bus.settings import Settings
-from bus.family import FAMILY, Family
 from revo import ConflictError, Entry, Memory, NoSuchVersionError, TooManyConflictsError
 from tests.eventually import eventually
 

@@ -1,0 +1,165 @@
+"""What a family of tasks may spend, spent by real processes and counted by a real server."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus import family, inspection, jetstream, subjects
+from bus.audit import audit
+from bus.budgets import Budget
+from bus.errors import BudgetExceededError, ConfigError, TaskFailedError
+from bus.handle import Handle
+from bus.mesh import Mesh
+from bus.messages import BUDGET, TASK_ID
+from bus.server import Server
+from tests.conftest import Gate, StartWorker, nothing_queued
+from tests.eventually import eventually
+from tests.processes import ActorProcess, actor
+
+SPENDER = "tests.integration.elders:Spender"
+
+
+@pytest.fixture
+async def steward(server: Server, mesh: Mesh, tmp_path: Path) -> AsyncIterator[ActorProcess]:
+    async with actor("actors.steward:Steward", server.url, tmp_path / "steward.log") as process:
+        yield process
+
+
+async def test_what_children_spend_is_spent_of_the_family_s_budget_and_of_their_own(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    async with actor(SPENDER, server.url, tmp_path / "log"):
+        then = {"tokens": 20, "money": 0.1, "errands": 2, "then": {"tokens": 5}}
+        message = {"tokens": 10, "money": 0.000001, "errands": 3, "then": then}
+        handle = await mesh.submit("errand", message, budget=Budget(tokens=1000, money=1.0, tasks=20))
+        left = await handle.result(timeout=20)
+        assert left == {"tokens": 1000 - 10 - 3 * (20 + 2 * 5), "money": 0.699999, "tasks": 20 - 3 - 6}
+        within = await mesh.submit("errand", {"tokens": 3}, budget=Budget(tokens=3))
+        assert await within.result(timeout=20) == {"tokens": 0, "money": None, "tasks": None}
+        without = await mesh.submit("errand", {"tokens": 3})
+        assert await without.result(timeout=20) == {}
+
+
+async def test_a_budget_that_is_used_up_stops_the_whole_tree_and_nobody_else(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
+) -> None:
+    async with actor(SPENDER, server.url, tmp_path / "log"):
+        leaf = {"tokens": 1, "seconds": 50.0}
+        middle = {"tokens": 1, "seconds": 50.0, "errands": 2, "then": leaf}
+        message = {"tokens": 1, "seconds": 50.0, "errands": 2, "then": middle}
+        beside = await mesh.submit("errand", {"seconds": 50.0})
+        handle = await mesh.submit("errand", message, budget=Budget(tokens=6))
+        await _uses_up(mesh, handle)
+        await eventually(lambda: _ended(mesh, 7))
+        ended = await inspection.latest_results(mesh.connection, 100)
+        assert sorted(one.status for one in ended) == ["cancelled"] * 6 + ["failed"]
+        errors = {one.error.message for one in ended if one.error is not None and one.status == "cancelled"}
+        says = f"cancelled by the budget of anon.errand.{handle.task_id}, which is used up"
+        assert any(says in error for error in errors), errors
+        assert all(says in error or "cancelled by its parent" in error for error in errors), errors
+        letters = await inspection.letters(mesh.connection)
+        assert [one.letter.task_id for one in letters] == [handle.task_id]
+        assert not beside.arrival.done
+        redriven = await mesh.redrive(handle.task_id)
+        await _uses_up(mesh, mesh.handle("errand", redriven.task_id))  # which begins with a budget of its own
+        await beside.cancel()
+        await eventually(lambda: nothing_queued(mesh))
+    assert (await audit(mesh.connection)).good
+
+
+async def _uses_up(mesh: Mesh, handle: Handle) -> None:
+    outcome = await handle.outcome(timeout=20)
+    assert outcome.error is not None
+    assert (outcome.status, outcome.error.code) == ("failed", "budget_exceeded")
+    assert "the budget of 6 tokens is used up: 7 have been spent" in outcome.error.message
+
+
+async def _ended(mesh: Mesh, count: int) -> bool:
+    return len(await inspection.latest_results(mesh.connection, 100)) == count
+
+
+async def test_a_family_of_as_many_tasks_as_allowed_gets_no_other_and_none_is_sent(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
+) -> None:
+    async with actor(SPENDER, server.url, tmp_path / "log"):
+        handle = await mesh.submit("errand", {"errands": 5, "seconds": 0.0}, budget=Budget(tasks=3))
+        outcome = await handle.outcome(timeout=20)
+        assert outcome.error is not None
+        assert (outcome.status, outcome.error.code) == ("failed", "budget_exceeded")
+        assert "the budget of 3 tasks is used up" in outcome.error.message
+        await eventually(lambda: nothing_queued(mesh))
+    assert (await audit(mesh.connection)).accepted == 4
+
+
+async def test_what_a_killed_handler_spent_is_spent_and_its_children_count_once(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    for stream in (subjects.TASKS, subjects.BUDGETS):  # so that nothing hangs on what the server remembers
+        info = await jetstream.call(mesh.connection, "STREAM.INFO", stream)
+        config = {**info["config"], "duplicate_window": 100_000_000}
+        await jetstream.call(mesh.connection, "STREAM.UPDATE", stream, body=config)
+    async with actor(SPENDER, server.url, tmp_path / "first.log") as first:
+        message = {"tokens": 10, "errands": 3, "seconds": 1.0, "journal": str(journal)}
+        handle = await mesh.submit("errand", message, budget=Budget(tokens=100, tasks=10))
+        await eventually(journal.exists)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+    async with actor(SPENDER, server.url, tmp_path / "second.log"):
+        assert await handle.result(timeout=20) == {"tokens": 80, "money": None, "tasks": 7}
+
+
+async def test_a_plain_handler_spends_too_and_hears_at_once_that_all_is_spent(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
+) -> None:
+    async with actor(SPENDER, server.url, tmp_path / "log"):
+        handle = await mesh.submit("thread_errand", {"tokens": 10}, budget=Budget(tokens=10))
+        assert await handle.result(timeout=20) == "spent"
+        handle = await mesh.submit("thread_errand", {"tokens": 11}, budget=Budget(tokens=10))
+        outcome = await handle.outcome(timeout=20)
+        said = outcome.value if outcome.error is None else outcome.error.message
+        assert "the budget of 10 tokens is used up: 11 have been spent" in said
+
+
+async def test_what_nobody_awaits_is_spent_before_the_task_ends_and_its_error_is_the_task_s(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    async def spends(_: Any) -> str:
+        family.spend(tokens=6)
+        with contextlib.suppress(BudgetExceededError):
+            await family.spend(tokens=5)
+        family.spend(money=9.0)  # of which there is no limit
+        return "done"
+
+    await start_worker(spends)
+    assert await (await mesh.submit("echo", {}, budget=Budget(tokens=20))).result(timeout=20) == "done"
+    with pytest.raises(TaskFailedError, match="the budget of 5 tokens is used up: 6 have been spent"):
+        await (await mesh.submit("echo", {}, budget=Budget(tokens=5))).result(timeout=20)
+
+
+async def test_a_header_that_is_no_budget_fails_the_task_and_what_is_no_budget_is_never_sent(
+    mesh: Mesh, start_worker: StartWorker, gate: Gate
+) -> None:
+    await start_worker(gate)
+    gate.open.set()
+    for number, bad in enumerate(("", "x", "id;a.b.c;tokens=-1", "id;a.b.c;pounds=1", "id;a.b;tokens=1")):
+        headers = {TASK_ID: f"bad-{number}", BUDGET: bad}
+        await jetstream.store(mesh.connection, f"revo.task.echo.normal.{mesh.client}", b"{}", headers)
+        outcome = await mesh.handle("echo", f"bad-{number}").outcome(timeout=20)
+        assert outcome.error is not None
+        assert (outcome.status, outcome.error.code) == ("failed", "decode")
+    assert gate.runs == []
+    for unusable, says in (
+        (Budget(), "limits nothing"),
+        (Budget(tokens=-1), "tokens: -1 is not a whole number"),
+        (Budget(money=float("nan")), "money: nan is not an amount"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            await mesh.submit("echo", {}, budget=unusable)
+    assert await nothing_queued(mesh)
