@@ -17,6 +17,7 @@ class Clan(BaseModel):
     children: int = 0
     journal: str = ""
     does: str = "echo"
+    says: dict[str, object] = {}
 
 
 class Elder(Agent):
@@ -28,7 +29,7 @@ class Elder(Agent):
     @task("lead", ack_wait=1.0, backoff=0.05, time_limit=60.0)
     async def lead(self, clan: Clan, context: TaskContext) -> list[object]:
         _note(clan, f"begin {context.attempt}")
-        messages = [{"n": n} for n in range(clan.children)]
+        messages = [{"n": n, "id": n, **clan.says} for n in range(clan.children)]
         few = len(messages) // 2
         handles: list[Handle | BusError] = [await self.mesh.submit(clan.does, message) for message in messages[:few]]
         handles += await self.mesh.submit_many(clan.does, messages[few:])

@@ -162,4 +162,4 @@ async def test_a_header_that_is_no_budget_fails_the_task_and_what_is_no_budget_i
     ):
         with pytest.raises(ConfigError, match=says):
             await mesh.submit("echo", {}, budget=unusable)
-    assert await nothing_queued(mesh)
+    await eventually(lambda: nothing_queued(mesh))
