@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bus import jetstream, subjects
+from bus import jetstream, subjects, traces
 from bus.audit import audit
 from bus.errors import BusError, QueueFullError, TaskFailedError, TooDeepError, TooManyChildrenError
 from bus.family import FAMILY, Family
@@ -21,7 +22,7 @@ from bus.server import Server
 from bus.settings import Settings
 from tests.conftest import StartWorker, nothing_queued
 from tests.eventually import eventually
-from tests.processes import ActorProcess, actor
+from tests.processes import ROOT, ActorProcess, actor
 from tests.proxy import proxied
 
 ELDER = "tests.integration.elders:Elder"
@@ -252,3 +253,30 @@ async def test_five_thousand_results_that_were_stored_while_nobody_listened_are_
         await wire.mend()
         assert await gathering == [2 * n for n in range(5000)]
         figures(f"5,000 results found in {time.monotonic() - began:.1f} s after the connection was back")
+
+
+# --- seen as a tree ---------------------------------------------------------------------------------------
+
+
+async def test_the_trace_of_a_family_of_three_generations_is_one_tree(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    async with actor("tests.integration.elders:Spender", server.url, tmp_path / "log"):
+        handle = await mesh.submit("errand", {"errands": 2, "then": {"errands": 1, "then": {}}})
+        await handle.result(timeout=20)
+
+        async def found() -> list[traces.Node]:
+            spans = [span for span in await mesh.trace(handle.task_id) if span.name.startswith(("process", "send"))]
+            return traces.tree(spans) if len(spans) == 10 else []
+
+        (root,) = await eventually(found)
+        assert _shape(root) == "send(process(send(process(send(process)))send(process(send(process)))))"
+        command = [sys.executable, "-m", "revo", "trace", handle.task_id, "--url", server.url]
+        shown = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        text = (await asyncio.wait_for(shown.communicate(), 30))[0].decode()
+        assert [text.count(f"{verb} errand") for verb in ("send", "process")] == [5, 5], text
+
+
+def _shape(node: traces.Node) -> str:
+    below = "".join(_shape(child) for child in node.children)
+    return node.span.name.partition(" ")[0] + (f"({below})" if below else "")
