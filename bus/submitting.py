@@ -27,6 +27,7 @@ _WINDOW: Final = 1000
 
 class _Sent(NamedTuple):
     handle: Handle
+    sealed: tasks.Sealed
     storing: jetstream.Storing
 
 
@@ -174,27 +175,34 @@ class Submitter:
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
         """What became of each message, with up to `_WINDOW` of them on their way."""
-        if not order.detached and FAMILY.get() is not None:
+        family = None if order.detached else FAMILY.get()
+        if family is not None and (family.again or family.wallet is not None):
             async for end in self._submit_children(order, messages):
                 yield end
             return
         sent: deque[_Sent | BusError] = deque()
         for message in messages:
-            try:
-                sealed = tasks.seal(self._connection, order, message)
-                handle = Handle(self._client, order.capability, sealed.task_id, new=True)
-                sent.append(_Sent(handle, tasks.begin(self._connection, self._telemetry, sealed)))
-            except BusError as error:
-                sent.append(error)
+            sent.append(self._begin(order, message))
             if len(sent) >= _WINDOW:
                 yield await self._stored(sent.popleft())
         while sent:
             yield await self._stored(sent.popleft())
 
+    def _begin(self, order: tasks.Order, message: BaseModel | dict[str, Any]) -> _Sent | BusError:
+        sealed = self._seal(order, message)
+        if isinstance(sealed, BusError):
+            return sealed
+        handle = Handle(self._client, order.capability, sealed.task_id, new=sealed.new)
+        try:
+            return _Sent(handle, sealed, tasks.begin(self._connection, self._telemetry, sealed))
+        except BusError as error:
+            sealed.lost()
+            return error
+
     async def _submit_children(
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
-        """The same for children, which may have to be looked for: as many as are on their way at once, side by side."""
+        """The same for children that may have to be looked for, or that cost: as many as are sent at once, together."""
         left = iter(messages)
         while some := list(itertools.islice(left, _WINDOW)):
             sealed = [self._seal(order, message) for message in some]
@@ -223,6 +231,7 @@ class Submitter:
         try:
             sent.handle._stored(await jetstream.finish(self._connection, sent.storing))  # noqa: SLF001
         except BusError as error:
+            sent.sealed.lost()
             return error
         return sent.handle
 

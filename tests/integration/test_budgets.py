@@ -19,7 +19,7 @@ from bus.mesh import Mesh
 from bus.messages import BUDGET, TASK_ID
 from bus.server import Server
 from tests.conftest import Gate, StartWorker, nothing_queued
-from tests.eventually import eventually
+from tests.eventually import PATIENCE, eventually
 from tests.processes import ActorProcess, actor
 
 SPENDER = "tests.integration.elders:Spender"
@@ -74,7 +74,7 @@ async def test_a_budget_that_is_used_up_stops_the_whole_tree_and_nobody_else(
 
 
 async def _uses_up(mesh: Mesh, handle: Handle) -> None:
-    outcome = await handle.outcome(timeout=20)
+    outcome = await handle.outcome(timeout=PATIENCE)
     assert outcome.error is not None
     assert (outcome.status, outcome.error.code) == ("failed", "budget_exceeded")
     assert "the budget of 6 tokens is used up: 7 have been spent" in outcome.error.message

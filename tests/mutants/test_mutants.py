@@ -66,6 +66,11 @@ DEAF += "test_trap_14_a_flush_that_was_given_up_leaves_a_connection_that_hears"
 STANDING = "tests/integration/test_pull.py::test_pulls_that_died_with_their_leader_are_stood_anew"
 OWN_END = "tests/integration/test_blocking.py::test_an_attempt_that_came_to_an_end_of_its_own_is_not_called_lost"
 
+FOUND_AGAIN = "tests/integration/test_families.py::"
+FOUND_AGAIN += "test_children_of_a_handler_that_was_killed_are_found_again_and_run_once"
+UNAWAITED = "tests/integration/test_budgets.py::"
+UNAWAITED += "test_what_nobody_awaits_is_spent_before_the_task_ends_and_its_error_is_the_task_s"
+SPENT_UP = "tests/integration/test_budgets.py::test_a_budget_that_is_used_up_stops_the_whole_tree_and_nobody_else"
 URGENT = "tests/integration/test_priorities.py::"
 URGENT += "test_a_critical_task_behind_ten_thousand_low_ones_is_the_next_to_start"
 REGISTRY = "tests/integration/test_registry.py::"
@@ -265,7 +270,7 @@ MUTANTS = [
         "        MSG_TTL",
         FIRST_STANDS,
         "the second result replaced it",
-        ("bus/topology.py", '"discard": "new", "discard_new_per_subject": True}', '"discard": "old"}'),
+        ("bus/streams.py", '"discard": "new", "discard_new_per_subject": True}', '"discard": "old"}'),
     ),
     Mutant(
         "deliveries are counted as attempts",
@@ -573,6 +578,38 @@ MUTANTS = [
 """,
         SAME_VIEW,
         "DID NOT RAISE",
+    ),
+    Mutant(
+        "children that wait or run are not looked for",
+        "bus/submitting.py",
+        'sequence = family.standing.get(f"{capability}.{task_id}", 0)',
+        "sequence = 0",
+        FOUND_AGAIN,
+        "== (11, 0, True)",
+    ),
+    Mutant(
+        "children that have ended are not looked for",
+        "bus/submitting.py",
+        "if not sequence and not arrival.done:",
+        "if not sequence and arrival.done:",
+        FOUND_AGAIN,
+        "== (11, 0, True)",
+    ),
+    Mutant(
+        "what nobody awaits is not waited for",
+        "bus/running.py",
+        "await run.family.wallet.settle()",
+        "run.family.wallet.purses",
+        UNAWAITED,
+        "DID NOT RAISE",
+    ),
+    Mutant(
+        "who is of a family without a budget left goes on",
+        "actors/steward/families.py",
+        "if _over(child, told, spent) is not None:",
+        "if _over(child, told, spent) is None:",
+        SPENT_UP,
+        "not within",
     ),
 ]
 
