@@ -11,14 +11,15 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import ValidationError
 
-from bus import attempts, codec, endings, jetstream, subjects
+from bus import attempts, blobs, codec, endings, jetstream, subjects
 from bus.backlog import Backlog
+from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import (
     BusError,
@@ -31,6 +32,7 @@ from bus.errors import (
     TaskCancelledError,
 )
 from bus.messages import (
+    BLOB,
     CONTENT_TYPE,
     DEAD_LETTER,
     DEADLINE,
@@ -92,10 +94,18 @@ class Ender:
         elif standing.status == "failed":
             await endings.bury(connection, envelope, standing)
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
+        if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
+            await self._remove_message(envelope.headers, Place.of(envelope))
         order = {"sequence": envelope.sequence, "status": standing.status}
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
         return standing
+
+    async def _remove_message(self, headers: Mapping[str, str], place: Place) -> None:
+        """Remove the large message of a task that needs it no more."""
+        blob_id = blobs.id_in(headers)
+        if blob_id:
+            await blobs.remove(self.connection, place, blob_id)
 
     def _count(self, envelope: Envelope, result: Result) -> None:
         self.metrics.ended(envelope.capability, envelope.priority, result.status)
@@ -222,6 +232,7 @@ class Ender:
 
         Raises:
             NotFoundError: there is no such dead letter.
+            DecodeError: its large message cannot be read any more.
             QueueFullError, TransportError: it could not be submitted; doing it again is safe.
         """
         connection = self.connection
@@ -239,6 +250,9 @@ class Ender:
             MSG_ID: f"{client}.{capability}.{new_id}",
             DEADLINE: f"{time.time() + span:.3f}",
         }
+        blob = blobs.named_in(stored.headers, stored.subject)
+        if blob is not None:  # a message of its own: that of the dead letter goes with the letter
+            await blobs.copy(connection, blob, Place(client, capability, task_id), Place(client, capability, new_id))
         kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
         first = await self._note("redriven", client, capability, task_id, body={"task_id": new_id, "at": time.time()})
         return Redriven(
@@ -259,6 +273,7 @@ class Ender:
         stored = await self._letter(task_id, client, capability)
         await self._note("dropped", *subjects.parse_name(stored.subject), body={"at": time.time()})
         await jetstream.delete(self.connection, subjects.DEAD, stored.sequence)
+        await self._remove_message(stored.headers, Place(*subjects.parse_name(stored.subject)))
         return read_letter(stored)
 
     async def _letter(self, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from bus import jetstream, stewards, subjects, tasks, topology
+from bus import beside, jetstream, stewards, subjects, tasks, topology
+from bus.blobs import Place
 from bus.errors import BusError, ConfigError, NotFoundError
 from bus.handle import Client, Handle
 from bus.topics import Doing
@@ -120,7 +121,9 @@ class Submitter:
             handle = Handle(self._client, order.capability, tasks.new_task_id(), new=True)
             try:
                 task_id = handle.task_id
-                storing = tasks.begin(self._connection, self._telemetry, order, message, task_id=task_id, fresh=True)
+                storing = await tasks.begin(
+                    self._connection, self._telemetry, order, message, task_id=task_id, fresh=True
+                )
                 sent.append((handle, storing))
             except BusError as error:
                 sent.append(error)
@@ -134,7 +137,9 @@ class Submitter:
             return sent
         handle, storing = sent
         try:
-            handle._stored(await jetstream.finish(self._connection, storing))  # noqa: SLF001
+            place = Place(self._client.name, handle.capability, handle.task_id)
+            stored = await beside.finish(self._connection, self._telemetry, place, storing)
+            handle._stored(stored)  # noqa: SLF001
         except BusError as error:
             return error
         return handle

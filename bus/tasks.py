@@ -17,10 +17,12 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from bus import codec, jetstream, subjects
+from bus import beside, codec, jetstream, subjects
+from bus.blobs import Place, is_large
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, NoTimeLeftError
 from bus.messages import (
+    BLOB,
     CAPABILITY,
     CONTENT_TYPE,
     DEADLINE,
@@ -116,7 +118,7 @@ async def submit(
     task_id: str,
     fresh: bool = False,
 ) -> jetstream.Stored:
-    """Store one task and return where it stands.
+    """Store one task and return where it stands. A message too large for one goes beside it, and first (`bus.blobs`).
 
     Before it returns nothing is promised; afterwards the task ends in exactly one result. The same id from the same
     client for the same capability is the same task; `fresh` says that the id is random and new, so that no worker looks
@@ -131,10 +133,15 @@ async def submit(
     """
     subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
     with _sending(telemetry, order.capability, subject, task_id, body, headers):
-        return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
+        if not is_large(connection, len(body)):
+            return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
+        place = Place(order.client, order.capability, task_id)
+        headers[BLOB] = await beside.put(connection, telemetry, place, subject, body)
+        storing = jetstream.begin(connection, subject, b"", headers, room=HEADROOM)
+        return await beside.finish(connection, telemetry, place, storing)
 
 
-def begin(
+async def begin(
     connection: Connection,
     telemetry: Telemetry,
     order: Order,
@@ -143,9 +150,14 @@ def begin(
     task_id: str,
     fresh: bool,
 ) -> jetstream.Storing:
-    """The same, but return at once: `jetstream.finish` says what became of it. Its span ends when it is sent."""
+    """The same, but return once it is sent, at once unless it is large: `beside.finish` says what became of it. Its
+    span ends when it is sent.
+    """
     subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
     with _sending(telemetry, order.capability, subject, task_id, body, headers):
+        if is_large(connection, len(body)):
+            place = Place(order.client, order.capability, task_id)
+            headers[BLOB], body = await beside.put(connection, telemetry, place, subject, body), b""
         return jetstream.begin(connection, subject, body, headers, room=HEADROOM)
 
 
