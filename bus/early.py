@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,17 +95,11 @@ class Ender:
             await endings.bury(connection, envelope, standing)
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
         if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
-            await self._remove_message(envelope.headers, Place.of(envelope))
+            await blobs.remove(connection, Place.of(envelope), blobs.id_in(envelope.headers))
         order = {"sequence": envelope.sequence, "status": standing.status}
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
         return standing
-
-    async def _remove_message(self, headers: Mapping[str, str], place: Place) -> None:
-        """Remove the large message of a task that needs it no more."""
-        blob_id = blobs.id_in(headers)
-        if blob_id:
-            await blobs.remove(self.connection, place, blob_id)
 
     def _count(self, envelope: Envelope, result: Result) -> None:
         self.metrics.ended(envelope.capability, envelope.priority, result.status)
@@ -252,8 +246,13 @@ class Ender:
         }
         blob = blobs.named_in(stored.headers, stored.subject)
         if blob is not None:  # a message of its own: that of the dead letter goes with the letter
-            await blobs.copy(connection, blob, Place(client, capability, task_id), Place(client, capability, new_id))
+            old, new = Place(client, capability, task_id), Place(client, capability, new_id)
+            await blobs.copy(connection, blob, old, new)
         kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
+        if blob is not None and kept.duplicate:
+            ended = await endings.stored_result(connection, subjects.result(*new))
+            if ended is not None and ended.status != "failed":
+                await blobs.remove(connection, new, blob.id)  # it was removed before, when it ended
         first = await self._note("redriven", client, capability, task_id, body={"task_id": new_id, "at": time.time()})
         return Redriven(
             task_id=new_id,
@@ -273,7 +272,7 @@ class Ender:
         stored = await self._letter(task_id, client, capability)
         await self._note("dropped", *subjects.parse_name(stored.subject), body={"at": time.time()})
         await jetstream.delete(self.connection, subjects.DEAD, stored.sequence)
-        await self._remove_message(stored.headers, Place(*subjects.parse_name(stored.subject)))
+        await blobs.remove(self.connection, Place(*subjects.parse_name(stored.subject)), blobs.id_in(stored.headers))
         return read_letter(stored)
 
     async def _letter(self, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:

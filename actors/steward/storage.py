@@ -20,7 +20,6 @@ from bus.backlog import Backlog
 from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import BusError
-from bus.messages import BLOB
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +116,7 @@ class Storage:
         removed = 0
         for start in range(0, len(old), AT_ONCE):
             some = old[start : start + AT_ONCE]
-            ends = await asyncio.gather(*(self._sweep(*one) for _, *one in some), return_exceptions=True)
+            ends = await asyncio.gather(*(self._sweep(place, one) for _, place, one in some), return_exceptions=True)
             for end in ends:
                 if isinstance(end, BaseException):
                     raise end
