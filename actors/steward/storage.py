@@ -19,7 +19,7 @@ from bus import blobs, endings, jetstream, reading, subjects
 from bus.backlog import Backlog
 from bus.blobs import Place
 from bus.connection import Connection
-from bus.errors import BusError
+from bus.errors import BusError, ServerError
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +167,8 @@ class Storing(Actor):
         while True:
             try:
                 await self._storage.sweep()
+            except ServerError as error:  # a mesh, or credentials, of an earlier version: the rest of us is needed
+                log.error("large payloads cannot be looked through: %s", error)  # noqa: TRY400  (one line)
             except BusError as error:
                 if not error.retryable:
                     raise
