@@ -20,7 +20,7 @@ from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import DamagedBlobError, PayloadTooLargeError, QueueFullError, TaskFailedError
 from bus.mesh import Mesh
-from bus.messages import BLOB, CONTENT_TYPE, MSGPACK, TASK_ID, Blob, Envelope
+from bus.messages import BLOB, CONTENT_TYPE, MSG_TTL, MSGPACK, TASK_ID, Blob, Envelope
 from bus.outcomes import Policy
 from bus.server import Server
 from bus.settings import MIB, Settings
@@ -67,9 +67,10 @@ async def test_a_large_payload_travels_both_ways_and_is_gone_with_what_it_is_of(
         message = await raw_result(mesh, handle.task_id)
         assert len(message.body) < 2000
         (kept,) = await eventually(lambda: only(mesh, 1))
-        assert kept == (handle.task_id, blobs.id_in(message.headers)), (
-            "of both the result's stays, for as long as the result"
-        )
+        assert kept == (handle.task_id, blobs.id_in(message.headers)), "of both the result's stays"
+        piece = await jetstream.last(mesh.connection, subjects.BLOBS, Place("anon", "carry", kept[0]).piece(kept[1], 0))
+        assert piece is not None
+        assert seconds(piece) > seconds(message) > 3000, "and goes when that is gone"
         some = await mesh.submit_many("carry", [{"data": SOME}, {"data": b"small"}, {"data": SOME, "size": 3}])
         assert [await one.result(timeout=30) for one in some if not isinstance(one, Exception)] == [
             SOME,
@@ -83,6 +84,11 @@ async def test_a_large_payload_travels_both_ways_and_is_gone_with_what_it_is_of(
     again = mesh.handle("carry", handle.task_id)
     first, second = await asyncio.gather(again.outcome(timeout=10), again.outcome(timeout=10))
     assert first.value is second.value, "it is read once for all who wait"
+
+
+def seconds(stored: jetstream.StoredMessage) -> int:
+    """For which it is kept."""
+    return int(stored.headers[MSG_TTL].removesuffix("s"))
 
 
 async def only(mesh: Mesh, count: int) -> set[tuple[str, str]]:
@@ -112,31 +118,30 @@ async def test_whoever_is_killed_with_a_large_payload_in_hand_it_comes_through(
     assert await eventually(lambda: only(mesh, 1))
 
 
-@pytest.mark.parametrize("way", ["there", "back"])
+@pytest.mark.parametrize("way", ["put", "read", "put back", "read back"])
 async def test_a_server_that_is_killed_in_the_middle_of_a_payload_loses_nothing_of_it(
     way: str, mesh: Mesh, server: Server, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = asyncio.Event()
-    store = jetstream.store
+    step, back = "_read" if way.startswith("read") else "_store", way.endswith("back")
+    one_piece = getattr(blobs, step)
 
-    def killing(connection: Connection, subject: str, *args: Any, **more: Any) -> Any:
-        if subject.startswith("revo.blob.") and subject.endswith(".20") and not there.is_set():
+    def killing(connection: Connection, subject: str, *more: Any) -> Any:
+        if subject.endswith(".20") and not there.is_set():
             there.set()
             server.kill()
-        return store(connection, subject, *args, **more)
+        return one_piece(connection, subject, *more)
 
     async def echo(message: Any) -> Any:
-        return message if way == "there" else LARGE
+        return {"data": LARGE} if back else len(message["data"])
 
-    monkeypatch.setattr(jetstream, "store", killing)
+    monkeypatch.setattr(blobs, step, killing)
     await start_worker(echo)
-    given = {"data": LARGE if way == "there" else b""}
-    doing = asyncio.create_task(carried(mesh, given))
+    doing = asyncio.create_task(carried(mesh, {"data": b"" if back else LARGE}))
     await asyncio.wait_for(there.wait(), 30)
     await server.wait()
     await server.start()
-    found = await asyncio.wait_for(doing, 60)
-    assert found == (given if way == "there" else LARGE)
+    assert await asyncio.wait_for(doing, 60) == ({"data": LARGE} if back else len(LARGE))
 
 
 async def carried(mesh: Mesh, message: dict[str, Any]) -> Any:
