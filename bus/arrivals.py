@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from bus import endings, subjects
+from bus import beside, endings, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import BusClosedError, BusError, TransportError
 from bus.messages import CONTENT_TYPE, Result
@@ -30,11 +30,12 @@ PAUSE: Final = 0.2
 class Arrival:
     """The result of one task, once it is there. Any number may wait for it."""
 
-    __slots__ = ("__weakref__", "_closed", "_told", "_waiters", "result")
+    __slots__ = ("__weakref__", "_closed", "_filling", "_told", "_waiters", "result")
 
     def __init__(self) -> None:
         self.result: Result | None = None
         self._closed = False
+        self._filling: asyncio.Lock | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._told: list[Callable[[Arrival], None]] = []
 
@@ -85,6 +86,19 @@ class Arrival:
             if not self.done:
                 self._waiters.remove(waiter)
         return True
+
+    async def filled(self, connection: Connection) -> Result:
+        """The result that has arrived, with its value where that is large and stands beside it: read once for all.
+
+        Raises:
+            CodecError, PayloadTooLargeError, TransportError: it cannot be had; see `beside.filled`.
+        """
+        assert self.result is not None
+        if self.result.blob is not None:
+            self._filling = self._filling or asyncio.Lock()
+            async with self._filling:
+                self.result = await beside.filled(connection, self.result)
+        return self.result
 
 
 class Arrivals:

@@ -135,7 +135,11 @@ class Backlog:
 
     async def find(self, task_id: str) -> list[Envelope]:
         """The tasks with that id that still stand there: of several clients, or one that was submitted twice."""
-        found = [envelope async for envelope in self.read(self._where(self._ids, _hash(task_id)))]
+        async with self._refreshing:  # a view that is just being made anew has not everything
+            if not self.last:
+                await self._refresh()
+            where = self._where(self._ids, _hash(task_id))
+        found = [envelope async for envelope in self.read(where)]
         return [envelope for envelope in found if envelope.task_id == task_id]
 
     async def children(self, name: str) -> list[Envelope]:

@@ -17,8 +17,9 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from bus import attempts, budgets, codec, endings, jetstream, subjects
+from bus import attempts, blobs, budgets, codec, endings, jetstream, subjects
 from bus.backlog import Backlog
+from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import (
     BusError,
@@ -31,6 +32,7 @@ from bus.errors import (
     TaskCancelledError,
 )
 from bus.messages import (
+    BLOB,
     BUDGET,
     CONTENT_TYPE,
     DEAD_LETTER,
@@ -93,6 +95,8 @@ class Ender:
         elif standing.status == "failed":
             await endings.bury(connection, envelope, standing)
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
+        if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
+            await blobs.remove(connection, Place.of(envelope), blobs.id_in(envelope.headers))
         order = {"sequence": envelope.sequence, "status": standing.status}
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
@@ -223,6 +227,7 @@ class Ender:
 
         Raises:
             NotFoundError: there is no such dead letter.
+            DecodeError: its large message cannot be read any more.
             QueueFullError, TransportError: it could not be submitted; doing it again is safe.
         """
         connection = self.connection
@@ -243,7 +248,15 @@ class Ender:
         if BUDGET in headers:
             names = (f"{client}.{capability}.{one}" for one in (task_id, new_id))
             headers[BUDGET] = budgets.renewed(headers[BUDGET], stored.subject, *names)
+        old, new = Place(client, capability, task_id), Place(client, capability, new_id)
+        blob = blobs.named_in(stored.headers, stored.subject)
+        if blob is not None:  # a message of its own: that of the dead letter goes with the letter
+            await blobs.copy(connection, blob, old, new)
         kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
+        if blob is not None and kept.duplicate:
+            ended = await endings.stored_result(connection, subjects.result(*new))
+            if ended is not None and ended.status != "failed":
+                await blobs.remove(connection, new, blob.id)  # it was removed before, when it ended
         first = await self._note("redriven", client, capability, task_id, body={"task_id": new_id, "at": time.time()})
         return Redriven(
             task_id=new_id,
@@ -263,6 +276,7 @@ class Ender:
         stored = await self._letter(task_id, client, capability)
         await self._note("dropped", *subjects.parse_name(stored.subject), body={"at": time.time()})
         await jetstream.delete(self.connection, subjects.DEAD, stored.sequence)
+        await blobs.remove(self.connection, Place(*subjects.parse_name(stored.subject)), blobs.id_in(stored.headers))
         return read_letter(stored)
 
     async def _letter(self, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:

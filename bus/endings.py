@@ -15,8 +15,9 @@ from typing import Any, Final
 
 from bus import codec, faults, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import BusError, DecodeError, WrongSequenceError
+from bus.errors import BusError, DecodeError, PayloadTooLargeError, WrongSequenceError
 from bus.messages import (
+    BLOB,
     CONTENT_TYPE,
     DEAD_LETTER,
     EXPECTED_SUBJECT_SEQUENCE,
@@ -47,17 +48,21 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
     """Store the task's result unless it has one, and return the one that stands.
 
     Raises:
-        EncodeError, PayloadTooLargeError: this result cannot be stored, ever.
+        EncodeError, PayloadTooLargeError: this result cannot be stored, ever; its value may be beside it (`bus.blobs`).
         QueueFullError, TransportError: it could not be stored now; trying again is safe.
     """
     subject = subjects.result(envelope.client, envelope.capability, envelope.task_id)
     # What `model_dump` gives, for a tenth of its time: no field but the error is a model.
     plain = {**result.__dict__, "error": result.error.model_dump() if result.error else None}
+    blob = plain.pop("blob", None)
+    if blob is not None:
+        plain["blob"] = blob.model_dump(exclude_defaults=True)
     body = codec.encode(plain, envelope.content_type, subject=subject)
-    ttl = max(connection.settings.result_ttl, envelope.deadline - time.time() + connection.settings.ack_wait)
+    if len(body) > connection.settings.blob_above and result.value is not None:
+        raise PayloadTooLargeError(subject, len(body), connection.settings.blob_above, "REVO_BLOB_ABOVE")
     headers = {
         EXPECTED_SUBJECT_SEQUENCE: "0",
-        MSG_TTL: f"{int(ttl) + 1}s",
+        MSG_TTL: f"{int(result_ttl(connection, envelope)) + 1}s",
         TASK_ID: envelope.task_id,
         STATUS: result.status,
         VERSION: WIRE_VERSION,
@@ -65,6 +70,8 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
     }
     if TRACEPARENT in envelope.headers:
         headers[TRACEPARENT] = envelope.headers[TRACEPARENT]
+    if blob is not None:
+        headers[BLOB] = json.dumps(plain["blob"], separators=(",", ":"))
     while True:
         try:
             await jetstream.store(connection, subject, body, headers)
@@ -75,6 +82,11 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
             # Its time ran out between the refusal and our look: ours may stand now.
         else:
             return result
+
+
+def result_ttl(connection: Connection, envelope: Envelope) -> float:
+    """Seconds for which a task's result is kept: while the task may come again, at the least."""
+    return max(connection.settings.result_ttl, envelope.deadline - time.time() + connection.settings.ack_wait)
 
 
 def make_result(
@@ -106,6 +118,7 @@ def make_result(
         "started_at": started_at or now,
         "finished_at": now,
         "trace_id": trace_id,
+        "blob": None,
     }
     # What `model_construct` does at its end. Before it looks at every field; here all of them are given.
     result = Result.__new__(Result)

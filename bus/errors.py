@@ -81,16 +81,26 @@ class DecodeError(CodecError):
 
 
 class PayloadTooLargeError(BusError):
-    """Body plus headers are larger than the server takes. Nothing was sent."""
+    """Body plus headers are larger than the server takes, or than a setting allows. Nothing was sent."""
 
-    def __init__(self, subject: str, size: int, limit: int) -> None:
-        super().__init__(subject, size, limit)
+    def __init__(self, subject: str, size: int, limit: int, setting: str = "") -> None:
+        super().__init__(subject, size, limit, setting)
         self.subject = subject
         self.size = size
         self.limit = limit
+        self.setting = setting
+        """The variable that sets the limit, where one does."""
 
     def __str__(self) -> str:
-        return f"message of {self.size} bytes for {self.subject} exceeds the limit of {self.limit} bytes"
+        tail = f" (setting {self.setting})" if self.setting else ""
+        return f"message of {self.size} bytes for {self.subject} exceeds the limit of {self.limit} bytes{tail}"
+
+
+class DamagedBlobError(DecodeError):
+    """A large payload is not what its message says: a piece is gone or another, and no retry brings it back."""
+
+    def __str__(self) -> str:
+        return f"large payload {self.subject} cannot be read: {self.reason}"
 
 
 class BatchTooLargeError(BusError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,10 +54,13 @@ class Handle:
         `timeout` is seconds; None waits until the task has ended, which its deadline bounds.
 
         Raises:
-            ResultTimeoutError: there is no result yet. The task goes on.
+            ResultTimeoutError: there is no result yet, or its large value is not here yet. The task goes on.
             BusClosedError: the mesh was closed meanwhile.
+            DamagedBlobError, PayloadTooLargeError: its large value cannot be had (`docs/payloads.md`).
+            TransportError: its large value could not be read now; waiting again reads it again.
         """
         client, arrival = self._client, self._arrival
+        until = None if timeout is None else time.monotonic() + timeout
         arrivals = client.arrivals
         if not arrivals.listening:
             await arrivals.listen()
@@ -66,7 +71,14 @@ class Handle:
             raise ResultTimeoutError(self.task_id, timeout)
         if arrival.result is None:
             raise await closed(client.connection)
-        return arrival.result
+        if arrival.result.blob is None:
+            return arrival.result
+        try:
+            async with asyncio.timeout(None if until is None else until - time.monotonic()):
+                return await arrival.filled(client.connection)
+        except TimeoutError:
+            assert timeout is not None
+            raise ResultTimeoutError(self.task_id, timeout) from None
 
     @property
     def arrival(self) -> Arrival:

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bus import codec, early, endings, jetstream, reading, subjects
+from bus import beside, blobs, codec, early, endings, jetstream, reading, subjects
+from bus.blobs import Place
 from bus.connection import Connection
-from bus.errors import DecodeError, InvalidSubjectError, NotFoundError
+from bus.errors import DecodeError, InvalidSubjectError, NotFoundError, PayloadTooLargeError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
 from bus.reading import stored_since
 from bus.tasks import envelope_of
@@ -60,6 +61,8 @@ class Letter:
     headers: dict[str, str]
     body: bytes
     redriven_as: str = ""
+    missing: str = ""
+    """Why the body cannot be read: it was large, and is gone or damaged."""
 
 
 @dataclass(slots=True)
@@ -149,16 +152,17 @@ async def latest_results(connection: Connection, count: int) -> list[Result]:
 
 
 async def find_task(connection: Connection, task_id: str) -> TaskView:
-    """Where a task is now.
+    """Where a task is now; of one that has ended its value, too, wherever that stands.
 
     Raises:
+        DecodeError, PayloadTooLargeError: its value is large, and cannot be read.
         NotFoundError: it neither waits nor runs, and it has no result.
     """
     subject = subjects.result_of(task_id)
     for _ in range(2):  # it may end between one look and the next
         result = await endings.stored_result(connection, subject)
         if result is not None:
-            return TaskView(ended=result)
+            return TaskView(ended=await beside.filled(connection, result))
         for beat in await workers(connection, task_id=task_id):
             return TaskView(running=beat.in_hand[0], instance=beat.instance)
         async for envelope in queued(connection):
@@ -194,7 +198,7 @@ async def letters(connection: Connection, *, capability: str = "", since: float 
 
 
 async def letter(connection: Connection, task_id: str) -> Letter:
-    """One dead letter, with the original body.
+    """One dead letter, with the original body, wherever that stands.
 
     Raises:
         NotFoundError: there is none.
@@ -202,7 +206,14 @@ async def letter(connection: Connection, task_id: str) -> Letter:
     stored = await early.find_letter(connection, task_id, "", "")
     name = subjects.parse_name(stored.subject)
     redriven = await _redriven(connection)
-    return Letter(early.read_letter(stored), stored.headers, stored.body, redriven.get(name, ""))
+    body, missing = stored.body, ""
+    try:
+        blob = blobs.named_in(stored.headers, stored.subject)
+        if blob is not None:
+            body = await blobs.get(connection, Place(*name), blob)
+    except (DecodeError, PayloadTooLargeError) as error:  # the rest of the letter is worth reading
+        missing = str(error)
+    return Letter(early.read_letter(stored), stored.headers, body, redriven.get(name, ""), missing)
 
 
 async def _redriven(connection: Connection) -> dict[tuple[str, str, str], str]:

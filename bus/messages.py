@@ -100,6 +100,24 @@ class Envelope:
         return f"{self.client}.{self.capability}.{self.task_id}"
 
 
+class Blob(BaseModel):
+    """A payload that was too large for its message: what stands beside it, in pieces, and what they must be together.
+
+    Where it stands is not said here: at the client, capability and id of the task that the message is of, and nowhere
+    else (`bus.blobs`). So nobody can be made to read, or to remove, what is not of that task.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    size: Annotated[int, Field(gt=0)]
+    """Bytes of all pieces together."""
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    pieces: Annotated[int, Field(gt=0)]
+    content_type: str = ""
+    """Of a result's value; that of a task's message stands in its header."""
+
+
 class ErrorInfo(BaseModel):
     """An error as it crosses the wire."""
 
@@ -134,6 +152,8 @@ class Result(BaseModel):
     started_at: float
     finished_at: float
     trace_id: str = ""
+    blob: Blob | None = None
+    """Where the value stands while it is not in here: it is too large for a message."""
 
 
 class DeadLetter(BaseModel):

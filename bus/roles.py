@@ -24,7 +24,7 @@ _ANY: Final = ("*",)
 OF_CLIENTS: Final = (
     *("cancel", "redrive", "drop", "policy"),
     *("schedules", "unschedule", "pause_schedule", "resume_schedule"),
-    *("progress", "estimate"),
+    *("progress", "estimate", "release"),
 )
 """What a client asks of stewards about what is its own."""
 OF_AGENTS: Final = ("cancel", "others_die", "policy", "shed", "release", "children", "overspent")

@@ -70,6 +70,8 @@ class Run:
     """Whether it shows, in a half-open breaker, whether all is well again."""
     pause: float | None = None
     """Seconds until it comes again, when it is handed back; None: by its policy, or at once when nothing failed."""
+    spare: str = ""
+    """The id of a large value of it that no result names: another result stands, or none could be stored."""
     announced: bool = False
     """Whether a heartbeat has carried it."""
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from bus import attempts, budgets, endings, rpc, subjects
+from bus import attempts, beside, blobs, budgets, endings, rpc, subjects
 from bus.connection import Connection
 from bus.deadlines import TERM, Term
 from bus.errors import (
@@ -19,12 +19,13 @@ from bus.errors import (
     DeadlineExceededError,
     DecodeError,
     EncodeError,
+    PayloadTooLargeError,
     TimeLimitError,
     TransportError,
     WorkerDiedError,
 )
 from bus.family import FAMILY, Family, depth_of
-from bus.messages import DEPTH, Envelope
+from bus.messages import BLOB, DEPTH, Envelope, Result
 from bus.outcomes import Happening, decide
 from bus.recovery import Recovery
 from bus.run import Run
@@ -96,6 +97,18 @@ class Runner:
             await self._cancel_children(run)
             if run.family is not None and run.family.wallet is not None:
                 await run.family.wallet.close()
+            if run.spare or BLOB in envelope.headers:
+                await self._release(run, payload)
+
+    async def _release(self, run: Run, payload: object) -> None:
+        """Have a steward remove the large payloads that this end has made useless. A failed task keeps its message."""
+        envelope = run.envelope
+        ended = payload if isinstance(payload, Result) else run.standing
+        useless = [run.spare] if run.spare else []
+        if ended is not None and ended.status != "failed":
+            useless.append(blobs.id_in(envelope.headers))
+        for blob_id in filter(None, useless):
+            await beside.not_needed(self._connection, self._telemetry, blobs.Place.of(envelope), blob_id)
 
     def _judge(self, run: Run, happening: Happening, payload: object) -> None:
         """Have done what is to be done about an attempt that failed; one that went well closes its breaker."""
@@ -154,7 +167,9 @@ class Runner:
                 return Happening.UNREADABLE, envelope.fault
             if envelope.deadline <= time.time():
                 return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
-            return await self._handle(run, span)
+            if BLOB in envelope.headers:
+                return await self._fetch_and_handle(run, span)
+            return await self._handle(run, span, envelope)
         except TransportError as error:
             # The server could not be asked about earlier tries, for as long as we are patient.
             return Happening.HANDED_BACK, error
@@ -190,7 +205,16 @@ class Runner:
         question = {"own": own, "within": within}
         return bool(await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "others_die", question))
 
-    async def _handle(self, run: Run, span: Span) -> tuple[Happening, object]:
+    async def _fetch_and_handle(self, run: Run, span: Span) -> tuple[Happening, object]:
+        """Its message stands beside it. The handler gets the whole; what is buried or handed back stays as it came."""
+        try:
+            whole = await beside.whole(self._connection, run.envelope)
+        except (CodecError, PayloadTooLargeError) as error:
+            return Happening.UNREADABLE, error
+        span.event("large payload read", size=len(whole.body))
+        return await self._handle(run, span, whole)
+
+    async def _handle(self, run: Run, span: Span, whole: Envelope) -> tuple[Happening, object]:
         envelope, policy = run.envelope, run.capability.policy
         try:
             run.family = self._family(envelope)
@@ -207,7 +231,7 @@ class Runner:
         term = Term(now + limit)
         TERM.set(term)
         try:
-            value = await run.capability.handler(envelope)
+            value = await run.capability.handler(whole)
             if run.family.wallet is not None:
                 await run.family.wallet.settle()
             return Happening.RETURNED, value

@@ -14,11 +14,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-from bus import attempts, endings, subjects
+from bus import attempts, blobs, codec, endings, subjects
 from bus.connection import Connection
 from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError
 from bus.extender import Extender
-from bus.messages import Attempts, Envelope, Result, Status
+from bus.messages import Attempts, Blob, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
 from bus.run import NEW, Run
 from bus.telemetry import Span
@@ -39,6 +39,9 @@ _HANDLED: Final = frozenset(
 """The handler came to an end: its process did not die of it."""
 _LAST_WORD: Final = 2.0
 """Seconds for the record of a task that is handed back because its end could not be stored."""
+
+_MARGIN: Final = 60.0
+"""Seconds that a large value outlives its result at the least: nobody who reads the one shall miss the other."""
 
 
 class Settler:
@@ -124,6 +127,10 @@ class Settler:
                 standing = await store(self._connection, run.envelope, result)
             except TransportError as first:
                 standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)
+            except PayloadTooLargeError:
+                if result.value is None:
+                    raise
+                standing = await self._store_beside(run, result)
         except (EncodeError, PayloadTooLargeError) as unfit:
             span.fail(unfit)
             failed = self.result(run, "failed", unfit, trace_id=span.trace_id)
@@ -134,6 +141,31 @@ class Settler:
             span.event("dead letter", code=standing.error.code if standing.error else "")
         await self._make_sure_of_the_rest(run, standing)
         await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)
+
+    async def _store_beside(self, run: Run, result: Result) -> Result:
+        """Store a result whose value is too large for a message: that goes beside it, and before it.
+
+        Raises:
+            PayloadTooLargeError: beyond the setting `blob_max`; nothing was sent.
+        """
+        connection, envelope, kind = self._connection, run.envelope, run.envelope.content_type
+        place, blob_id = blobs.Place.of(envelope), blobs.new_id()
+        subject = subjects.result(*place)
+        body = codec.encode(result.value, kind, subject=subject)
+        blobs.check_size(connection, subject, len(body))
+        # It must be there for as long as the result is, which is stored later: after how long, is bounded so.
+        ttl = endings.result_ttl(connection, envelope) + connection.settings.settle_patience + _MARGIN
+
+        async def put() -> Blob:
+            return await blobs.put(connection, place, body, blob_id=blob_id, ttl=ttl, content_type=kind)
+
+        run.spare = blob_id
+        blob = await self.persist(run, put)
+        small = result.model_copy(update={"value": None, "blob": blob})
+        standing = await self.persist(run, lambda: endings.store_result(connection, envelope, small))
+        if standing.blob is not None and standing.blob.id == blob_id:
+            run.spare = ""
+        return standing
 
     async def _make_sure_of_the_rest(self, run: Run, result: Result) -> None:
         """What must stand besides the result before the task leaves the queue."""

@@ -150,7 +150,8 @@ def _beside_tasks(settings: Settings, common: Config, kept: Config) -> list[Conf
             "description": "payloads too large for a message, in pieces",
             "subjects": [subjects.BLOB_SUBJECTS],
             "max_bytes": settings.blobs_max_bytes,
-            "max_age": int((MAX_DEADLINE + 86400.0) * NS),
+            # A task's message is kept with its dead letter; all else is removed long before.
+            "max_age": int((MAX_DEADLINE + settings.dead_max_age + 86400.0) * NS),
             "max_msgs_per_subject": 1,
             "discard": "new",
             "discard_new_per_subject": True,

@@ -302,6 +302,12 @@ def blob(client: str, capability: str, task_id: str, blob_id: str, piece: int | 
     return f"revo.blob.{client}.{capability}.{task_id}.{blob_id}.{piece}"
 
 
+def parse_blob(subject: str) -> tuple[str, str, str, str]:
+    """The (client, capability, task id, blob id) of a piece."""
+    _, _, client, capability, task_id, blob_id, _ = subject.split(".")
+    return client, capability, task_id, blob_id
+
+
 def spent(budget_id: str, unit: str) -> str:
     """The counter of what has been spent of a budget. Its id is random: who knows it may spend of it."""
     return f"revo.spent.{token(budget_id, 'budget id')}.{token(unit, 'unit')}"

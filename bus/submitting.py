@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
-from bus import jetstream, stewards, subjects, tasks, topology
+from bus import beside, jetstream, stewards, subjects, tasks, topology
 from bus.budgets import Budget
 from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError
 from bus.family import FAMILY
@@ -182,19 +182,19 @@ class Submitter:
             return
         sent: deque[_Sent | BusError] = deque()
         for message in messages:
-            sent.append(self._begin(order, message))
+            sent.append(await self._begin(order, message))
             if len(sent) >= _WINDOW:
                 yield await self._stored(sent.popleft())
         while sent:
             yield await self._stored(sent.popleft())
 
-    def _begin(self, order: tasks.Order, message: BaseModel | dict[str, Any]) -> _Sent | BusError:
+    async def _begin(self, order: tasks.Order, message: BaseModel | dict[str, Any]) -> _Sent | BusError:
         sealed = self._seal(order, message)
         if isinstance(sealed, BusError):
             return sealed
         handle = Handle(self._client, order.capability, sealed.task_id, new=sealed.new)
         try:
-            return _Sent(handle, sealed, tasks.begin(self._connection, self._telemetry, sealed))
+            return _Sent(handle, sealed, await tasks.begin(self._connection, self._telemetry, sealed))
         except BusError as error:
             sealed.lost()
             return error
@@ -229,7 +229,8 @@ class Submitter:
         if isinstance(sent, BusError):
             return sent
         try:
-            sent.handle._stored(await jetstream.finish(self._connection, sent.storing))  # noqa: SLF001
+            stored = await beside.finish(self._connection, self._telemetry, sent.sealed.place, sent.storing)
+            sent.handle._stored(stored)  # noqa: SLF001
         except BusError as error:
             sent.sealed.lost()
             return error

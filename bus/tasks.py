@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bus import budgets, codec, jetstream, subjects
+from bus import beside, blobs, budgets, codec, jetstream, subjects
+from bus.blobs import SMALL, Place, is_large
 from bus.budgets import Budget
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, NoTimeLeftError
 from bus.family import FAMILY, Child, Family
 from bus.messages import (
+    BLOB,
     BUDGET,
     CAPABILITY,
     CONTENT_TYPE,
@@ -111,6 +113,11 @@ class Sealed(NamedTuple):
     child: Child | None = None
     """Which one, where its id comes of that."""
 
+    @property
+    def place(self) -> Place:
+        """Where what is too large for its message stands."""
+        return Place(self.order.client, self.order.capability, self.task_id)
+
     def lost(self) -> None:
         """It could not be stored, or nobody knows: a handler that submits the same again means the same child."""
         if self.family is not None:
@@ -125,7 +132,7 @@ def seal(
     Raises:
         InvalidSubjectError: capability, priority, client or id cannot stand in a subject.
         ConfigError: the deadline is not a number of seconds above zero.
-        EncodeError: the message has no wire form.
+        EncodeError, PayloadTooLargeError: the message has no wire form, or more bytes than any may have.
         NoTimeLeftError, TooDeepError, TooManyChildrenError: the handler that submits it may submit no more.
     """
     subject = subjects.task(order.capability, order.priority, order.client)
@@ -136,6 +143,8 @@ def seal(
     if family is not None:
         family.check(connection.settings.max_depth, connection.settings.max_children)
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
+    if len(body) > SMALL and is_large(connection, len(body)):
+        blobs.check_size(connection, subject, len(body))
     new, child = task_id is None, None
     if task_id is None:
         if family is None:
@@ -184,24 +193,33 @@ def _purses(order: Order, family: Family | None, task_id: str) -> tuple[budgets.
 
 
 async def submit(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Stored:
-    """Store one task and return where it stands.
+    """Store one task and return where it stands. A message too large for one goes beside it, and first (`bus.blobs`).
 
     Before it returns nothing is promised; afterwards the task ends in exactly one result. The same id from the same
     client for the same capability is the same task.
 
     Raises:
-        PayloadTooLargeError: before anything is sent.
         QueueFullError: the queue is full; nothing was stored.
         TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
     """
+    subject, body, headers = sealed.subject, sealed.body, sealed.headers
     with _sending(telemetry, sealed):
-        return await jetstream.store(connection, sealed.subject, sealed.body, sealed.headers, room=HEADROOM)
+        if len(body) <= SMALL or not is_large(connection, len(body)):
+            return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
+        headers[BLOB] = await beside.put(connection, telemetry, sealed.place, subject, body)
+        storing = jetstream.begin(connection, subject, b"", headers, room=HEADROOM)
+        return await beside.finish(connection, telemetry, sealed.place, storing)
 
 
-def begin(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Storing:
-    """The same, but return at once: `jetstream.finish` says what became of it. Its span ends when it is sent."""
+async def begin(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Storing:
+    """The same, but return once it is sent, at once unless it is large: `beside.finish` says what became of it. Its
+    span ends when it is sent.
+    """
+    subject, body, headers = sealed.subject, sealed.body, sealed.headers
     with _sending(telemetry, sealed):
-        return jetstream.begin(connection, sealed.subject, sealed.body, sealed.headers, room=HEADROOM)
+        if len(body) > SMALL and is_large(connection, len(body)):
+            headers[BLOB], body = await beside.put(connection, telemetry, sealed.place, subject, body), b""
+        return jetstream.begin(connection, subject, body, headers, room=HEADROOM)
 
 
 def _sending(telemetry: Telemetry, sealed: Sealed) -> AbstractContextManager[Span]:

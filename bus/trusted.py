@@ -56,7 +56,7 @@ def _registry(user: str) -> Grants:
 
 def _steward(user: str) -> Grants:
     read = (subjects.TASKS, subjects.RESULTS, subjects.DEAD, subjects.ATTEMPTS, subjects.AUDIT, *_BESIDE_TASKS)
-    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT, subjects.LATER)
+    made = (subjects.ADVISORIES, subjects.ATTEMPTS, subjects.AUDIT, subjects.LATER, subjects.BLOBS)
     looked_at = (subjects.TASKS, subjects.ADVISORIES, subjects.LATER)
     return _system(
         user,
@@ -65,6 +65,7 @@ def _steward(user: str) -> Grants:
         *(subjects.api("STREAM.MSG.GET", stream) for stream in read),
         *(subjects.api("STREAM.MSG.DELETE", stream) for stream in (subjects.TASKS, subjects.DEAD)),
         *(subjects.api("DIRECT.GET", stream) for stream in (subjects.TASKS, *_BESIDE_TASKS)),
+        subjects.api("DIRECT.GET", subjects.BLOBS, subjects.BLOB_SUBJECTS),
         *(subjects.api("STREAM.PURGE", stream) for stream in (subjects.LATER, subjects.CHECKPOINTS, subjects.BLOBS)),
         *(f"$JS.ACK.{stream}.>" for stream in (subjects.ADVISORIES, subjects.LATER)),
         *(subjects.SCHEDULE_SUBJECTS, subjects.PAUSED_SUBJECTS, subjects.BLOB_SUBJECTS, subjects.SPENT_SUBJECTS),
@@ -97,7 +98,7 @@ def _bridge(user: str, foreign: Sequence[str]) -> Grants:
         subjects.api("STREAM.INFO", subjects.ATTEMPTS),
         subjects.api("CONSUMER.CREATE", subjects.ATTEMPTS, ">"),
         *(subjects.api(f"CONSUMER.{verb}", subjects.ATTEMPTS, "*") for verb in ("DELETE", "MSG.NEXT")),
-        subjects.rpc(subjects.STEWARD, "shed"),
+        *(subjects.rpc(subjects.STEWARD, method) for method in ("shed", "release")),
         subjects.beat(subjects.BRIDGE, "*"),
         subjects.note("double", "*"),
         subjects.micro("INFO", subjects.AGENTS),

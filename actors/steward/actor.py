@@ -15,10 +15,11 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from actors.actor import Actor, rpc
+from actors.actor import rpc
 from actors.registry.client import RegistryClient
 from actors.steward.families import Families
 from actors.steward.shedding import Shed, Shedder, Shortage
+from actors.steward.storage import Storing
 from bus import subjects, topology
 from bus.advisories import Advisories
 from bus.backlog import Backlog
@@ -84,7 +85,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Families, Actor):
+class Steward(Families, Storing):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD
@@ -103,6 +104,7 @@ class Steward(Families, Actor):
         await self._advisories.open()
         self.spawn(self._look_at_the_queue())
         self.spawn(self._look_at_the_workers())
+        self.open_storage(self._backlog)
 
     async def on_stop(self) -> None:
         """Take no more advisories; what is in hand comes again to another replica."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import io
 import json
 import os
 import sys
@@ -162,8 +163,19 @@ def waiting(doing: str) -> Iterator[None]:
 
 def print_json(value: object) -> None:
     """One line of JSON on stdout."""
-    sys.stdout.write(json.dumps(value, default=str) + "\n")
-    sys.stdout.flush()
+    write_all(json.dumps(value, default=str) + "\n")
+
+
+def write_all(text: str) -> None:
+    """Write to stdout, however much it is. With `PYTHONUNBUFFERED` a pipe may take a part, and Python drop the rest."""
+    out = sys.stdout.buffer
+    if not isinstance(out, io.RawIOBase):
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        return
+    left = memoryview(text.encode(sys.stdout.encoding, sys.stdout.errors or "strict"))
+    while left:
+        left = left[os.write(out.fileno(), left) :]
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -103,6 +103,8 @@ def _as_json(letter: Letter) -> dict[str, Any]:
 
 def _message(letter: Letter) -> Any:
     """The original message as plain data; what cannot be read is shown as text."""
+    if letter.missing:
+        return f"({letter.missing})"
     try:
         return codec.decode(letter.body, codec.content_type_of(letter.headers))
     except DecodeError:

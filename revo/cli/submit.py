@@ -11,7 +11,7 @@ from bus.errors import ConfigError, ResultTimeoutError, TaskFailedError
 from bus.mesh import Mesh
 from bus.messages import Result
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting
+from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting, write_all
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _show(result: Result, output: Output) -> int:
         print_json(result.model_dump(mode="json"))
     elif result.status == "succeeded":
         text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
-        sys.stdout.write(f"{text}\n")
+        write_all(f"{text}\n")
     if result.status == "succeeded":
         return DONE
     if output is Output.TEXT:

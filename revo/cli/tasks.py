@@ -15,6 +15,8 @@ from revo.cli.common import DONE, FAILED, Output, ago, console, print_json, quie
 if TYPE_CHECKING:
     from rich.table import Table
 
+VALUE_SHOWN = 2000
+"""Characters of a value that are shown; JSON has all of them."""
 _STYLE = {"succeeded": "green", "failed": "bold red", "expired": "yellow", "cancelled": "yellow"}
 
 
@@ -155,7 +157,7 @@ def _facts(view: TaskView) -> list[tuple[str, object]]:
         if result.error:
             facts.append(("error", f"{result.error.code}: {result.error.message}"))
         else:
-            facts.append(("value", result.value))
+            facts.append(("value", _shown(result.value)))
         return [*facts, ("trace", result.trace_id)] if result.trace_id else facts
     if view.running is not None:
         task = view.running
@@ -179,6 +181,14 @@ def _facts(view: TaskView) -> list[tuple[str, object]]:
         ("priority", queued.priority),
         ("deadline", f"in {left:.0f} s" if left > 0 else f"{-left:.0f} s ago; no steward seems to run"),
     ]
+
+
+def _shown(value: object) -> str:
+    """A value as people can read it: of a large one its beginning."""
+    text = str(value)
+    if len(text) <= VALUE_SHOWN:
+        return text
+    return f"{text[:VALUE_SHOWN]}... ({len(text):,} characters; --output json has all of them)"
 
 
 def cancel(task_id: str, *, capability: str, client: str, url: str | None, output: Output) -> int:

@@ -24,6 +24,7 @@ from revo import Agent, task
 class Job(BaseModel):
     seconds: float = 0.0
     fail: bool = False
+    note: str = ""
 
 class NotToday(Exception):
     code = "not_today"
@@ -34,12 +35,14 @@ class Worker(Agent):
     concurrency = 4
 
     @task("job", ack_wait=1.0)
-    async def job(self, job: Job) -> float:
+    async def job(self, job: Job) -> float | str:
         if job.fail and not pathlib.Path("mended").exists():
             raise NotToday("the moon is in the wrong house")
         await asyncio.sleep(job.seconds)
-        return job.seconds
+        return job.note or job.seconds
 """
+LARGE = "large " * 150_000
+"""More than a message takes: it travels beside it."""
 
 
 @pytest.fixture
@@ -54,7 +57,9 @@ def running(shell: Shell) -> Shell:
 async def test_tasks_are_seen_where_they_are_and_cancelled(running: Shell) -> None:
     long = running.json("submit", "job", "seconds=60")["task_id"]
     waiting = running.json("submit", "nobody", "a=1", "--priority", "low")["task_id"]
-    done = running.json("submit", "job", "--wait")["task_id"]
+    ended = running.json("submit", "job", f"note={LARGE}", "--wait")
+    done = ended["task_id"]
+    assert ended["value"] == LARGE
 
     def runs() -> Any:
         return running.json("tasks", "show", long)["state"] == "running"
@@ -79,7 +84,9 @@ async def test_tasks_are_seen_where_they_are_and_cancelled(running: Shell) -> No
     assert "running, for" in shown
     assert "worker-" in shown
     assert running.json("tasks", "show", waiting)["state"] == "queued"
-    assert running.json("tasks", "show", done)["state"] == "succeeded"
+    shown = running.json("tasks", "show", done)
+    assert (shown["state"], shown["value"]) == ("succeeded", LARGE)
+    assert "(900,000 characters; --output json has all of them)" in running.revo("tasks", "show", done).stdout
     unknown = running.revo("tasks", "show", "never-was")
     assert (unknown.returncode, "neither waits nor runs" in unknown.stderr) == (1, True)
 
@@ -101,7 +108,7 @@ async def test_tasks_are_seen_where_they_are_and_cancelled(running: Shell) -> No
 
 
 async def test_dead_letters_are_listed_shown_redriven_and_dropped(running: Shell) -> None:
-    failed = running.revo("submit", "job", "fail=true", "--wait", "--id", "first")
+    failed = running.revo("submit", "job", "fail=true", f"note={LARGE}", "--wait", "--id", "first")
     assert (failed.returncode, "not_today" in failed.stderr) == (1, True)
 
     def listed() -> bool:
@@ -111,7 +118,7 @@ async def test_dead_letters_are_listed_shown_redriven_and_dropped(running: Shell
     shown = running.revo("dead", "show", "first").stdout
     for part in ("not_today", "the moon is in the wrong house", '"try": "tomorrow"', '"fail": true', "NotToday"):
         assert part in shown
-    assert running.json("dead", "show", "first")["message"] == {"fail": True}
+    assert running.json("dead", "show", "first")["message"] == {"fail": True, "note": LARGE}
 
     (again,) = running.json("dead", "redrive", "first")
     assert again["redrive_of"] == "first"

@@ -69,6 +69,30 @@ class Toiler(Agent):
         return numbers.a + numbers.b
 
 
+class Parcel(BaseModel):
+    """What a porter carries, and what he does about it. While there is a file `broken` he fails."""
+
+    data: bytes = b""
+    size: int = 0
+    seconds: float = 0.0
+    journal: str = ""
+    broken: str = ""
+
+
+class Porter(Agent):
+    """Returns what he was given, or so many bytes."""
+
+    concurrency = 2
+
+    @task("carry", ack_wait=1.0, backoff=0.05, time_limit=60.0, max_attempts=1)
+    async def carry(self, parcel: Parcel) -> bytes:
+        note(Work(id=len(parcel.data), journal=parcel.journal), "begin")
+        await asyncio.sleep(parcel.seconds)  # noqa: TID251  (the work itself)
+        if parcel.broken and Path(parcel.broken).exists():
+            raise ValueError("as told")
+        return bytes(parcel.size) if parcel.size else parcel.data
+
+
 class Living(Toiler):
     """Notes when it starts and stops."""
 

@@ -128,16 +128,17 @@ async def test_a_value_that_does_not_encode_fails_for_good(
     await dead_letter(mesh, handle.task_id)
 
 
-async def test_a_value_too_large_for_a_message_fails_for_good_and_the_connection_lives(
+async def test_a_value_beyond_the_maximum_fails_for_good_and_the_connection_lives(
     mesh: Mesh, start_worker: StartWorker
 ) -> None:
     async def returns(message: dict[str, int]) -> str:
         return "x" * message["size"]
 
-    await start_worker(returns)
+    await start_worker(returns, overrides={"blob_max": 1_500_000})
     outcome = await (await mesh.submit("echo", {"size": 2_000_000})).outcome(timeout=5)
     assert outcome.error is not None
     assert outcome.error.code == "payload_too_large"
+    assert "REVO_BLOB_MAX" in outcome.error.message
     assert await (await mesh.submit("echo", {"size": 3})).result(timeout=5) == "xxx"
 
 

@@ -125,7 +125,36 @@ _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
 _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)\n'
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
+PAYLOADS = "tests/integration/test_payloads.py::"
+ITS_OWN = PAYLOADS + "test_a_reference_that_is_not_to_the_tasks_own_payload_fails_the_task_with_a_word"
+SWEPT = PAYLOADS + "test_a_sweep_removes_what_nothing_names_and_nothing_else"
+READ_ON = PAYLOADS + "test_a_server_that_is_killed_in_the_middle_of_a_payload_loses_nothing_of_it[read back]"
+
 MUTANTS = [
+    Mutant(
+        "a large payload that is another is taken for the one",
+        "bus/blobs.py",
+        "    if digest.hexdigest() != blob.sha256:\n",
+        "    if not digest:\n",
+        ITS_OWN,
+        "('failed', 'decode', 1) == ('failed', 'damaged_blob', 1)",
+    ),
+    Mutant(
+        "a dead letter loses its large message to a sweep",
+        "actors/steward/storage.py",
+        "        if letter is not None and blobs.id_in(letter.headers) == blob_id:\n",
+        "        if letter is not None and not blob_id:\n",
+        SWEPT,
+        "whoever says that it may go",
+    ),
+    Mutant(
+        "a large value is given up when the server goes away in its middle",
+        "bus/blobs.py",
+        "        except TransportError:\n            if loop.time() > until:\n                raise\n",
+        "        except TransportError:\n            raise\n",
+        READ_ON,
+        "the connection was lost while waiting for an answer",
+    ),
     Mutant(
         "who holds a lock no more may write by it",
         "actors/memory/fencing.py",

@@ -17,6 +17,8 @@ EXAMPLES: list[BusError] = [
     errors.BatchTooLargeError(2000, 1000),
     errors.InvalidKeyError("a//b", "a part of it is empty"),
     errors.PayloadTooLargeError("x", 1_200_000, 1_048_576),
+    errors.PayloadTooLargeError("x", 70_000_000, 67_108_864, "REVO_BLOB_MAX"),
+    errors.DamagedBlobError("revo.blob.a.echo.x1.b", "piece 3 of 40 is gone"),
     errors.BusClosedError("closed for good"),
     errors.ServerError("x", "no", 10052),
     errors.NotFoundError("x", "no", 10059),
