@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bus import codec, early, endings, jetstream, reading, subjects
+from bus import codec, early, endings, jetstream, later, reading, subjects
 from bus.connection import Connection
 from bus.errors import DecodeError, InvalidSubjectError, NotFoundError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
 from bus.reading import stored_since
+from bus.schedules import ScheduleInfo
 from bus.tasks import envelope_of
 from bus.wire import Message
 
@@ -43,13 +44,15 @@ class Queue:
 
 @dataclass(slots=True)
 class TaskView:
-    """One task, wherever it is: exactly one of the three is set."""
+    """One task, wherever it is: exactly one of the four is set."""
 
     queued: Envelope | None = None
     running: InHand | None = None
     instance: str = ""
     """Who runs it."""
     ended: Result | None = None
+    later: ScheduleInfo | None = None
+    """It is not due yet, or has fallen due this instant."""
 
 
 @dataclass(slots=True)
@@ -152,13 +155,16 @@ async def find_task(connection: Connection, task_id: str) -> TaskView:
     """Where a task is now.
 
     Raises:
-        NotFoundError: it neither waits nor runs, and it has no result.
+        NotFoundError: it neither waits nor runs, is not due later, and has no result.
     """
     subject = subjects.result_of(task_id)
     for _ in range(2):  # it may end between one look and the next
         result = await endings.stored_result(connection, subject)
         if result is not None:
             return TaskView(ended=result)
+        planned = await later.find_once(connection, task_id)
+        if planned is not None:
+            return TaskView(later=planned)
         for beat in await workers(connection, task_id=task_id):
             return TaskView(running=beat.in_hand[0], instance=beat.instance)
         async for envelope in queued(connection):
