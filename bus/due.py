@@ -47,10 +47,10 @@ AT_ONCE: Final = 500
 PAUSE: Final = 0.25
 PAUSE_MAX: Final = 10.0
 """Seconds until what could not be moved comes again, at first and at the longest."""
-MISSED: Final = 3.0
+MISSED: Final = 2.0
 """Seconds after its time from which an occurrence is taken for missed: the server, when it starts, tells by itself of
 those that it knows of within a quarter of a second."""
-_ACK_WAIT: Final = 10_000_000_000
+_NS: Final = 1_000_000_000
 _KEPT: Final = (CONTENT_TYPE, CAPABILITY, TRACEPARENT, "tracestate")
 
 
@@ -85,7 +85,7 @@ class Due:
             "description": "what has fallen due",
             "filter_subject": subjects.DUE_SUBJECTS,
             "ack_policy": "explicit",
-            "ack_wait": _ACK_WAIT,
+            "ack_wait": int(self._connection.settings.ack_wait * _NS),
             "max_deliver": -1,
             "max_ack_pending": -1,  # what waits for room in the queue must not hold up the rest
             "num_replicas": self._connection.settings.replicas,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from actors.memory.model import Entry, Namespace
     from actors.registry.client import RegistryClient
     from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
-    from bus.mesh import Handle, Mesh
+    from bus.mesh import Handle, Mesh, Schedule
     from bus.messages import Result
     from bus.prompts import Attachment
     from bus.settings import Settings
@@ -54,6 +54,7 @@ __all__ = [
     "RegistryClient",
     "Result",
     "Retry",
+    "Schedule",
     "Settings",
     "StaleFenceError",
     "TaskContext",
@@ -83,7 +84,7 @@ _HOMES: Final = {
     "actors.memory.model": ("Entry", "Namespace"),
     "actors.registry.client": ("RegistryClient",),
     "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
-    "bus.mesh": ("Handle", "Mesh"),
+    "bus.mesh": ("Handle", "Mesh", "Schedule"),
     "bus.messages": ("Result",),
     "bus.prompts": ("Attachment",),
     "bus.settings": ("Settings",),
