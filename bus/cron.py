@@ -114,7 +114,7 @@ class Cron:
         return ConfigError(f"cron {self._pattern!r:.80}", reason)
 
     def after(self, then: datetime.datetime) -> datetime.datetime | None:
-        """The first time after `then` that it is due, in its time zone; None: not within five years."""
+        """The first time after `then` that it is due, in UTC; None: not within five years."""
         seconds, minutes, hours, *_ = (allowed.values for allowed in self._allowed)
         start = then.astimezone(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=1)
         for minute in self._minutes(start):
@@ -123,7 +123,7 @@ class Cron:
                 first = start.second if minute <= start else 0
                 due = min((second for second in seconds if second >= first), default=None)
                 if due is not None:
-                    return (minute + datetime.timedelta(seconds=due)).astimezone(self._zone)
+                    return minute + datetime.timedelta(seconds=due)
         return None
 
     def _minutes(self, start: datetime.datetime) -> Iterator[datetime.datetime]:

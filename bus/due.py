@@ -42,7 +42,7 @@ from bus.wire import Message
 
 log = logging.getLogger(__name__)
 
-AT_ONCE: Final = 500
+AT_ONCE: Final = 200
 """What has fallen due and is moved side by side."""
 PAUSE: Final = 0.25
 PAUSE_MAX: Final = 10.0
@@ -210,7 +210,7 @@ class Due:
         """
         now = await server_time(self._connection, subjects.LATER)
         missed = 0
-        for standing in await kept.everything():
+        for standing in await kept.everything(recurring=True):
             active = standing.messages.get("later")
             if not standing.messages.keys() - {"occurred"}:
                 await kept.forget(standing)

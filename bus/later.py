@@ -292,8 +292,8 @@ class Later:
         rows.sort(key=lambda info: (info.next_at is None, info.next_at or 0.0, info.client, info.schedule_id))
         return Listing(schedules=rows[:SHOWN], total=len(rows))
 
-    async def everything(self, client: str = "", schedule_id: str = "") -> list[Standing]:
-        """What LATER holds, by schedule, without the bodies."""
+    async def everything(self, client: str = "", schedule_id: str = "", *, recurring: bool = False) -> list[Standing]:
+        """What LATER holds, by schedule, without the bodies; of those alone that are due again and again."""
         found: dict[tuple[str, str], Standing] = {}
         info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
         first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
@@ -304,6 +304,8 @@ class Later:
                 subjects.schedule(whose, name)
             except InvalidSubjectError:
                 continue  # a server takes `*` and worse from an operator
+            if recurring and stored.headers.get(WHEN, "").startswith("@at "):
+                continue
             standing = found.setdefault((whose, name), Standing(whose, name))
             body = stored.body if stored.subject.startswith("revo.occurred.") else b""
             standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)

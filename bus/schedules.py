@@ -7,6 +7,7 @@ then (`bus.due`). Only stewards write there (`bus.later`): clients ask them.
 from __future__ import annotations
 
 import datetime
+import functools
 import math
 import time
 from typing import Annotated, Any, Final, NamedTuple
@@ -56,7 +57,7 @@ class When(NamedTuple):
             every = float(rest[:-1])
             start = math.floor(base + 0.5)  # the server keeps whole seconds
             return start + every * max(1.0, math.floor((then - start) / every) + 1)
-        due = Cron(self.text, self.zone).after(datetime.datetime.fromtimestamp(then, _UTC))
+        due = _cron(self.text, self.zone).after(datetime.datetime.fromtimestamp(then, _UTC))
         return due.timestamp() if due else None
 
 
@@ -91,7 +92,13 @@ def when(
         if not seconds.is_integer():
             raise ConfigError(f"every {seconds:g}", "is not a whole number of seconds, which is what the server keeps")
         return When(f"@every {int(seconds)}s")
-    return When(Cron(cron or "", timezone or "").text, timezone or "")
+    return When(_cron(cron or "", timezone or "").text, timezone or "")
+
+
+@functools.lru_cache(maxsize=1024)
+def _cron(pattern: str, zone: str) -> Cron:
+    """Whether there is a next time is found out once: that takes longer than all else."""
+    return Cron(pattern, zone)
 
 
 def parse(text: str, zone: str) -> When:
@@ -188,7 +195,7 @@ class Plan(BaseModel):
     body: bytes
     content_type: str = MSGPACK
     priority: str = "normal"
-    seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)]
+    seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)] = 3600.0
     work: str = ""
     traceparent: str = Field("", max_length=60)
     fresh: bool = False

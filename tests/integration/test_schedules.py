@@ -419,7 +419,7 @@ async def test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone(
         here.mesh("operator") as operator,
     ):
         handle = await alice.submit("echo", {"n": 1}, after=3600, task_id="hers")
-        tick = await alice.submit("echo", {"n": 2}, every=60, schedule_id="tick")
+        tick = await alice.submit("echo", {"n": 2}, every=1, schedule_id="tick")
         with pytest.raises(PermissionDeniedError, match=r"schedule\.other\.alice"):
             await alice.submit("other", {}, after=1)
         with pytest.raises(PermissionDeniedError, match=r"revo\.later\.alice\.x"):
@@ -437,6 +437,9 @@ async def test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone(
         assert [one.client for one in await alice.schedules()] == ["alice", "alice"]
         due = await alice.submit("echo", {"n": 4}, after=0.1, deadline=0.5)
         assert (await due.outcome(timeout=10)).client == "alice"
+        last = await eventually(tick.last)
+        assert (await tick.pause()).paused
+        assert (await last.cancel()).cancelled
         await tick.cancel()
         assert (await handle.cancel()).cancelled
         assert (await handle.outcome(timeout=5)).status == "cancelled"
