@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import json
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,7 +28,7 @@ from bus.errors import (
     ServerError,
 )
 from bus.mesh import Handle, Mesh
-from bus.messages import CONTENT_TYPE, MSGPACK, WHEN, WHERE
+from bus.messages import CONTENT_TYPE, JSON, MSGPACK, WHEN, WHERE
 from bus.server import Server
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
@@ -141,6 +142,28 @@ async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
 async def nothing_left(mesh: Mesh) -> bool:
     """Whether no schedule stands; the last occurrence may have been noted as it was taken away."""
     return not await mesh.schedules()
+
+
+async def test_a_bare_client_schedules_by_a_request_and_its_message_and_address_reach_the_queue_unchanged(
+    mesh: Mesh, steward: ActorProcess, start_worker: StartWorker
+) -> None:
+    await start_worker(counting := Counting())
+    plan = {"schedule_id": "bare", "client": "me", "when": "@at 2026-01-01T00:00:00Z", "body": '{"n": 1}'}
+    subject = subjects.scoped(subjects.STEWARD, "schedule", "echo")
+    wanted = json.dumps({**plan, "content_type": JSON}).encode()
+    said = json.loads((await mesh.connection.request(subject, wanted)).data)
+    assert (said["replaced"], said["duplicate"], said["full"]) == (False, False, "")
+    await eventually(lambda: bool(counting.runs))
+    assert counting.runs == [{"n": 1}]
+    named = await mesh.submit("toil", {"n": 2}, agent="nobody", priority="low", after=0, deadline=50)
+    stored = await eventually(lambda: jetstream.last(mesh.connection, subjects.TASKS, "revo.task.@nobody.>"))
+    assert (stored.subject, stored.headers["Revo-Capability"]) == ("revo.task.@nobody.low.anon", "toil")
+    assert (stored.headers["Revo-Task-Id"], "Revo-Fresh" in stored.headers) == (named.task_id, False)
+    assert float(stored.headers["Revo-Deadline"]) == pytest.approx(time.time() + 50, abs=10)
+    wrong = json.dumps({**plan, "when": "0 9 * * 7"}).encode()
+    refused = await mesh.connection.request(subject, wanted.replace(b"2026-01-01T00:00:00Z", b"tomorrow"))
+    assert "is no time such as" in refused.headers["Nats-Service-Error"]
+    assert "Sunday is 0" in (await mesh.connection.request(subject, wrong)).headers["Nats-Service-Error"]
 
 
 async def test_one_of_the_same_id_is_replaced_and_one_of_the_other_kind_is_not(
