@@ -169,8 +169,8 @@ class Later:
         if before is not None:
             kinds = (kind for kind in before.messages if kind != "later")
             await self._take_away(client, plan.schedule_id, kinds, up_to=stored.sequence)
-        next_at = _next(making, now, now)
-        return Planned(schedule_id=plan.schedule_id, next_at=next_at, replaced=before is not None)
+        replaced = before is not None and before.messages.keys() != {"occurred"}
+        return Planned(schedule_id=plan.schedule_id, next_at=_next(making, now, now), replaced=replaced)
 
     async def _before(self, plan: Plan, once: bool, address: str, client: str) -> Standing | Planned | None:  # noqa: FBT001
         """What stands there already, or the answer where nothing is to be stored."""
@@ -388,7 +388,10 @@ async def find_once(connection: Connection, task_id: str) -> ScheduleInfo | None
         NotFoundError: what has this id is due again and again: its tasks have ids of their own.
     """
     for kind in ("later", "paused", "due"):
-        stored = await jetstream.last(connection, subjects.LATER, f"revo.{kind}.*.{subjects.token(task_id)}")
+        try:
+            stored = await jetstream.last(connection, subjects.LATER, f"revo.{kind}.*.{subjects.token(task_id)}")
+        except NotFoundError:
+            return None  # a mesh of an earlier version, without that stream
         if stored is None:
             continue
         client, _ = subjects.parse_schedule(stored.subject)

@@ -9,7 +9,7 @@ from typing import Final
 from actors.actor import Actor, rpc
 from bus import events, subjects
 from bus.due import MISSED, Due
-from bus.errors import BusError, ConfigError, NotFoundError
+from bus.errors import BusError, ConfigError, NotFoundError, PermissionDeniedError
 from bus.later import Later
 from bus.rpc import CALLER, SCOPE
 from bus.schedules import Listing, Plan, Planned, ScheduleInfo, Which, Whose
@@ -28,7 +28,12 @@ class Scheduling(Actor):
         connection, telemetry = self.mesh.connection, self.mesh.telemetry
         self._later = Later(connection, agent=self.name, instance=telemetry.instance)
         self._due = Due(connection, self.name, telemetry.instance, telemetry.metrics, spawn=self.spawn)
-        await self._due.open()
+        try:
+            await self._due.open()
+        except (NotFoundError, PermissionDeniedError) as error:
+            cure = "`revo topology apply` makes the stream, `revo keys` grants it; start the steward again then"
+            log.warning("no schedules are kept, for %s; %s", error, cure)
+            return
         self._catching_up = asyncio.Event()
         self._catching_up.set()
         connection.on_reconnect(self._connected_again)

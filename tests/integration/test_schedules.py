@@ -466,3 +466,16 @@ async def test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone(
         await tick.cancel()
         assert (await handle.cancel()).cancelled
         assert (await handle.outcome(timeout=5)).status == "cancelled"
+
+
+async def test_a_steward_of_a_mesh_that_has_no_place_for_schedules_does_all_the_rest(tmp_path: Path) -> None:
+    """As after an upgrade of the stewards alone: the streams are an operator's to make."""
+    log = tmp_path / "steward.log"
+    async with guarded(tmp_path, isolated=True) as here, here.mesh("operator") as operator, here.mesh("alice") as alice:
+        await jetstream.call(operator.connection, "STREAM.DELETE", subjects.LATER)
+        async with actor(STEWARD, here.server.url, log, name=subjects.STEWARD, **here.env(subjects.STEWARD)):
+            with pytest.raises(NotFoundError, match="stream not found"):
+                await alice.submit("echo", {}, after=1)
+            handle = await alice.submit("echo", {})
+            assert (await handle.cancel()).cancelled
+        assert "no schedules are kept" in log.read_text()
