@@ -10,7 +10,7 @@ import datetime
 import functools
 import math
 import time
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -193,11 +193,11 @@ class Plan(BaseModel):
     when: str = Field(max_length=200)
     zone: str = Field("", max_length=80)
     body: bytes
-    content_type: str = MSGPACK
+    content_type: Literal["application/msgpack", "application/json"] = MSGPACK
     priority: str = "normal"
     seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)] = 3600.0
     work: str = ""
-    traceparent: str = Field("", max_length=60)
+    traceparent: str = Field("", max_length=60, pattern=r"\A[0-9a-f-]*\z")
     fresh: bool = False
     """The id is random and new: there is nothing to be replaced."""
 

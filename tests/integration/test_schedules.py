@@ -160,6 +160,10 @@ async def test_a_bare_client_schedules_by_a_request_and_its_message_and_address_
     assert (stored.subject, stored.headers["Revo-Capability"]) == ("revo.task.@nobody.low.anon", "toil")
     assert (stored.headers["Revo-Task-Id"], "Revo-Fresh" in stored.headers) == (named.task_id, False)
     assert float(stored.headers["Revo-Deadline"]) == pytest.approx(time.time() + 50, abs=10)
+    assert "traceparent" in stored.headers, "it stays in the trace of its submit"
+    for field, value in {"content_type": "text/plain\r\nNats-Rollup: all", "traceparent": "00\r\nNats-TTL: 1s"}.items():
+        hostile = await mesh.connection.request(subject, json.dumps({**plan, field: value}).encode())
+        assert field in hostile.headers["Nats-Service-Error"]
     wrong = json.dumps({**plan, "when": "0 9 * * 7"}).encode()
     refused = await mesh.connection.request(subject, wanted.replace(b"2026-01-01T00:00:00Z", b"tomorrow"))
     assert "is no time such as" in refused.headers["Nats-Service-Error"]
