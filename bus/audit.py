@@ -162,6 +162,8 @@ class _Results:
             return
         if result.sequence > self._last:
             return  # of a task that came after we began to look
+        if result.sequence == 0:
+            return  # of one that never stood in the queue: it was scheduled, and ended before
         if any(restore.is_before(message, result.sequence) for restore in self._restores):
             return  # of a task that this queue never had, and another has its sequence now
         self.ended[result.sequence] += 1

@@ -31,6 +31,8 @@ BREAKER: Final = "breaker"
 """A capability of an instance, or what it asks, is left alone for a while, tried again, and well."""
 MEMORY: Final = "memory"
 """What happened in a namespace of shared memory: to its locks, and that values contradict each other."""
+SCHEDULE: Final = "schedule"
+"""Somebody has changed a schedule, or its occurrence was not done in time."""
 _PATIENCE: Final = 5.0
 
 

@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bus import beside, blobs, codec, early, endings, jetstream, reading, subjects
+from bus import beside, blobs, codec, early, endings, jetstream, later, reading, subjects
 from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import DecodeError, InvalidSubjectError, NotFoundError, PayloadTooLargeError
 from bus.messages import CONTENT_TYPE, MSGPACK, Beat, DeadLetter, Envelope, InHand, Result
 from bus.reading import stored_since
+from bus.schedules import ScheduleInfo
 from bus.tasks import envelope_of
 from bus.wire import Message
 
@@ -44,13 +45,15 @@ class Queue:
 
 @dataclass(slots=True)
 class TaskView:
-    """One task, wherever it is: exactly one of the three is set."""
+    """One task, wherever it is: exactly one of the four is set."""
 
     queued: Envelope | None = None
     running: InHand | None = None
     instance: str = ""
     """Who runs it."""
     ended: Result | None = None
+    later: ScheduleInfo | None = None
+    """It is not due yet, or has fallen due this instant."""
 
 
 @dataclass(slots=True)
@@ -156,13 +159,16 @@ async def find_task(connection: Connection, task_id: str) -> TaskView:
 
     Raises:
         DecodeError, PayloadTooLargeError: its value is large, and cannot be read.
-        NotFoundError: it neither waits nor runs, and it has no result.
+        NotFoundError: it neither waits nor runs, is not due later, and has no result.
     """
     subject = subjects.result_of(task_id)
     for _ in range(2):  # it may end between one look and the next
         result = await endings.stored_result(connection, subject)
         if result is not None:
             return TaskView(ended=await beside.filled(connection, result))
+        planned = await later.find_once(connection, task_id)
+        if planned is not None:
+            return TaskView(later=planned)
         for beat in await workers(connection, task_id=task_id):
             return TaskView(running=beat.in_hand[0], instance=beat.instance)
         async for envelope in queued(connection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, overload
 
 from pydantic import BaseModel
 
@@ -21,11 +21,13 @@ from bus.errors import BusError, ConfigError
 from bus.handle import Client, Handle
 from bus.messages import Cancelled, DeadLetter, Redriven, SpanRecord
 from bus.prompts import MAX_SILENCE, Attachment
+from bus.scheduled import Schedule, Scheduler, What
+from bus.schedules import ScheduleInfo, Span, Time, when
 from bus.settings import Settings
 from bus.submitting import Submitter
 from bus.telemetry import Telemetry
 
-__all__ = ["Handle", "Mesh"]
+__all__ = ["Handle", "Mesh", "Schedule"]
 
 
 class Mesh:
@@ -39,6 +41,7 @@ class Mesh:
         """Where the results of our tasks arrive."""
         self._client = Client(self.client, connection, telemetry, self.arrivals)
         self._submitter = Submitter(self._client)
+        self._scheduler = Scheduler(self._client, self._submitter)
         self._asker = Asker(connection, telemetry)
         self._directory = Directory(connection)
         self.attached: dict[str, object] = {}
@@ -78,6 +81,7 @@ class Mesh:
             finally:
                 await mesh.close()
 
+    @overload
     def submit(
         self,
         capability: str,
@@ -91,7 +95,49 @@ class Mesh:
         deadline: float | None = None,
         detached: bool = False,
         budget: Budget | None = None,
-    ) -> Coroutine[Any, Any, Handle]:
+        at: Time | None = None,
+        after: Span | None = None,
+        timezone: str | None = None,
+        schedule_id: str | None = None,
+    ) -> Coroutine[Any, Any, Handle]: ...
+
+    @overload
+    def submit(
+        self,
+        capability: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        agent: str | None = None,
+        priority: str = "normal",
+        idempotency_key: str | None = None,
+        by_content: bool = False,
+        deadline: float | None = None,
+        every: Span | None = None,
+        cron: str | None = None,
+        timezone: str | None = None,
+        schedule_id: str | None = None,
+    ) -> Coroutine[Any, Any, Schedule]: ...
+
+    def submit(
+        self,
+        capability: str,
+        message: BaseModel | dict[str, Any],
+        *,
+        agent: str | None = None,
+        priority: str = "normal",
+        task_id: str | None = None,
+        idempotency_key: str | None = None,
+        by_content: bool = False,
+        deadline: float | None = None,
+        detached: bool = False,
+        budget: Budget | None = None,
+        at: Time | None = None,
+        after: Span | None = None,
+        every: Span | None = None,
+        cron: str | None = None,
+        timezone: str | None = None,
+        schedule_id: str | None = None,
+    ) -> Coroutine[Any, Any, Handle] | Coroutine[Any, Any, Schedule]:
         """Store one task and return its handle. Whichever agent has the capability and is free does it, or the one
         that `agent` names; `@<agent>` in place of the capability is short for an agent that has only one.
 
@@ -105,24 +151,63 @@ class Mesh:
 
         `budget` is what the task and all that descends from it may spend together; when it is used up all of them end.
 
+        `at` (a datetime, unix seconds or ISO text) and `after` (seconds or a timedelta) have it done once, later; what
+        is returned is the handle of that task. `every` (whole seconds) and `cron` (five fields, or six with seconds
+        first) have it done again and again, and return its `Schedule`: each time is a task of its own, with the id
+        `<schedule id>-<number>`. `timezone` is of `cron` (default: UTC), or of an `at` that says none. One of the same
+        `schedule_id` is replaced. Its deadline counts from when it falls due, and it is nobody's child.
+
         Raises:
             InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
             TooDeepError, TooManyChildrenError, BudgetExceededError: a handler may submit no more; nothing was sent.
-            QueueFullError: the queue is full; nothing was stored.
+            QueueFullError: the queue is full, or there are too many schedules; nothing was stored.
+            NoStewardError: there is nobody to keep a schedule; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
-        return self._submitter.submit(
-            capability,
-            message,
+        if at is None and after is None and every is None and cron is None and timezone is None and schedule_id is None:
+            return self._submitter.submit(
+                capability,
+                message,
+                agent=agent,
+                priority=priority,
+                task_id=task_id,
+                idempotency_key=idempotency_key,
+                by_content=by_content,
+                deadline=deadline,
+                detached=detached,
+                budget=budget,
+            )
+        if budget is not None:
+            raise ConfigError("budget", "is of a task that is submitted now, and not of one that falls due later")
+        due = when(at=at, after=after, every=every, cron=cron, timezone=timezone)
+        what = What(
+            capability=capability,
+            message=message,
             agent=agent,
             priority=priority,
+            deadline=deadline,
             task_id=task_id,
+            schedule_id=schedule_id,
             idempotency_key=idempotency_key,
             by_content=by_content,
-            deadline=deadline,
-            detached=detached,
-            budget=budget,
         )
+        return self._scheduler.once(due, what) if due.once else self._scheduler.again(due, what)
+
+    def schedule(self, schedule_id: str) -> Schedule:
+        """A schedule of this client by its id, to look at, pause, resume or cancel it.
+
+        Raises:
+            InvalidSubjectError: there can be no such id.
+        """
+        return self._scheduler.of(schedule_id)
+
+    async def schedules(self) -> list[ScheduleInfo]:
+        """The schedules of this client, the next one first, with the tasks that are not due yet. Up to 1,000.
+
+        Raises:
+            NoStewardError, TransportError: nobody says.
+        """
+        return await self._scheduler.all()
 
     async def submit_many(
         self,

@@ -93,6 +93,8 @@ class Generation:
         self.inbox = inbox
         self.pulls = [_Pull(index, source) for index, source in enumerate(sources)]
         self.by_key = {pull.source.key: pull for pull in self.pulls}
+        self.only = self.pulls[0] if len(self.pulls) == 1 else None
+        """Whose every delivery is, whatever its subject."""
         self.idle = sum(source.needed for source in sources)
         """On how many of the consumers that are needed no pull stands."""
         self.subscription: Subscription | None = None
@@ -284,8 +286,10 @@ class Puller:
         if not message.reply.startswith("$JS.ACK."):
             self._on_status(generation, message, message.headers.get("Status", ""))
             return
-        parts = message.subject.split(".")
-        pull = generation.by_key.get(f"{parts[2]}.{parts[3]}" if len(parts) > 3 else message.subject)
+        pull = generation.only
+        if pull is None:
+            parts = message.subject.split(".")
+            pull = generation.by_key.get(f"{parts[2]}.{parts[3]}" if len(parts) > 3 else message.subject)
         if pull is not None:
             pull.failures = 0
             pull.heard = asyncio.get_running_loop().time()

@@ -57,8 +57,10 @@ async def cancel(
     return Cancelled.model_validate(await ask(connection, telemetry, "cancel", message))
 
 
-async def ask(connection: Connection, telemetry: Telemetry, method: str, message: dict[str, Any]) -> Any:
-    """Ask any steward and return the plain value of its answer.
+async def ask(
+    connection: Connection, telemetry: Telemetry, method: str, message: dict[str, Any], *, scope: str = ""
+) -> Any:
+    """Ask any steward, within a scope where the method has some, and return the plain value of its answer.
 
     Raises:
         NotFoundError: what the message names is not there.
@@ -70,7 +72,7 @@ async def ask(connection: Connection, telemetry: Telemetry, method: str, message
     started, pause = loop.time(), 0.1
     while True:
         try:
-            return await rpc.call(connection, telemetry, subjects.STEWARD, method, message)
+            return await rpc.call(connection, telemetry, subjects.STEWARD, method, message, scope=scope)
         except RemoteError as error:
             if error.code == "not_found":
                 what, _, reason = error.message.partition(": ")

@@ -108,7 +108,10 @@ def _beside_tasks(settings: Settings, common: Config, kept: Config) -> list[Conf
         {
             "name": subjects.LATER,
             "description": "tasks that fall due later, once or again and again",
-            "subjects": [subjects.SCHEDULE_SUBJECTS, subjects.PAUSED_SUBJECTS, subjects.DUE_SUBJECTS],
+            "subjects": [
+                *(subjects.SCHEDULE_SUBJECTS, subjects.PAUSED_SUBJECTS),
+                *(subjects.DUE_SUBJECTS, subjects.OCCURRED_SUBJECTS),
+            ],
             # One message a subject: what falls due anew takes the place of what nobody could take, so that schedules
             # can never evict one another. How many there may be is the stewards' business.
             "max_msgs_per_subject": 1,

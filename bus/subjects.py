@@ -59,6 +59,7 @@ AUDIT_SUBJECTS: Final = "revo.audit.>"
 SCHEDULE_SUBJECTS: Final = "revo.later.*.*"
 PAUSED_SUBJECTS: Final = "revo.paused.*.*"
 DUE_SUBJECTS: Final = "revo.due.*.*"
+OCCURRED_SUBJECTS: Final = "revo.occurred.*.*"
 PROGRESS_SUBJECTS: Final = "revo.progress.>"
 EMITTED_SUBJECTS: Final = "revo.emitted.>"
 SAVED_SUBJECTS: Final = "revo.saved.*.*.*"
@@ -280,6 +281,17 @@ def paused(client: str, schedule_id: str) -> str:
 def due(client: str, schedule_id: str) -> str:
     """Where the server puts what has fallen due, until a steward has made a task of it."""
     return f"revo.due.{token(client, 'client')}.{token(schedule_id, 'schedule id')}"
+
+
+def occurred(client: str, schedule_id: str) -> str:
+    """Where it stands which occurrence of a schedule was the last."""
+    return f"revo.occurred.{token(client, 'client')}.{token(schedule_id, 'schedule id')}"
+
+
+def parse_schedule(subject: str) -> tuple[str, str]:
+    """The (client, schedule id) in any of these four subjects."""
+    _, _, client, schedule_id = subject.split(".")
+    return client, schedule_id
 
 
 def progress(client: str, capability: str, task_id: str) -> str:

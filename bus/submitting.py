@@ -59,7 +59,7 @@ class Submitter:
         """See `bus.mesh.Mesh.submit`."""
         if not self._client.arrivals.listening:
             await self._client.arrivals.listen()
-        chosen = self._chosen_id(message, task_id, idempotency_key, by_content=by_content)
+        chosen = self.chosen_id(message, task_id, idempotency_key, by_content=by_content)
         work = "" if agent is None else subjects.token(capability, "capability")
         if agent is not None:
             capability = subjects.agent_address(agent)
@@ -136,7 +136,7 @@ class Submitter:
             stored = {to.agent: group.create_task(one(to)) for to in there}
         return {agent: task.result() for agent, task in stored.items()}
 
-    def _chosen_id(
+    def chosen_id(
         self, message: BaseModel | dict[str, Any], task_id: str | None, idempotency_key: str | None, *, by_content: bool
     ) -> str | None:
         """The id that the caller chose in one of the three ways; None when it is to be random."""
@@ -244,6 +244,10 @@ class Submitter:
         except NotFoundError:
             return False
         return True
+
+    async def warning(self, capability: str) -> str:
+        """What a submitter should know of a capability, or `@<agent>`; empty: it has workers."""
+        return "" if capability in self._served else await self._check_served(capability)
 
     async def _check_served(self, capability: str) -> str:
         try:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actors.registry.client import RegistryClient
     from bus.budgets import Budget
     from bus.errors import BudgetExceededError, BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
-    from bus.mesh import Handle, Mesh
+    from bus.mesh import Handle, Mesh, Schedule
     from bus.messages import Result
     from bus.prompts import Attachment
     from bus.settings import Settings
@@ -57,6 +57,7 @@ __all__ = [
     "RegistryClient",
     "Result",
     "Retry",
+    "Schedule",
     "Settings",
     "StaleFenceError",
     "TaskContext",
@@ -94,7 +95,7 @@ _HOMES: Final = {
         "Retry",
         "TaskFailedError",
     ),
-    "bus.mesh": ("Handle", "Mesh"),
+    "bus.mesh": ("Handle", "Mesh", "Schedule"),
     "bus.messages": ("Result",),
     "bus.prompts": ("Attachment",),
     "bus.settings": ("Settings",),

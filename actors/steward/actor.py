@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import logging
 from typing import Annotated, Final
 
@@ -18,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from actors.actor import rpc
 from actors.registry.client import RegistryClient
 from actors.steward.families import Families
+from actors.steward.scheduling import Scheduling
 from actors.steward.shedding import Shed, Shedder, Shortage
 from actors.steward.storage import Storing
 from bus import subjects, topology
@@ -85,7 +87,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Families, Storing):
+class Steward(Families, Scheduling, Storing):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD
@@ -102,6 +104,7 @@ class Steward(Families, Storing):
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()
+        await self.open_schedules()
         self.spawn(self._look_at_the_queue())
         self.spawn(self._look_at_the_workers())
         self.open_storage(self._backlog)
@@ -109,6 +112,7 @@ class Steward(Families, Storing):
     async def on_stop(self) -> None:
         """Take no more advisories; what is in hand comes again to another replica."""
         await self._advisories.close()
+        await self.close_schedules()
 
     @rpc("cancel")
     async def cancel(self, task: Name) -> Cancelled:
@@ -123,14 +127,14 @@ class Steward(Families, Storing):
             return await self._ender.cancel_children(
                 self._backlog, task.task_id, client=client, capability=task.capability
             )
-        return await self._ender.cancel(
-            self._backlog,
-            task.task_id,
-            client=client,
-            capability=task.capability,
-            sequence=task.sequence,
-            by=by,
+        cancel = functools.partial(
+            self._ender.cancel, self._backlog, task.task_id, client=client, capability=task.capability, by=by
         )
+        try:
+            return await cancel(sequence=task.sequence)
+        except NotFoundError:
+            await self.cancel_later(task.task_id, client=client, capability=task.capability, by=by)
+        return await cancel()  # it may have fallen due meanwhile
 
     @rpc("redrive")
     async def redrive(self, task: Name) -> Redriven:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from revo.cli import benches, common, completion, groups, memory
+from revo.cli import benches, common, completion, groups, memory, scheduling
 from revo.cli.common import Output, guarded
 from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(groups.tasks, name="tasks")
+app.add_typer(scheduling.schedule, name="schedule")
 app.add_typer(groups.dead, name="dead")
 app.add_typer(groups.topology, name="topology")
 app.add_typer(groups.keys, name="keys")
@@ -115,6 +116,7 @@ def run(
 
 @app.command(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
+    " | revo submit report --cron '0 9 * * 1-5' --timezone Europe/Berlin --schedule daily"
 )
 def submit(
     capability: Annotated[
@@ -136,6 +138,16 @@ def submit(
         str | None,
         typer.Option("--agent", help="this agent and none other is to do it", autocompletion=completion.agents),
     ] = None,
+    at: Annotated[str | None, typer.Option("--at", help="once, then: 2026-12-24T18:00:00+01:00")] = None,
+    after: Annotated[str | None, typer.Option("--after", help="once, so much later: 90, 15m, 2h, 1d")] = None,
+    every: Annotated[str | None, typer.Option("--every", help="again and again, so often: 30, 15m, 2h, 1d")] = None,
+    cron: Annotated[str | None, typer.Option("--cron", help="again and again, as crontab says: '0 9 * * 1-5'")] = None,
+    timezone: Annotated[
+        str | None, typer.Option("--timezone", help="of --cron (default UTC) or --at: Europe/Berlin")
+    ] = None,
+    schedule_id: Annotated[
+        str | None, typer.Option("--schedule", help="its id with one of these; one of the same id is replaced")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
@@ -143,11 +155,13 @@ def submit(
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Submit one task. When this returns, the task is durable and ends in exactly one result."""
+    """Submit one task, now or later. When this returns, it is durable, and a task ends in exactly one result."""
+    from revo.cli.schedule import Timing
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
 
-    request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent)
+    timing = Timing(at, after, every, cron, timezone, schedule_id)
+    request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent, timing)
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
 
 
@@ -232,7 +246,7 @@ def top(
 
 @app.command(epilog="Examples: revo events | revo events --follow | revo events --kind agent --since 86400 -o json")
 def events(
-    kind: Annotated[str, typer.Option("--kind", help="agent, system, fault or breaker; default: all")] = "",
+    kind: Annotated[str, typer.Option("--kind", help="agent, system, schedule, fault or breaker; default: all")] = "",
     name: Annotated[str, typer.Option("--name", help="of one instance, or one part of the system")] = "",
     since: Annotated[float | None, typer.Option("--since", min=0, help="seconds to look back; default: 3600")] = None,
     *,

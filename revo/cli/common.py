@@ -197,6 +197,13 @@ def table(title: str, *columns: str) -> Table:
     return made
 
 
+def guarded_text(text: str) -> str:
+    """A text that others wrote, so that a terminal shows it as it is."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def ago(then: float) -> str:
     """How long ago that was (unix seconds), in the two units that matter."""
     seconds = max(0.0, time.time() - then)

@@ -17,7 +17,7 @@ from revo.cli.common import DONE, Output, console, print_json, quiet_logs, run_a
 if TYPE_CHECKING:
     from rich.text import Text
 
-KINDS: Final = (events.AGENT, events.SYSTEM, events.FAULT, events.BREAKER)
+KINDS: Final = (events.AGENT, events.SYSTEM, events.SCHEDULE, events.FAULT, events.BREAKER)
 _STYLE: Final = {
     "ready": "green",
     "up": "green",

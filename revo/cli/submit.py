@@ -12,6 +12,7 @@ from bus.mesh import Mesh
 from bus.messages import Result
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting, write_all
+from revo.cli.schedule import Timing
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Request:
     by_content: bool
     deadline: float | None
     agent: str | None
+    timing: Timing
 
     def message(self) -> dict[str, Any]:
         """The task's message.
@@ -62,6 +64,12 @@ def _value(text: str) -> Any:
 def submit(request: Request, *, wait: bool, timeout: float | None, url: str | None, output: Output) -> int:
     """Submit and, if asked, wait; returns the exit status."""
     quiet_logs()
+    due = request.timing.when()
+    if due is not None and not due.once:
+        if wait or request.task_id is not None:
+            option = "--wait" if wait else "--id"
+            raise ConfigError(option, "is of one task, and this is due again and again; name it by --schedule")
+        return run_async(_schedule(request, request.message(), url=url, output=output))
     return run_async(_submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output))
 
 
@@ -78,6 +86,7 @@ async def _submit(
             idempotency_key=request.key,
             by_content=request.by_content,
             deadline=request.deadline,
+            **request.timing.once(),
         )
         if not wait:
             if output is Output.JSON:
@@ -93,6 +102,31 @@ async def _submit(
                 print_json({"task_id": handle.task_id, "status": "waiting"})
             return say_error(error)
     return _show(result, output)
+
+
+async def _schedule(request: Request, message: dict[str, Any], *, url: str | None, output: Output) -> int:
+    """Have it done again and again."""
+    timing = request.timing.arguments()
+    async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
+        made = await mesh.submit(
+            request.capability,
+            message,
+            agent=request.agent,
+            priority=request.priority,
+            idempotency_key=request.key,
+            by_content=request.by_content,
+            deadline=request.deadline,
+            every=timing["every"],
+            cron=timing["cron"],
+            timezone=timing["timezone"],
+            schedule_id=request.timing.schedule_id,
+        )
+    if output is Output.JSON:
+        said = {"schedule_id": made.id, "next_at": made.next_at, "replaced": made.replaced, "warning": made.warning}
+        print_json(said)
+    else:
+        sys.stdout.write(f"{made.id}\n")
+    return DONE
 
 
 def _show(result: Result, output: Output) -> int:

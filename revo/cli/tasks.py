@@ -11,6 +11,7 @@ from bus.mesh import Mesh
 from bus.messages import Beat, Cancelled, InHand, Result
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, ago, console, print_json, quiet_logs, run_async, table
+from revo.cli.schedule import in_
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,6 +131,8 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
 def _as_json(view: TaskView) -> dict[str, Any]:
     if view.ended is not None:
         return {"state": view.ended.status, **view.ended.model_dump(mode="json")}
+    if view.later is not None:
+        return {"state": "later", "task_id": view.later.schedule_id, **view.later.model_dump(mode="json")}
     if view.running is not None:
         seconds = round(time.time() - view.running.since, 3)
         return {**view.running.model_dump(), "instance": view.instance, "seconds": seconds}
@@ -159,6 +162,12 @@ def _facts(view: TaskView) -> list[tuple[str, object]]:
         else:
             facts.append(("value", _shown(result.value)))
         return [*facts, ("trace", result.trace_id)] if result.trace_id else facts
+    if view.later is not None:
+        later = view.later
+        due = in_(later.next_at) if later.next_at is not None else ""
+        state = "paused" if later.paused else f"due {due}" if due else "due, and not in the queue yet"
+        facts = [("state", state), ("task", later.schedule_id), ("capability", later.capability)]
+        return [*facts, ("client", later.client), ("priority", later.priority)]
     if view.running is not None:
         task = view.running
         return [

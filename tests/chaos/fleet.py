@@ -14,7 +14,7 @@ from typing import Any, Self
 from bus import codec, jetstream, subjects
 from bus.audit import Audit, audit
 from bus.connection import Connection
-from bus.errors import BusError, TransportError
+from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.messages import Result
 from bus.reading import stored_since
@@ -89,12 +89,14 @@ class Fleet:
         await asyncio.gather(*self._keepers, return_exceptions=True)
 
 
-async def submit(mesh: Mesh, task_id: str, message: dict[str, Any]) -> None:
-    """Submit until it is stored: what was promised counts, and nothing else."""
+async def submit(mesh: Mesh, task_id: str, message: dict[str, Any], *, after: float | None = None) -> None:
+    """Submit until it is stored, maybe to be done later: what was promised counts, and nothing else."""
     while True:
         try:
-            await mesh.submit("chaos", message, task_id=task_id)
-        except TransportError:
+            await mesh.submit("chaos", message, task_id=task_id, after=after)
+        except BusError as error:
+            if not error.retryable:
+                raise
             await pause(0.1)
         else:
             return
@@ -131,7 +133,8 @@ async def at_rest(connection: Connection) -> bool:
     """Whether nothing is queued and nothing pending."""
     try:
         info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
-        if info["state"]["messages"]:
+        later = await jetstream.call(connection, "STREAM.INFO", subjects.LATER)
+        if info["state"]["messages"] or later["state"]["messages"]:
             return False
         page = await jetstream.call(connection, "CONSUMER.LIST", subjects.TASKS)
     except BusError:

@@ -119,6 +119,13 @@ INSERTED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base7-ours7-th
 JOINS = "tests/unit/test_strategies.py::"
 JOINS += "test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands[manual-value10-standing10-2-]"
 
+SCHEDULES = "tests/integration/test_schedules.py::"
+ROOM = SCHEDULES + "test_a_full_queue_of_one_client_holds_up_nobody_else_and_loses_nothing"
+MOVED = SCHEDULES + "test_what_was_moved_and_not_settled_is_the_same_task_when_it_is_moved_again"
+NOT_DUE = SCHEDULES + "test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_hears_so"
+HIS_OWN = SCHEDULES + "test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone[shared]"
+MISSED = SCHEDULES + "test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -154,6 +161,51 @@ MUTANTS = [
         "        except TransportError:\n            raise\n",
         READ_ON,
         "the connection was lost while waiting for an answer",
+    ),
+    Mutant(
+        "what fell due and found no room in the queue is settled",
+        "bus/due.py",
+        '            settle = b"%s %s" % (Settle.NAK.value, ',
+        "            settle = Settle.ACK.value or (Settle.NAK.value, ",
+        ROOM,
+        "assert set() >= {",
+    ),
+    Mutant(
+        "what fell due is moved twice as two tasks",
+        "bus/due.py",
+        '            MSG_ID: f"{client}.{making.address}.{task_id}",\n',
+        "",
+        MOVED,
+        "it was dropped as a double",
+    ),
+    Mutant(
+        "a task that is not due yet is taken away without a result",
+        "bus/later.py",
+        "        await self._cancel(standing, info, by)\n        await self._take_away(standing.client, task_id",
+        "        await self._take_away(standing.client, task_id",
+        NOT_DUE,
+        "it neither waits nor runs, and it has no result",
+    ),
+    Mutant(
+        "a client changes the schedules of another",
+        "actors/steward/scheduling.py",
+        '    if caller and client not in ("", caller):\n',
+        "    if caller is None:\n",
+        HIS_OWN,
+        "DID NOT RAISE",
+        (
+            "actors/steward/scheduling.py",
+            '    return caller or (client and subjects.token(client, "client"))\n',
+            '    return (client and subjects.token(client, "client")) or caller\n',
+        ),
+    ),
+    Mutant(
+        "what a killed server forgot is not made up for",
+        "bus/due.py",
+        "            if expected is not None and expected < now - MISSED:\n",
+        "            if expected is None:\n",
+        MISSED,
+        "not within",
     ),
     Mutant(
         "who holds a lock no more may write by it",

@@ -12,7 +12,7 @@ from actors.registry import messages as asked
 from actors.registry import model as registry
 from actors.registry.schemas import digest
 from actors.steward import actor as steward
-from bus import codec, events, messages
+from bus import codec, events, messages, schedules
 from bus.control import EndOrder, TasksQuestion
 from bus.messages import CONTENT_TYPE, MSGPACK, Attempts
 from bus.outcomes import Policy
@@ -39,6 +39,14 @@ ALWAYS_THERE: dict[type[BaseModel], str] = {
     steward.Address: "name",
     steward.Standing: "policy agent",
     steward.Company: "own within",
+    schedules.Making: "address priority seconds when at",
+    schedules.Plan: "schedule_id when body",
+    schedules.Planned: "schedule_id",
+    schedules.Which: "schedule_id",
+    schedules.Whose: "",
+    schedules.Occurrence: "task_id at",
+    schedules.ScheduleInfo: "schedule_id client capability when",
+    schedules.Listing: "schedules total",
     asked.CapabilityInfo: "name",
     asked.Registration: "agent instance secret",
     asked.Registered: "instance revision ttl registered_at",

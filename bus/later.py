@@ -1,0 +1,403 @@
+"""Keeps schedules in LATER, in the name of a steward: nobody else writes there.
+
+A schedule stands on one subject while it is active and on another while it is paused. Each change stores first what is
+to be and then takes away what was, so that after a crash in between the schedule stands, and is active if it stands as
+both. Who may change which is not decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bus import codec, endings, jetstream, reading, schedules, subjects
+from bus.connection import Connection
+from bus.errors import (
+    ConfigError,
+    DecodeError,
+    InvalidSubjectError,
+    NotFoundError,
+    PayloadTooLargeError,
+    TaskCancelledError,
+)
+from bus.messages import (
+    CAPABILITY,
+    CONTENT_TYPE,
+    HEADROOM,
+    MAX_DEADLINE,
+    SCHEDULE,
+    TIME_ZONE,
+    TRACEPARENT,
+    WHEN,
+    WHERE,
+    Envelope,
+    without_control_headers,
+)
+from bus.schedules import Listing, Making, Occurrence, Plan, Planned, ScheduleInfo
+
+FULL: Final = 0.4
+"""Of LATER, which would evict what is oldest: then no more are taken. Each may take twice its room once it is due."""
+SHOWN: Final = 1000
+"""Schedules of one listing."""
+_LOOKED: Final = 1.0
+"""Seconds for which it is taken for granted how full LATER is, but for what was added since."""
+
+
+@dataclass(slots=True)
+class Standing:
+    """What LATER holds of one schedule, by the kind of subject: `later`, `paused`, `due` and `occurred`."""
+
+    client: str
+    schedule_id: str
+    messages: dict[str, jetstream.StoredMessage] = field(default_factory=dict)
+
+    def info(self, now: float) -> ScheduleInfo | None:
+        """How it stands; None: it is none any more, or not one that we wrote."""
+        stored = self.messages.get("later") or self.messages.get("paused") or self.messages.get("due")
+        if stored is None:
+            return None
+        try:
+            making = read_making(stored.headers, stored.subject)
+        except DecodeError:
+            return None
+        occurred = read_occurrence(self.messages.get("occurred"), self.schedule_id)
+        active, due = self.messages.get("later"), self.messages.get("due")
+        if active is None and due is not None and "paused" not in self.messages and not making.due.once:
+            return None  # taken away after it fell due for the last time
+        base = max(stored.stored_at, occurred.at if occurred else 0.0)
+        return ScheduleInfo(
+            schedule_id=self.schedule_id,
+            client=self.client,
+            capability=making.address,
+            work=stored.headers.get(CAPABILITY, ""),
+            when=making.when,
+            zone=making.zone,
+            priority=making.priority,
+            deadline=making.seconds,
+            created_at=making.at,
+            paused=active is None and "paused" in self.messages,
+            next_at=_next(making, now, base) if active else None,
+            due_since=due.stored_at if due else None,
+            last=occurred,
+        )
+
+
+def _next(making: Making, now: float, base: float) -> float | None:
+    return making.due.after(0.0 if making.due.once else now, base=base)
+
+
+def read_making(headers: dict[str, str], subject: str) -> Making:
+    """What makes a task of a message in LATER.
+
+    Raises:
+        DecodeError: it is not one that a steward wrote.
+    """
+    try:
+        making = Making.model_validate_json(headers.get(SCHEDULE, ""))
+        subjects.task(making.address, making.priority)
+        schedules.parse(making.when, making.zone)
+        return making
+    except (ValidationError, ConfigError) as error:
+        raise DecodeError(subject, f"header {SCHEDULE}: {error}") from error
+
+
+def read_occurrence(stored: jetstream.StoredMessage | None, schedule_id: str) -> Occurrence | None:
+    """The last occurrence that is noted; None: there was none, or none that can be read."""
+    if stored is None:
+        return None
+    try:
+        body = codec.read(dict, stored.headers, stored.body, subject=stored.subject)
+        return Occurrence(task_id=f"{schedule_id}-{int(body['sequence'])}", at=float(body["at"]))
+    except (DecodeError, KeyError, TypeError, ValueError):
+        return None
+
+
+class Later:
+    """The schedules, to whoever may change all of them."""
+
+    def __init__(self, connection: Connection, *, agent: str, instance: str) -> None:
+        self._connection = connection
+        self._agent = agent
+        self._instance = instance
+        self._used = 0
+        self._room = 0
+        self._looked_at = 0.0
+
+    async def put(self, plan: Plan, address: str, client: str) -> Planned:
+        """Keep a schedule for a client; one of the same id is replaced, also when it is paused or has fallen due.
+
+        Raises:
+            ConfigError: it makes no sense, or its id is in use for one of the other kind.
+            PayloadTooLargeError: no task could be made of it.
+            TransportError: it may be stored or not; doing it again is safe.
+        """
+        due = schedules.parse(plan.when, plan.zone)
+        subjects.task(address, plan.priority, client)
+        if plan.work:
+            subjects.token(plan.work, "capability")
+        if not due.once and len(plan.schedule_id) > schedules.MAX_ID:
+            reason = (
+                f"an id of {len(plan.schedule_id)} characters; it may have {schedules.MAX_ID}, for each task adds to it"
+            )
+            raise ConfigError(f"schedule {plan.schedule_id}", reason)
+        limit = self._connection.max_payload - HEADROOM - schedules.ROOM
+        if len(plan.body) > limit:
+            raise PayloadTooLargeError(subjects.schedule(client, plan.schedule_id), len(plan.body), limit)
+        before = None if plan.fresh else await self._before(plan, due.once, address, client)
+        if isinstance(before, Planned):
+            return before
+        if said := await self._check_room(len(plan.body)):
+            return Planned(schedule_id=plan.schedule_id, full=said)
+        now = time.time()
+        making = Making(
+            address=address,
+            priority=plan.priority,
+            seconds=plan.seconds,
+            when=due.text,
+            zone=due.zone,
+            at=now,
+        )
+        headers = {SCHEDULE: making.model_dump_json(), CONTENT_TYPE: plan.content_type}
+        headers |= {CAPABILITY: plan.work} if plan.work else {}
+        headers |= {TRACEPARENT: plan.traceparent} if plan.traceparent else {}
+        stored = await self._activate(client, plan.schedule_id, making, headers, plan.body)
+        if before is not None:
+            kinds = (kind for kind in before.messages if kind != "later")
+            await self._take_away(client, plan.schedule_id, kinds, up_to=stored.sequence)
+        replaced = before is not None and before.messages.keys() != {"occurred"}
+        return Planned(schedule_id=plan.schedule_id, next_at=_next(making, now, now), replaced=replaced)
+
+    async def _before(self, plan: Plan, once: bool, address: str, client: str) -> Standing | Planned | None:  # noqa: FBT001
+        """What stands there already, or the answer where nothing is to be stored."""
+        standing = await self._standing(client, plan.schedule_id)
+        info = standing.info(time.time())
+        if info is not None and info.once != once:
+            kind = "once" if info.once else "again and again"
+            reason = f"there is one of this id that is due {kind}; take it away first, or choose another id"
+            raise ConfigError(f"schedule {plan.schedule_id}", reason)
+        if once:
+            subject = subjects.result(client, address, plan.schedule_id)
+            if await endings.stored_result(self._connection, subject) is not None:
+                return Planned(schedule_id=plan.schedule_id, duplicate=True)
+        return standing if standing.messages else None
+
+    async def _check_room(self, size: int) -> str:
+        """Why one of that size is not taken; empty: it is."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at > _LOOKED:
+            info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
+            self._used, limit = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
+            self._room, self._looked_at = int(limit * FULL) if limit > 0 else 2**62, now
+        self._used += size + schedules.ROOM // 4
+        if self._used <= self._room:
+            return ""
+        return f"schedules take {FULL:.0%} of stream {subjects.LATER}, as many as it may hold without losing one"
+
+    async def _activate(
+        self, client: str, schedule_id: str, making: Making, headers: dict[str, str], body: bytes
+    ) -> jetstream.Stored:
+        ordered = {WHEN: making.when, WHERE: subjects.due(client, schedule_id)}
+        ordered |= {TIME_ZONE: making.zone} if making.zone else {}
+        subject = subjects.schedule(client, schedule_id)
+        return await jetstream.store(self._connection, subject, body, {**headers, **ordered})
+
+    async def remove(self, client: str, schedule_id: str, *, by: str) -> ScheduleInfo:
+        """Take a schedule away and return how it stood. A task that was to be done once ends as cancelled, unless it
+        has ended; what is in the queue already is not touched.
+
+        Raises:
+            NotFoundError: there is none. ConfigError: several clients have one of this id.
+            TransportError, QueueFullError: a step could not be done; doing it again is safe.
+        """
+        standing = await self._one(client, schedule_id)
+        info = standing.info(time.time())
+        if info is None:
+            raise _not_found(schedule_id)
+        if info.once:
+            await self._cancel(standing, info, by)
+        await self._take_away(standing.client, schedule_id, standing.messages)
+        return info
+
+    async def cancel(self, task_id: str, *, client: str, capability: str, by: str) -> bool:
+        """End a task that is not due yet as cancelled; False: there is none of this id.
+
+        Raises:
+            ConfigError: several clients have one of this id. TransportError, QueueFullError: as `remove`.
+        """
+        try:
+            standing = await self._one(client, task_id)
+        except NotFoundError:
+            return False
+        info = standing.info(time.time())
+        if info is None or not info.once or capability not in ("", info.capability):
+            return False
+        await self._cancel(standing, info, by)
+        await self._take_away(standing.client, task_id, standing.messages)
+        return True
+
+    async def _cancel(self, standing: Standing, info: ScheduleInfo, by: str) -> None:
+        """Store its result first: should it fall due this instant, whoever gets it finds that it has ended."""
+        envelope = never_queued(info, standing.messages.values(), info.schedule_id)
+        error = TaskCancelledError(info.schedule_id, by)
+        result = endings.make_result(envelope, "cancelled", error, agent=self._agent, instance=self._instance)
+        await endings.store_result(self._connection, envelope, result)
+
+    async def pause(self, client: str, schedule_id: str) -> ScheduleInfo:
+        """Let it fall due no more until `resume`. What has fallen due already is done.
+
+        Raises:
+            NotFoundError, ConfigError, TransportError: as `remove`.
+        """
+        standing = await self._one(client, schedule_id)
+        active = standing.messages.get("later")
+        if active is not None:
+            headers = without_control_headers(active.headers)
+            subject = subjects.paused(standing.client, schedule_id)
+            await jetstream.store(self._connection, subject, active.body, headers)
+            await self._take_away(standing.client, schedule_id, ("later",), up_to=active.sequence)
+        return await self._told(standing.client, schedule_id)
+
+    async def resume(self, client: str, schedule_id: str) -> ScheduleInfo:
+        """Let a paused one go on from now; what is due once is due at once if its time has passed.
+
+        Raises:
+            NotFoundError, ConfigError, TransportError: as `remove`.
+        """
+        standing = await self._one(client, schedule_id)
+        rests = standing.messages.get("paused")
+        if rests is not None:
+            if "later" not in standing.messages:
+                headers = without_control_headers(rests.headers)
+                making = read_making(headers, rests.subject)
+                await self._activate(standing.client, schedule_id, making, headers, rests.body)
+            await self._take_away(standing.client, schedule_id, ("paused",), up_to=rests.sequence)
+        return await self._told(standing.client, schedule_id)
+
+    async def _told(self, client: str, schedule_id: str) -> ScheduleInfo:
+        info = (await self._standing(client, schedule_id)).info(time.time())
+        if info is None:
+            raise _not_found(schedule_id)
+        return info
+
+    async def listing(self, client: str = "", schedule_id: str = "") -> Listing:
+        """Schedules of a client, or everybody's, or those of one id."""
+        now = time.time()
+        found = [one.info(now) for one in await self.everything(client, schedule_id)]
+        rows = [info for info in found if info is not None]
+        rows.sort(key=lambda info: (info.next_at is None, info.next_at or 0.0, info.client, info.schedule_id))
+        return Listing(schedules=rows[:SHOWN], total=len(rows))
+
+    async def everything(self, client: str = "", schedule_id: str = "", *, recurring: bool = False) -> list[Standing]:
+        """What LATER holds, by schedule, without the bodies; of those alone that are due again and again."""
+        found: dict[tuple[str, str], Standing] = {}
+        info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
+        first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+        pattern = f"revo.*.{client or '*'}.{schedule_id or '*'}"
+        async for stored in reading.scan(self._connection, subjects.LATER, first, last, subject=pattern):
+            try:
+                whose, name = subjects.parse_schedule(stored.subject)
+                subjects.schedule(whose, name)
+            except InvalidSubjectError:
+                continue  # a server takes `*` and worse from an operator
+            if recurring and stored.headers.get(WHEN, "").startswith("@at "):
+                continue
+            standing = found.setdefault((whose, name), Standing(whose, name))
+            body = stored.body if stored.subject.startswith("revo.occurred.") else b""
+            standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)
+        return list(found.values())
+
+    async def forget(self, standing: Standing) -> None:
+        """Take away all that is left of a schedule."""
+        await self._take_away(standing.client, standing.schedule_id, standing.messages)
+
+    async def _one(self, client: str, schedule_id: str) -> Standing:
+        if not client:
+            names = await reading.subjects_in(self._connection, subjects.LATER, f"revo.*.*.{schedule_id}")
+            clients = sorted({subjects.parse_schedule(name)[0] for name in names if ".occurred." not in name})
+            if len(clients) > 1:
+                raise ConfigError(f"schedule {schedule_id}", f"name its client, for it may be {' or '.join(clients)}'s")
+            if not clients:
+                raise _not_found(schedule_id)
+            client = clients[0]
+        standing = await self._standing(client, schedule_id)
+        if not standing.messages.keys() - {"occurred"}:
+            raise _not_found(schedule_id)
+        return standing
+
+    async def _standing(self, client: str, schedule_id: str) -> Standing:
+        wanted = {
+            "later": subjects.schedule(client, schedule_id),
+            "paused": subjects.paused(client, schedule_id),
+            "due": subjects.due(client, schedule_id),
+            "occurred": subjects.occurred(client, schedule_id),
+        }
+        found = await asyncio.gather(
+            *(jetstream.last(self._connection, subjects.LATER, subject) for subject in wanted.values())
+        )
+        messages = {kind: stored for kind, stored in zip(wanted, found, strict=True) if stored is not None}
+        return Standing(client, schedule_id, messages)
+
+    async def _take_away(self, client: str, schedule_id: str, kinds: Iterable[str], *, up_to: int = 0) -> None:
+        """Take away what stands of it, or with `up_to` what is no younger than that sequence."""
+        for kind in kinds:
+            body: dict[str, Any] = {"filter": f"revo.{kind}.{client}.{schedule_id}"}
+            if up_to:
+                body["seq"] = up_to + 1
+            await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
+
+
+def never_queued(
+    info: ScheduleInfo, messages: Iterable[jetstream.StoredMessage], task_id: str, *, due_at: float | None = None
+) -> Envelope:
+    """The task of a schedule that ends without ever having stood in the queue: its sequence is 0."""
+    stored = next(iter(messages))
+    now = time.time()
+    due = due_at if due_at is not None else info.due_since or info.next_at or now
+    return Envelope(
+        subject=subjects.task(info.capability, info.priority, info.client),
+        capability=info.capability,
+        priority=info.priority,
+        client=info.client,
+        task_id=task_id,
+        body=stored.body,
+        headers=without_control_headers(stored.headers),
+        content_type=codec.content_type_of(stored.headers),
+        sequence=0,
+        stored_at=due_at or info.created_at,
+        deadline=min(due + info.deadline, now + MAX_DEADLINE),
+        deliveries=0,
+        reply="",
+        named=True,
+        attempt=0,
+    )
+
+
+def _not_found(schedule_id: str) -> NotFoundError:
+    return NotFoundError(f"schedule {schedule_id}", "there is none; `revo schedule ls` shows those that are kept")
+
+
+async def find_once(connection: Connection, task_id: str) -> ScheduleInfo | None:
+    """A task that is not due yet, or is no task yet, by its id alone; None: there is none.
+
+    Raises:
+        NotFoundError: what has this id is due again and again: its tasks have ids of their own.
+    """
+    for kind in ("later", "paused", "due"):
+        try:
+            stored = await jetstream.last(connection, subjects.LATER, f"revo.{kind}.*.{subjects.token(task_id)}")
+        except NotFoundError:
+            return None  # a mesh of an earlier version, without that stream
+        if stored is None:
+            continue
+        client, _ = subjects.parse_schedule(stored.subject)
+        info = Standing(client, task_id, {kind: stored}).info(time.time())
+        if info is not None and info.once:
+            return info
+        if info is not None:
+            raise NotFoundError(f"task {task_id}", f"it is a schedule; see `revo schedule show {task_id}`")
+    return None
