@@ -36,11 +36,13 @@ from bus.messages import (
     DEADLINE,
     EXPECTED_SUBJECT_SEQUENCE,
     FRESH,
+    FROM,
     HEADROOM,
     MSG_ID,
     MSGPACK,
     PARENT,
     REDRIVE_OF,
+    SUBMITTED,
     TASK_ID,
     Cancelled,
     DeadLetter,
@@ -285,7 +287,12 @@ class Ender:
         return await endings.note(self.connection, what, *names, body=body)
 
 
-_NOT_HANDED_ON: Final = frozenset({DEAD_LETTER, TASK_ID, DEADLINE, FRESH, PARENT, EXPECTED_SUBJECT_SEQUENCE})
+_NOT_HANDED_ON: Final = frozenset(
+    {
+        *(DEAD_LETTER, TASK_ID, DEADLINE, FRESH, PARENT, EXPECTED_SUBJECT_SEQUENCE),
+        *(SUBMITTED, FROM),
+    }
+)
 
 
 async def find_letter(connection: Connection, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:

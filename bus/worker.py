@@ -162,6 +162,7 @@ class Worker:
             on_shed=self._on_shed,
             beat=self._beat,
             on_pause=self._pause,
+            on_lanes=self._puller.serve_lanes,
         )
         self._runner = Runner(
             connection, telemetry, self._settler, self._recovery, seclude=self._seclude, spawn=self._spawn
@@ -404,6 +405,7 @@ class Worker:
             capabilities=list(self._capabilities),
             in_hand=[run.as_in_hand() for run in runs],
             leaving=self._left,
+            lanes=True,
         )
 
     def _news(self) -> float | None:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from actors.actor import Actor, rpc
 from actors.registry.client import RegistryClient
+from actors.steward.fairness import Fair
 from actors.steward.shedding import Shed, Shedder, Shortage
 from bus import subjects, topology
 from bus.advisories import Advisories
@@ -97,6 +98,7 @@ class Steward(Actor):
         self._shedder = Shedder(connection, RegistryClient(self.mesh), telemetry.instance)
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)
+        self._fair = Fair(connection, self._backlog, self._watch, telemetry.metrics)
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()
@@ -164,6 +166,7 @@ class Steward(Actor):
                 await self._backlog.refresh()
                 while await self._expire_some():
                     continue
+                await self._fair.look()
                 now, last = self._backlog.server_time, self._backlog.last
                 if last != anchored and now - anchored_at >= ANCHOR_EVERY:
                     await self._ender.anchor(self._backlog)
