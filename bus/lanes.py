@@ -270,14 +270,18 @@ class Lanes:
             return 0
         delivered = int(info["delivered"]["stream_seq"])
         left = [sequence if sequence > delivered else copy for sequence, copy in copies]
-        body = codec.encode({"left": left})
-        await jetstream.store(self._connection, subjects.note("moved"), body, {CONTENT_TYPE: MSGPACK})
+        await self._note(left)
         await asyncio.gather(*(jetstream.delete(self._connection, subjects.TASKS, one) for one in left))
         for one in left:
             self._backlog.gone(one)
         moved = sum(sequence > delivered for sequence, _ in copies)
         self.moved += moved
         return moved
+
+    async def _note(self, left: list[int]) -> None:
+        """Tell the audit which sequences are no task's any more; before they are deleted, or they would be lost."""
+        body = codec.encode({"left": left})
+        await jetstream.store(self._connection, subjects.note("moved"), body, {CONTENT_TYPE: MSGPACK})
 
 
 def lane_headers(original: Envelope) -> dict[str, str]:
