@@ -106,6 +106,18 @@ class Backlog:
             for column in (self._sequences, self._deadlines, self._ids, self._parents, self._numbers):
                 del column[:gone]
 
+    def before(self, address: subjects.TaskAddress, after: int, sequence: int) -> tuple[int, int]:
+        """How many tasks of all clients stand between two sequences in the queue that a task is in, and how many before
+        the second in the lane beside it. Some of them may have ended.
+        """
+        waiting = [0, 0]
+        for line in self.lines.values():
+            if line.address[:2] == address[:2]:
+                end = bisect.bisect_left(line.sequences, sequence)
+                start = 0 if line.lane else bisect.bisect_right(line.sequences, after)
+                waiting[line.lane] += max(0, end - start)
+        return waiting[0], waiting[1]
+
     def gone(self, sequence: int) -> None:
         """It is in its line no more, or is to be looked for there no more."""
         index = bisect.bisect_left(self._sequences, sequence)

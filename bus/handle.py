@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bus import stewards
+from bus import estimates, stewards
 from bus.arrivals import Arrivals, closed
 from bus.connection import Connection
 from bus.errors import ResultTimeoutError, TaskFailedError
+from bus.estimates import Estimate
 from bus.jetstream import Stored
 from bus.messages import Cancelled, Result
 from bus.telemetry import Telemetry
@@ -67,6 +68,19 @@ class Handle:
         if arrival.result is None:
             raise await closed(client.connection)
         return arrival.result
+
+    async def estimate(self) -> Estimate:
+        """When the task will start, as far as a steward can tell: from what waits before it, and how long such tasks
+        have taken.
+
+        Raises:
+            NotFoundError: it has ended.
+            NoStewardError, TransportError: as in `cancel`.
+        """
+        client = self._client
+        return await estimates.ask(
+            client.connection, client.telemetry, self.capability, task_id=self.task_id, client=client.name
+        )
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

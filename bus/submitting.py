@@ -11,7 +11,8 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from bus import jetstream, stewards, subjects, tasks, topology
-from bus.errors import BusError, ConfigError, NotFoundError
+from bus.errors import BusError, ConfigError, NotFoundError, QueueFullError
+from bus.estimates import Room
 from bus.handle import Client, Handle
 from bus.topics import Doing
 
@@ -28,6 +29,7 @@ class Submitter:
         self._client = client
         self._connection = client.connection
         self._telemetry = client.telemetry
+        self._room = Room(client.connection, client.telemetry)
         self._served: set[str] = set()
         self._warned: set[str] = set()
 
@@ -53,9 +55,12 @@ class Submitter:
             capability = subjects.agent_address(agent)
         handle = Handle(self._client, capability, chosen or tasks.new_task_id(), new=chosen is None)
         order = tasks.Order(capability, self._client.name, priority, deadline, detached, work)
-        stored = await tasks.submit(
-            self._connection, self._telemetry, order, message, task_id=handle.task_id, fresh=chosen is None
-        )
+        try:
+            stored = await tasks.submit(
+                self._connection, self._telemetry, order, message, task_id=handle.task_id, fresh=chosen is None
+            )
+        except QueueFullError as error:
+            raise await self._room.told(error, order.capability, order.priority, order.client) from error
         handle._stored(stored)  # noqa: SLF001
         if capability not in self._served:
             handle.warning = await self._check_served(capability)
@@ -125,16 +130,18 @@ class Submitter:
             except BusError as error:
                 sent.append(error)
             if len(sent) >= _WINDOW:
-                yield await self._stored(sent.popleft())
+                yield await self._stored(sent.popleft(), order)
         while sent:
-            yield await self._stored(sent.popleft())
+            yield await self._stored(sent.popleft(), order)
 
-    async def _stored(self, sent: tuple[Handle, jetstream.Storing] | BusError) -> Handle | BusError:
+    async def _stored(self, sent: tuple[Handle, jetstream.Storing] | BusError, order: tasks.Order) -> Handle | BusError:
         if isinstance(sent, BusError):
             return sent
         handle, storing = sent
         try:
             handle._stored(await jetstream.finish(self._connection, storing))  # noqa: SLF001
+        except QueueFullError as error:
+            return await self._room.told(error, order.capability, order.priority, order.client)
         except BusError as error:
             return error
         return handle

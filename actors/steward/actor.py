@@ -15,8 +15,9 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from actors.actor import Actor, rpc
+from actors.actor import rpc
 from actors.registry.client import RegistryClient
+from actors.steward.estimating import Estimating
 from actors.steward.fairness import Fair
 from actors.steward.shedding import Shed, Shedder, Shortage
 from bus import subjects, topology
@@ -84,7 +85,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Actor):
+class Steward(Estimating):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD

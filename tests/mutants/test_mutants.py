@@ -114,6 +114,11 @@ INSERTED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base7-ours7-th
 JOINS = "tests/unit/test_strategies.py::"
 JOINS += "test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands[manual-value10-standing10-2-]"
 
+FAIRNESS = "tests/integration/test_fairness.py::"
+IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away"
+CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
+IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -121,6 +126,38 @@ _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "suc
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
+    Mutant(
+        "what may be in hand is moved to a lane all the same",
+        "bus/lanes.py",
+        "        left = [sequence if sequence > delivered else copy for sequence, copy in copies]\n",
+        "        left = [sequence for sequence, _ in copies]\n",
+        IN_HAND,
+        "'normal.light.fair': 5",
+    ),
+    Mutant(
+        "a task that was moved is lost to the audit",
+        "bus/lanes.py",
+        "        await self._note(left)\n",
+        "",
+        CARRIED_ON,
+        "lost=5",
+    ),
+    Mutant(
+        "a move that was begun is left as it is",
+        "bus/lanes.py",
+        "        certain = [pair for pair in found if await self._is_copy(*pair)]\n",
+        "        certain: list[Moved] = []\n",
+        CARRIED_ON,
+        "'normal.light': 5",
+    ),
+    Mutant(
+        "a lane never has its turn",
+        "bus/turns.py",
+        "    return (room + 1) // 2 if first else room // 2\n",
+        "    return 0 if lane else room\n",
+        IN_TURN,
+        " <= 3",
+    ),
     Mutant(
         "who holds a lock no more may write by it",
         "actors/memory/fencing.py",
