@@ -217,7 +217,7 @@ class Beat(BaseModel):
     """The last one: whoever leaves in order has nothing in hand."""
     lanes: bool = False
     """Whether it serves the lanes beside its queues that it is told of."""
-    took: dict[str, Annotated[float, Field(ge=0)]] = {}
+    took: dict[str, Annotated[float, Field(ge=0, le=1e7)]] = {}
     """Seconds that its last tasks of each capability occupied a slot, where that is known: a mean of the last few."""
 
 

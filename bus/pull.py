@@ -225,6 +225,11 @@ class Puller:
             self._retire()
             self.want(self._wanted, ahead=self._ahead)
 
+    @property
+    def serves_lanes(self) -> bool:
+        """Whether the server has let us pull from all lanes that we were told of."""
+        return not self._refused_lanes
+
     def _add_lane(self, queue: Source, key: str) -> None:
         consumer = f"{queue.consumer}-{subjects.FAIR}"
         lane = Source(key, consumer, queue.rank, needed=False, lane=True)

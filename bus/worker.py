@@ -408,7 +408,7 @@ class Worker:
             capabilities=list(self._capabilities),
             in_hand=[run.as_in_hand() for run in runs],
             leaving=self._left,
-            lanes=True,
+            lanes=self._puller.serves_lanes,
             took={name: pace.seconds for name, pace in self._paces.items() if pace.seconds is not None},
         )
 

@@ -44,6 +44,7 @@ class _Standing:
     in_lane: dict[str, int]
     in_hand: int
     delivered: dict[str, int]
+    paused: bool
 
 
 class Estimating(Actor):
@@ -63,6 +64,8 @@ class Estimating(Actor):
         beats = self._watch.doing(capability)
         slots = sum(beat.concurrency for beat in beats)
         took = _took(beats, capability)
+        if standing.paused:
+            return Estimate(starts_in=None, ahead=0, slots=slots, took=took, why=f"{capability} is paused")
         if task is not None and not subjects.in_lane(task.subject) and task.sequence <= standing.delivered[priority]:
             return Estimate(starts_in=0.0, ahead=0, slots=slots, took=took, why="it is with a worker, or was before")
         urgent = subjects.PRIORITIES[: subjects.PRIORITIES.index(priority)]
@@ -121,6 +124,7 @@ class Estimating(Actor):
             waiting={one: info.get("num_pending", 0) for one, info in queues.items()},
             in_lane={one: info.get("num_pending", 0) for one, info in lanes.items()},
             in_hand=sum(info.get("num_ack_pending", 0) for info in infos),
+            paused=any(info.get("paused") for info in infos),
             delivered={one: info.get("delivered", {}).get("stream_seq", 0) for one, info in queues.items()},
         )
         return found
