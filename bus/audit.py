@@ -95,14 +95,17 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     if base is None:
         base = results.oldest(waiting)
     doubles = {sequence for (name, *_), _ in notes["double"] if (sequence := int(name)) <= last}
-    known = results.ended.keys() | waiting | doubles
+    # A task that a steward moved to a lane, or back, stands there under another sequence: this one is no task's.
+    left = {sequence for _, body in notes["moved"] for sequence in body["left"] if base < sequence <= last}
+    moved = left - results.ended.keys() - waiting - doubles
+    known = results.ended.keys() | waiting | doubles | moved
     lost = [sequence for sequence in range(base + 1, last + 1) if sequence not in known]
     limbo = [name for sequence, name in overdue.items() if sequence not in results.ended]
     doubled = [str(sequence) for sequence, count in results.ended.items() if count > 1]
     unburied = [name for sequence, name in results.failed.items() if sequence not in waiting and name not in buried]
     wrong = {"lost": [str(sequence) for sequence in lost], "limbo": limbo, "doubled": doubled, "unburied": unburied}
     return Audit(
-        accepted=last - base,
+        accepted=last - base - len(moved),
         ended=sum(sequence > base for sequence in results.ended.keys() | doubles),
         waiting=len(waiting - results.ended.keys()),
         lost=len(lost),
@@ -181,7 +184,7 @@ Notes = dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]]
 
 
 async def _read_notes(connection: Connection) -> Notes:
-    notes: Notes = {"anchor": [], "double": [], "dropped": []}
+    notes: Notes = {"anchor": [], "double": [], "dropped": [], "moved": []}
     async for message in stored_since(connection, subjects.AUDIT, 0.0):
         _, _, what, *names = message.subject.split(".")
         if what not in notes:
@@ -192,6 +195,8 @@ async def _read_notes(connection: Connection) -> Notes:
                 body = {"at": float(body["at"]), "last": int(body["last"]), "ttl": float(body.get("ttl", math.inf))}
             elif what == "double":
                 names = [str(int(names[0]))]
+            elif what == "moved":
+                body = {"left": [int(sequence) for sequence in body["left"]]}
         except (DecodeError, KeyError, TypeError, ValueError) as error:
             log.warning("a note that cannot be read is left out: %s", error)
         else:

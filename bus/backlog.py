@@ -1,6 +1,6 @@
-"""What stands in TASKS, as a steward must know it: by deadline, by task id and by parent.
+"""What stands in TASKS, as a steward must know it: by deadline, by task id, by parent and by line.
 
-A view, not a state: made from the stream alone, 32 bytes a task, and brought up to date by reading what came since. A
+A view, not a state: made from the stream alone, 48 bytes a task, and brought up to date by reading what came since. A
 task that ends is not taken out one by one; what is found in the view is looked up in the stream before it is used.
 """
 
@@ -12,7 +12,9 @@ import hashlib
 import heapq
 import math
 from array import array
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from bus import jetstream, reading, subjects
@@ -30,6 +32,16 @@ MANY: Final = 5000
 """Tasks that are given at a time."""
 
 
+@dataclass(slots=True)
+class Line:
+    """The tasks of one client that wait in one queue, or in the lane beside it, in the order they came."""
+
+    number: int
+    address: subjects.TaskAddress
+    lane: bool
+    sequences: array[int] = field(default_factory=lambda: array("Q"))
+
+
 class Backlog:
     """The tasks in TASKS. Bring it up to date with `refresh` before asking it."""
 
@@ -38,6 +50,7 @@ class Backlog:
         self.last = 0
         """The last sequence that was looked at: so many tasks were ever accepted."""
         self._refreshing = asyncio.Lock()
+        self._next = 1
         self.server_time = 0.0
         """The server's clock at the last refresh, in unix seconds: deadlines are judged by one clock."""
         self._forget()
@@ -48,6 +61,12 @@ class Backlog:
         self._deadlines = array("d")
         self._ids = array("Q")
         self._parents = array("Q")
+        self._numbers = array("Q")
+        self._numbered: dict[int, Line] = {}
+        self.lines: dict[str, Line] = {}
+        """By subject. Tasks that have ended may still stand in theirs."""
+        self.lanes = 0
+        """How many of them are in lanes."""
         self._near: list[tuple[float, int]] = []
         self._horizon = 0.0
 
@@ -81,8 +100,48 @@ class Backlog:
     def _drop_before(self, first: int) -> None:
         gone = bisect.bisect_left(self._sequences, first)
         if gone:
-            for column in (self._sequences, self._deadlines, self._ids, self._parents):
+            for number, count in Counter(self._numbers[:gone]).items():
+                if number:
+                    self._leave(self._numbered[number], slice(count))
+            for column in (self._sequences, self._deadlines, self._ids, self._parents, self._numbers):
                 del column[:gone]
+
+    def before(self, address: subjects.TaskAddress, after: int, sequence: int) -> tuple[int, int]:
+        """How many tasks of all clients stand between two sequences in the queue that a task is in, and how many before
+        the second in the lane beside it. Some of them may have ended.
+        """
+        waiting = [0, 0]
+        for line in self.lines.values():
+            if line.address[:2] == address[:2]:
+                end = bisect.bisect_left(line.sequences, sequence)
+                start = 0 if line.lane else bisect.bisect_right(line.sequences, after)
+                waiting[line.lane] += max(0, end - start)
+        return waiting[0], waiting[1]
+
+    def gone(self, sequence: int) -> None:
+        """It is in its line no more, or is to be looked for there no more."""
+        index = bisect.bisect_left(self._sequences, sequence)
+        if index < len(self) and self._sequences[index] == sequence and self._numbers[index]:
+            line, self._numbers[index] = self._numbered[self._numbers[index]], 0
+            place = bisect.bisect_left(line.sequences, sequence)
+            self._leave(line, slice(place, place + 1))
+
+    def _leave(self, line: Line, which: slice) -> None:
+        del line.sequences[which]
+        if not line.sequences:
+            self.lanes -= line.lane
+            del self._numbered[line.number]
+            del self.lines[line.address.subject(lane=line.lane)]
+
+    def _line(self, envelope: Envelope) -> Line:
+        address = subjects.TaskAddress(envelope.capability, envelope.priority, envelope.client)
+        lane = subjects.in_lane(envelope.subject)
+        line = self.lines.get(subject := address.subject(lane=lane))
+        if line is None:
+            self._numbered[self._next] = self.lines[subject] = line = Line(self._next, address, lane)
+            self._next += 1
+            self.lanes += lane
+        return line
 
     def _add(self, stored: jetstream.StoredMessage) -> None:
         envelope = envelope_of(stored, self._connection.settings.deadline)
@@ -91,6 +150,9 @@ class Backlog:
         self._deadlines.append(envelope.deadline)
         self._ids.append(_hash(envelope.task_id))
         self._parents.append(_hash(parent) if parent else 0)
+        line = self._line(envelope)
+        line.sequences.append(stored.sequence)
+        self._numbers.append(line.number)
         if envelope.deadline <= self._horizon:
             heapq.heappush(self._near, (envelope.deadline, stored.sequence))
 
@@ -127,6 +189,11 @@ class Backlog:
         due = max(envelope.deadline, self.server_time + after) if after else envelope.deadline
         self._mark(envelope.sequence, due)
         heapq.heappush(self._near, (due, envelope.sequence))
+
+    def id_of(self, sequence: int) -> int:
+        """What stands for the id of the task at a sequence; 0: it is not in the view."""
+        index = bisect.bisect_left(self._sequences, sequence)
+        return self._ids[index] if index < len(self) and self._sequences[index] == sequence else 0
 
     def _mark(self, sequence: int, deadline: float) -> None:
         index = bisect.bisect_left(self._sequences, sequence)

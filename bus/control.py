@@ -45,6 +45,12 @@ class ShedOrder(BaseModel):
     reason: str = ""
 
 
+class LanesOrder(BaseModel):
+    """These lanes, each as `capability.priority`, hold something: who does such tasks takes them from there, too."""
+
+    lanes: list[str]
+
+
 class Control:
     """Listens to the orders for one worker."""
 
@@ -58,6 +64,7 @@ class Control:
         on_shed: Callable[[ShedOrder], None],
         beat: Callable[[], Beat],
         on_pause: Callable[[str], None],
+        on_lanes: Callable[[list[str]], None],
     ) -> None:
         self._connection = connection
         self._names = ((subjects.EVERYONE, subjects.EVERYONE), (agent, instance))
@@ -66,6 +73,7 @@ class Control:
         self._own = subjects.control(agent, instance, "shed")
         self._beat = beat
         self._on_pause = on_pause
+        self._on_lanes = on_lanes
         self._subscriptions: list[Subscription] = []
 
     async def open(self) -> None:
@@ -85,6 +93,8 @@ class Control:
         try:
             if verb == "end":
                 self._on_end(codec.read(EndOrder, headers, message.data, subject=message.subject))
+            elif verb == "lanes":
+                self._on_lanes(codec.read(LanesOrder, headers, message.data, subject=message.subject).lanes)
             elif verb == "pause" and message.reply:
                 order = codec.read(PauseOrder, headers, message.data or b"{}", subject=message.subject)
                 self._on_pause(order.reason)

@@ -39,11 +39,13 @@ from bus.messages import (
     DEADLINE,
     EXPECTED_SUBJECT_SEQUENCE,
     FRESH,
+    FROM,
     HEADROOM,
     MSG_ID,
     MSGPACK,
     PARENT,
     REDRIVE_OF,
+    SUBMITTED,
     TASK_ID,
     Cancelled,
     DeadLetter,
@@ -303,7 +305,12 @@ class Ender:
         return await endings.note(self.connection, what, *names, body=body)
 
 
-_NOT_HANDED_ON: Final = frozenset({DEAD_LETTER, TASK_ID, DEADLINE, FRESH, PARENT, EXPECTED_SUBJECT_SEQUENCE})
+_NOT_HANDED_ON: Final = frozenset(
+    {
+        *(DEAD_LETTER, TASK_ID, DEADLINE, FRESH, PARENT, EXPECTED_SUBJECT_SEQUENCE),
+        *(SUBMITTED, FROM),
+    }
+)
 
 
 async def find_letter(connection: Connection, task_id: str, client: str, capability: str) -> jetstream.StoredMessage:

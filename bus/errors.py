@@ -320,13 +320,18 @@ class BreakerOpenError(TransportError):
 class QueueFullError(TransportError):
     """The stream is at its limit and refused the message; nothing was stored."""
 
-    def __init__(self, subject: str, reason: str) -> None:
-        super().__init__(subject, reason)
+    def __init__(self, subject: str, reason: str, come_back: float | None = None) -> None:
+        super().__init__(subject, reason, come_back)
         self.subject = subject
         self.reason = reason
+        self.come_back = come_back
+        """Seconds in which there will be room again, as far as anybody can tell; None: nobody can."""
 
     def __str__(self) -> str:
-        return f"{self.subject} was refused: {self.reason}; try again when the queue has drained"
+        when = "try again when the queue has drained"
+        if self.come_back is not None:
+            when = f"come back in about {max(1, round(self.come_back))} s"
+        return f"{self.subject} was refused: {self.reason}; {when}"
 
 
 class MailboxFullError(TransportError):

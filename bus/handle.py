@@ -7,10 +7,11 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from bus import stewards
+from bus import estimates, stewards
 from bus.arrivals import Arrival, Arrivals, closed
 from bus.connection import Connection
 from bus.errors import ResultTimeoutError, TaskFailedError
+from bus.estimates import Estimate
 from bus.jetstream import Stored
 from bus.messages import Cancelled, Result
 from bus.telemetry import Telemetry
@@ -89,6 +90,19 @@ class Handle:
     def known_before(self) -> bool:
         """Whether its result may have been stored before anybody listened for it."""
         return self._known_before
+
+    async def estimate(self) -> Estimate:
+        """When the task will start, as far as a steward can tell: from what waits before it, and how long such tasks
+        have taken.
+
+        Raises:
+            NotFoundError: it has ended.
+            NoStewardError, TransportError: as in `cancel`.
+        """
+        client = self._client
+        return await estimates.ask(
+            client.connection, client.telemetry, self.capability, task_id=self.task_id, client=client.name
+        )
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

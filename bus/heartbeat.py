@@ -126,6 +126,15 @@ class Watch:
         before = time.monotonic() - seconds
         return [known.beat for known in self._known.values() if known.seen < before]
 
+    def doing(self, address: str) -> list[Beat]:
+        """The last heartbeats of those that do the tasks of a capability, or of an agent as `@name`."""
+        beats = (known.beat for known in self._known.values())
+        return [beat for beat in beats if address in beat.capabilities or address == f"@{beat.agent}"]
+
+    def serves_lanes(self, address: str) -> bool:
+        """Whether somebody does such tasks and serves the lanes beside their queues: earlier versions do not."""
+        return any(beat.lanes for beat in self.doing(address))
+
     def forget(self, instance: str) -> None:
         """It is dead."""
         self._known.pop(instance, None)

@@ -91,10 +91,12 @@ async def queues(connection: Connection) -> list[Queue]:
             break
         offset += len(rows)
         for row in rows:
-            capability, _, priority = row["name"].rpartition("-")
-            if priority in subjects.PRIORITIES:
-                queue = Queue(capability, priority, row["num_pending"], row["num_ack_pending"], row["num_redelivered"])
-                found[capability, priority] = queue
+            name = subjects.parse_consumer(row["name"])
+            if name is not None:
+                queue = found.setdefault(name[:2], Queue(name.capability, name.priority, 0, 0, 0))
+                queue.waiting += row["num_pending"]  # of the queue, and of the lane beside it
+                queue.in_hand += row["num_ack_pending"]
+                queue.redelivered += row["num_redelivered"]
     info = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS, body={"subjects_filter": ">"})
     for subject, count in (info["state"].get("subjects") or {}).items():
         address = subjects.parse_task(subject)

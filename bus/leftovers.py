@@ -30,14 +30,19 @@ async def unused(connection: Connection, agent: str, age: float) -> set[str]:
         rows = page.get("consumers") or []
         offset, total = offset + max(1, len(rows)), int(page["total"])
         for row in rows:
-            address = row["name"].rpartition("-")[0]
-            found[address] = found.get(address, True) and _is_unused(row, agent, age)
+            name = subjects.parse_consumer(row["name"])
+            if name is not None:
+                found[name.capability] = found.get(name.capability, True) and _is_unused(row, agent, age)
     return {address for address, free in found.items() if free}
 
 
 async def forget(connection: Connection, address: str, agent: str, age: float) -> bool:
     """Delete the consumers of an address, unless one of them is used by now; whether they are gone. May be repeated."""
-    names = [subjects.consumer(address, priority) for priority in subjects.PRIORITIES]
+    names = [
+        name(address, priority)
+        for priority in subjects.PRIORITIES
+        for name in (subjects.consumer, subjects.lane_consumer)
+    ]
     for name in names:
         try:
             if not _is_unused(await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, name), agent, age):

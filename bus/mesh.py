@@ -9,7 +9,7 @@ from typing import Any, overload
 
 from pydantic import BaseModel
 
-from bus import cast, gathering, prompting, rpc, stewards, subjects, topics, topology, traces
+from bus import cast, estimates, gathering, prompting, rpc, stewards, subjects, topics, topology, traces
 from bus.arrivals import Arrivals
 from bus.asking import Asker
 from bus.breaker import State
@@ -18,6 +18,7 @@ from bus.cast import Gathered
 from bus.connection import Connection
 from bus.directory import Directory
 from bus.errors import BusError, ConfigError
+from bus.estimates import Estimate
 from bus.handle import Client, Handle
 from bus.messages import Cancelled, DeadLetter, Redriven, SpanRecord
 from bus.prompts import MAX_SILENCE, Attachment
@@ -160,7 +161,8 @@ class Mesh:
         Raises:
             InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
             TooDeepError, TooManyChildrenError, BudgetExceededError: a handler may submit no more; nothing was sent.
-            QueueFullError: the queue is full, or there are too many schedules; nothing was stored.
+            QueueFullError: the queue is full (`come_back`: seconds until there is room), or there are too many schedules;
+                nothing was stored.
             NoStewardError: there is nobody to keep a schedule; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """
@@ -335,6 +337,16 @@ class Mesh:
             client=client,
             sequence=sequence,
         )
+
+    async def estimate(self, capability: str, priority: str = "normal") -> Estimate:
+        """When a task would start that this client submitted now, as far as a steward can tell.
+
+        Raises:
+            InvalidSubjectError: there can be no such capability, or priority.
+            NotFoundError: no agent ever had the capability.
+            NoStewardError, TransportError: as in `cancel`.
+        """
+        return await estimates.ask(self.connection, self.telemetry, capability, priority=priority, client=self.client)
 
     async def redrive(self, task_id: str, *, capability: str = "", client: str = "") -> Redriven:
         """Submit the task of a dead letter anew, with an id of its own; again it is the same new task.

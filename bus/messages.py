@@ -40,6 +40,10 @@ RUN: Final = "Revo-Run"
 """Which run of a task emitted or saved something: later runs have higher numbers."""
 CHUNK: Final = "Revo-Chunk"
 """The number of something that a handler emitted, from 1 on, over all runs of its task."""
+SUBMITTED: Final = "Revo-Submitted"
+"""When a task in a lane was submitted, in unix seconds: what stands there was stored later."""
+FROM: Final = "Revo-From"
+"""The sequence in TASKS that a task in a lane had in its queue."""
 REDRIVE_OF: Final = "Revo-Redrive-Of"
 """The id of the dead task that this one was made from; client and capability are the same."""
 SCHEDULE: Final = "Revo-Schedule"
@@ -239,6 +243,10 @@ class Beat(BaseModel):
     in_hand: list[InHand]
     leaving: bool = False
     """The last one: whoever leaves in order has nothing in hand."""
+    lanes: bool = False
+    """Whether it serves the lanes beside its queues that it is told of."""
+    took: dict[str, Annotated[float, Field(ge=0, le=1e7)]] = {}
+    """Seconds that its last tasks of each capability occupied a slot, where that is known: a mean of the last few."""
 
 
 class Cancelled(BaseModel):

@@ -34,6 +34,11 @@ class Pace:
         self._seconds = None
 
     @property
+    def seconds(self) -> float | None:
+        """How long the last tasks occupied a slot; None: that is not known."""
+        return self._seconds
+
+    @property
     def ahead(self) -> int:
         """How many tasks to have in hand beyond the free slots, so that a slot need not wait for the server; 0 where it
         is not known how long tasks take, or they take so long that it does not matter.

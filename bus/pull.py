@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import logging
 import random
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from bus import jetstream, subjects
 from bus.connection import Connection, Subscription
 from bus.errors import BusError, NotFoundError, TransportError
+from bus.turns import KEPT, turn
 from bus.wire import Message
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,13 @@ class Source(NamedTuple):
     stream: str = subjects.TASKS
     needed: bool = True
     """Whether the worker cannot go on without it."""
+    lane: bool = False
+    """Whether it is the lane beside the queue that comes next among the sources."""
+
+    @property
+    def address(self) -> str:
+        """The capability, or the agent as `@name`."""
+        return self.key.split(".", 1)[0] if self.lane else self.key.rpartition(".")[0]
 
 
 @dataclass(slots=True)
@@ -84,6 +93,14 @@ class _Pull:
     heard: float = 0.0
     """When the server last spoke of it, by the loop's clock."""
     timer: asyncio.TimerHandle | None = None
+    other: _Pull | None = None
+    """Of a queue its lane, of a lane its queue."""
+    last: bool = False
+    """Whether of the two it was the last to be pulled from first."""
+    brief: bool = False
+    """Whether its last pull ends at once when there is nothing: what is known of a backlog may be long untrue, and the
+    other one waits for it.
+    """
 
 
 class Generation:
@@ -95,6 +112,9 @@ class Generation:
         self.by_key = {pull.source.key: pull for pull in self.pulls}
         self.only = self.pulls[0] if len(self.pulls) == 1 else None
         """Whose every delivery is, whatever its subject."""
+        for lane, queue in itertools.pairwise(self.pulls):
+            if lane.source.lane:
+                lane.other, queue.other = queue, lane
         self.idle = sum(source.needed for source in sources)
         """On how many of the consumers that are needed no pull stands."""
         self.subscription: Subscription | None = None
@@ -135,6 +155,11 @@ class Puller:
             if not source.needed:
                 subject = subjects.api("CONSUMER.MSG.NEXT", source.stream, source.consumer)
                 connection.excuse(subject, functools.partial(self._refused, source))
+        self._lanes: dict[str, float] = {}
+        """When we were last told of each lane, by the loop's clock."""
+        self._refused_lanes: set[str] = set()
+        self._known: dict[str, tuple[int, bool]] = {}
+        """Of lanes and their queues, when no pull stands: what the last one knew of the backlog and of the turn."""
         self._generation: Generation | None = None
         self._wanted = 0
         self._ahead = False
@@ -179,9 +204,47 @@ class Puller:
         if source in self._sources:
             log.warning("consumer %s on %s may not be pulled from; it is left alone", source.consumer, source.stream)
             self._sources.remove(source)
-            self._on_refused()
+            if source.lane:
+                self._refused_lanes.add(source.key)
+            else:
+                self._on_refused()
             self._retire()
             self.want(self._wanted, ahead=self._ahead)
+
+    def serve_lanes(self, lanes: Iterable[str]) -> None:
+        """Pull from these lanes, as `capability.priority`, in turn with their queues, where we pull from those; each
+        until nobody has told of it for a while and it is found empty.
+        """
+        now, new, told = asyncio.get_running_loop().time(), False, set(lanes)
+        for queue in self._sources[:]:
+            if queue.key in told and not queue.lane and queue.stream == subjects.TASKS:
+                key = f"{queue.key}.{subjects.FAIR}"
+                if key not in self._lanes and key not in self._refused_lanes:
+                    self._add_lane(queue, key)
+                    new = True
+                self._lanes[key] = now
+        if new:
+            self._retire()
+            self.want(self._wanted, ahead=self._ahead)
+
+    @property
+    def serves_lanes(self) -> bool:
+        """Whether the server has let us pull from all lanes that we were told of."""
+        return not self._refused_lanes
+
+    def _add_lane(self, queue: Source, key: str) -> None:
+        consumer = f"{queue.consumer}-{subjects.FAIR}"
+        lane = Source(key, consumer, queue.rank, needed=False, lane=True)
+        self._sources.insert(self._sources.index(queue), lane)
+        self._connection.excuse(
+            subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, consumer), functools.partial(self._refused, lane)
+        )
+
+    def _found_empty(self, lane: Source) -> None:
+        if lane in self._sources and asyncio.get_running_loop().time() > self._lanes[lane.key] + KEPT:
+            self._sources.remove(lane)
+            del self._lanes[lane.key]
+            self._retire()
 
     def stand(self) -> None:
         """Stand the pulls that are wanted and do not stand, as of a consumer that is not needed."""
@@ -221,6 +284,7 @@ class Puller:
         room = self._wanted - sum(pull.outstanding - 1 for pull in self._generation.pulls if pull.outstanding > 1)
         urgent = False
         for pull in self._generation.pulls:
+            other = pull.other
             if pull.outstanding == 0 and pull.timer is None:
                 # One to see whether there is any; as many as there is room for where they keep coming, unless more
                 # urgent ones wait.
@@ -230,15 +294,21 @@ class Puller:
                 elif pull.busy:
                     batch = self._wanted if self._ahead else max(1, room)
                     room -= batch
+                in_turn = other is not None and other.backlog > 0 and pull.backlog > 0 and not self._ahead
+                if other is not None and in_turn:
+                    batch = _in_turn(pull, other, self._spare(pull.source.rank) if urgent else max(1, self._wanted))
                 if batch > 0:
-                    self._send(self._generation, pull, batch)
-            urgent = urgent or pull.backlog > 0
+                    self._send(self._generation, pull, batch, brief=in_turn)
+            # A lane and its queue are as urgent as one another.
+            urgent = urgent or (
+                not pull.source.lane and (pull.backlog > 0 or (other is not None and other.backlog > 0))
+            )
 
     async def _open(self) -> None:
         connection = self._connection
         unseen = connection.restricted and connection.clustered
         left_out = self._left_out
-        wanted = [source for source in self._sources if source.key.rpartition(".")[0] not in left_out]
+        wanted = [source for source in self._sources if source.address not in left_out]
         generation = Generation(connection.client.new_inbox(), wanted, unseen=unseen)
 
         def on_message(message: Message) -> None:
@@ -255,19 +325,23 @@ class Puller:
             await self._drain(generation)
             self._pull()
             return
+        for pull in generation.pulls:
+            pull.backlog, pull.last = self._known.pop(pull.source.key, (0, False))
         self._generation = generation
         self._pull()
 
-    def _send(self, generation: Generation, pull: _Pull, batch: int) -> None:
+    def _send(self, generation: Generation, pull: _Pull, batch: int, *, brief: bool = False) -> None:
         loop = asyncio.get_running_loop()
         subject = subjects.api("CONSUMER.MSG.NEXT", pull.source.stream, pull.source.consumer)
-        pull.outstanding = batch
+        pull.outstanding, pull.brief = batch, brief
         generation.idle -= pull.source.needed
         pull.heard = pull.sent = loop.time()
         pull.timer = loop.call_later(2 * HEARTBEAT, self._listen, generation, pull)
         expires = generation.expires
         heartbeat = min(HEARTBEAT, expires / 2)  # no more than half, or the server refuses the pull
         request = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (batch, expires * _NS, heartbeat * _NS)
+        if brief:
+            request = b'{"batch":%d,"no_wait":true}' % batch
         try:
             self._connection.send(subject, request, reply=f"{generation.inbox}.{pull.index}")
         except TransportError:
@@ -289,7 +363,8 @@ class Puller:
         pull = generation.only
         if pull is None:
             parts = message.subject.split(".")
-            pull = generation.by_key.get(f"{parts[2]}.{parts[3]}" if len(parts) > 3 else message.subject)
+            key = f"{parts[2]}.{parts[3]}" if len(parts) > 3 else message.subject
+            pull = generation.by_key.get(key if len(parts) < 6 else f"{key}.{parts[5]}")
         if pull is not None:
             pull.failures = 0
             pull.heard = asyncio.get_running_loop().time()
@@ -312,6 +387,8 @@ class Puller:
             self._ended(generation, pull)
         pull.backlog, pull.busy = 0, False
         source = pull.source
+        if source.lane:
+            self._found_empty(source)
         if status == "409" and "consumer deleted" in description.lower() and source.needed:
             self._fail(ConsumerGoneError(source.consumer, description))
         elif status in ("408", "404"):
@@ -362,6 +439,8 @@ class Puller:
             self._linger = None
         generation, self._generation = self._generation, None
         if generation is not None:
+            pairs = [pull for pull in generation.pulls if pull.other is not None]
+            self._known = {pull.source.key: (pull.backlog, pull.last) for pull in pairs}
             self._retiring += 1
             self._spawn(self._retire_now(generation))
 
@@ -388,6 +467,16 @@ class Puller:
 
     async def _back(self) -> None:
         self.want(self._wanted, ahead=self._ahead)
+
+
+def _in_turn(pull: _Pull, other: _Pull, room: int) -> int:
+    """How many to pull from a queue, or its lane, where both have something."""
+    on_its_way = other.outstanding if other.brief else 0
+    lane = pull.source.lane
+    batch = turn(room, lane=lane, last_was_lane=(pull if lane else other).last, other_on_its_way=on_its_way)
+    if batch and not on_its_way:
+        pull.last, other.last = True, False
+    return batch
 
 
 def _disarm(pull: _Pull) -> None:

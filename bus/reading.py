@@ -109,12 +109,17 @@ async def scan(
 
 async def subjects_in(connection: Connection, stream: str, pattern: str) -> list[str]:
     """The subjects that a stream holds something on and that match a pattern, as its leader has it, in no order."""
-    found: list[str] = []
+    return list(await counts_in(connection, stream, pattern))
+
+
+async def counts_in(connection: Connection, stream: str, pattern: str) -> dict[str, int]:
+    """How many messages a stream holds on each subject that matches a pattern and has one, as its leader has it."""
+    found: dict[str, int] = {}
     while True:
         body = {"subjects_filter": pattern, "offset": len(found)}
         info = await jetstream.call(connection, "STREAM.INFO", stream, body=body)
         more = info["state"].get("subjects") or {}
-        found += more
+        found |= more
         if not more or len(found) >= int(info.get("total", 0)):
             return found
 

@@ -170,9 +170,9 @@ def _agent(user: str, wish: Wish) -> Grants:
             f"revo.dead.*.{address}.*",
         ]
         for priority in subjects.PRIORITIES:
-            consumer = subjects.consumer(address, priority)
-            pulls.append(subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, consumer))
-            sends.append(f"$JS.ACK.{subjects.TASKS}.{consumer}.>")
+            for consumer in (subjects.consumer(address, priority), subjects.lane_consumer(address, priority)):
+                pulls.append(subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, consumer))
+                sends.append(f"$JS.ACK.{subjects.TASKS}.{consumer}.>")
     hears = [
         *own.hears,
         subjects.control(user, "*", "*"),

@@ -41,10 +41,16 @@ ANONYMOUS: Final = "anon"
 UNUSABLE: Final = "unusable"
 """Stands for a client or capability whose token no subject of ours may be built of."""
 
+FAIR: Final = "fair"
+"""The last token of the subject of a task, and of the name of a consumer, in the lane beside a queue (`bus.lanes`)."""
 TASK_FORMS: Final = tuple(
-    form for priority in PRIORITIES for form in (f"revo.task.*.{priority}", f"revo.task.*.{priority}.*")
+    form
+    for priority in PRIORITIES
+    for form in (f"revo.task.*.{priority}", f"revo.task.*.{priority}.*", f"revo.task.*.{priority}.*.{FAIR}")
 )
 """All that TASKS stores. Listed one by one: with `revo.task.>` a misspelt priority would be stored for ever."""
+LANE_TASKS: Final = f"revo.task.*.*.*.{FAIR}"
+"""All that stands in lanes. Whoever may publish there goes past others that wait."""
 
 BARE_TASKS: Final = "revo.task.*.*"
 CLIENT_TASKS: Final = f"revo.task.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{ANONYMOUS}"
@@ -188,6 +194,10 @@ class TaskAddress(NamedTuple):
     priority: str
     client: str
 
+    def subject(self, *, lane: bool = False) -> str:
+        """Where such a task stands: in its queue, or in the lane beside it."""
+        return f"revo.task.{self.capability}.{self.priority}.{self.client}{f'.{FAIR}' if lane else ''}"
+
 
 def task(capability: str, priority_: str, client: str = ANONYMOUS) -> str:
     """The subject that a task for `capability`, or for one agent as `@<agent>`, is published to.
@@ -215,6 +225,8 @@ def parse_task(subject: str) -> TaskAddress:
         InvalidSubjectError: when it is not a task's subject.
     """
     parts = subject.split(".")
+    if len(parts) == 6 and parts[5] == FAIR:
+        parts.pop()
     if len(parts) == 5 and parts[0] == "revo" and parts[1] == "task":
         return TaskAddress(parts[2], parts[3], parts[4])
     if len(parts) == 4 and parts[0] == "revo" and parts[1] == "task":
@@ -230,6 +242,37 @@ def consumer(capability: str, priority_: str) -> str:
 def consumer_filter(capability: str, priority_: str) -> str:
     """What that consumer delivers: the tasks of every client."""
     return f"revo.task.{address(capability)}.{priority_}.*"
+
+
+def in_lane(subject: str) -> bool:
+    """Whether a task stands in a lane, by its subject."""
+    return subject.endswith(f".{FAIR}") and subject.count(".") == 5
+
+
+def lane_consumer(capability: str, priority_: str) -> str:
+    """The durable consumer on TASKS of the lane beside a queue."""
+    return f"{consumer(capability, priority_)}-{FAIR}"
+
+
+def lane_filter(capability: str, priority_: str) -> str:
+    """What that consumer delivers."""
+    return f"{consumer_filter(capability, priority_)}.{FAIR}"
+
+
+class ConsumerName(NamedTuple):
+    """What the name of a consumer on TASKS says."""
+
+    capability: str
+    """Or `@<agent>`."""
+    priority: str
+    lane: bool
+
+
+def parse_consumer(name: str) -> ConsumerName | None:
+    """Read the name of a consumer on TASKS; None: it is none of ours."""
+    rest = name.removesuffix(f"-{FAIR}")
+    capability, _, priority_ = rest.rpartition("-")
+    return ConsumerName(capability, priority_, rest != name) if priority_ in PRIORITIES and capability else None
 
 
 def result(client: str, capability: str, task_id: str) -> str:

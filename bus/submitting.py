@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from bus import beside, jetstream, stewards, subjects, tasks, topology
 from bus.budgets import Budget
-from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError
+from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError, QueueFullError
+from bus.estimates import Room
 from bus.family import FAMILY
 from bus.handle import Client, Handle
 from bus.messages import MSG_ID
@@ -38,6 +39,7 @@ class Submitter:
         self._client = client
         self._connection = client.connection
         self._telemetry = client.telemetry
+        self._room = Room(client.connection, client.telemetry)
         self._served: set[str] = set()
         self._warned: set[str] = set()
         self._looking = asyncio.Lock()
@@ -66,10 +68,13 @@ class Submitter:
         order = tasks.Order(capability, self._client.name, priority, deadline, detached, work, budget)
         sealed = tasks.seal(self._connection, order, message, chosen)
         handle = Handle(self._client, capability, sealed.task_id, new=sealed.new)
-        if sealed.family is None:
-            handle._stored(await tasks.submit(self._connection, self._telemetry, sealed))  # noqa: SLF001
-        else:
-            await self._submit_child(sealed, handle)
+        try:
+            if sealed.family is None:
+                handle._stored(await tasks.submit(self._connection, self._telemetry, sealed))  # noqa: SLF001
+            else:
+                await self._submit_child(sealed, handle)
+        except QueueFullError as error:
+            raise await self._full(error, order) from error
         if capability not in self._served:
             handle.warning = await self._check_served(capability)
         return handle
@@ -221,6 +226,8 @@ class Submitter:
         handle = Handle(self._client, sealed.order.capability, sealed.task_id, new=sealed.new)
         try:
             await self._submit_child(sealed, handle)
+        except QueueFullError as error:
+            return await self._full(error, sealed.order)
         except BusError as error:
             return error
         return handle
@@ -233,8 +240,12 @@ class Submitter:
             sent.handle._stored(stored)  # noqa: SLF001
         except BusError as error:
             sent.sealed.lost()
-            return error
+            return await self._full(error, sent.sealed.order) if isinstance(error, QueueFullError) else error
         return sent.handle
+
+    async def _full(self, error: QueueFullError, order: tasks.Order) -> QueueFullError:
+        """The error with a word on when there is room again, as far as anybody knows."""
+        return await self._room.told(error, order.capability, order.priority, order.client)
 
     async def _is_served(self, capability: str) -> bool:
         if not self._connection.restricted:

@@ -36,6 +36,7 @@ from bus.messages import (
     MSG_ID,
     MSGPACK,
     PARENT,
+    SUBMITTED,
     TASK_ID,
     VERSION,
     WIRE_VERSION,
@@ -278,7 +279,7 @@ def envelope_of(
         headers=headers,
         content_type=content_type,
         sequence=stored.sequence,
-        stored_at=stored.stored_at_ns / 1e9,
+        stored_at=_submitted_at(stored) if subjects.in_lane(stored.subject) else stored.stored_at_ns / 1e9,
         deadline=deadline,
         deliveries=deliveries,
         reply=reply,
@@ -299,6 +300,15 @@ def _address(subject: str) -> tuple[subjects.TaskAddress, DecodeError | None]:
     capability = address.capability if subjects.is_address(address.capability) else subjects.UNUSABLE
     client = address.client if subjects.is_token(address.client) else subjects.UNUSABLE
     return subjects.TaskAddress(capability, address.priority, client), fault
+
+
+def _submitted_at(stored: jetstream.StoredMessage) -> float:
+    """When a task that was moved to a lane was submitted: what the steward says that moved it, if it makes sense."""
+    try:
+        said = float(stored.headers.get(SUBMITTED, ""))
+    except ValueError:
+        return stored.stored_at
+    return said if 0 < said <= stored.stored_at else stored.stored_at
 
 
 def _deadline(stored: jetstream.StoredMessage, default: float) -> tuple[float, DecodeError | None]:

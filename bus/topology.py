@@ -25,7 +25,8 @@ MAX_WAITING: Final = 10_000
 """Standing pulls on one consumer: one for each idle replica."""
 
 _GRANTS: Final = ("allow_direct", "republish")
-"""What only lets readers do more: a stream of an earlier version gets it. Nothing else of a stream is changed."""
+"""What only lets readers do more: a stream of an earlier version gets it, and the subjects that it lacks. Nothing else
+of a stream is changed."""
 
 _FOR_EVER: Final = "9999-12-31T00:00:00Z"
 
@@ -52,12 +53,19 @@ async def apply(connection: Connection) -> list[str]:
             standing = await _create_stream(connection, wanted)
         except PermissionDeniedError as error:
             raise ForbiddenTopologyError(f"stream {name}", "look at") from error
-        if any(wanted.get(key) and not standing["config"].get(key) for key in _GRANTS):
-            more = {key: wanted[key] for key in _GRANTS if wanted.get(key)}
+        if more := _more(wanted, standing["config"]):
             with contextlib.suppress(PermissionDeniedError):  # then it is a difference like others
                 standing = await jetstream.call(connection, "STREAM.UPDATE", name, body={**standing["config"], **more})
         found += [f"stream {name}: {line}" for line in compare(wanted, standing["config"])]
     return found
+
+
+def _more(wanted: Config, standing: Mapping[str, Any]) -> Config:
+    """What a stream of an earlier version gets: it lets readers do more, or is a form of subjects that came since."""
+    more = {key: wanted[key] for key in _GRANTS if wanted.get(key) and not standing.get(key)}
+    if set(standing.get("subjects") or ()) < set(wanted["subjects"]):
+        more["subjects"] = wanted["subjects"]
+    return more
 
 
 async def create_stream(connection: Connection, name: str) -> None:
@@ -259,6 +267,9 @@ async def pause_capability(connection: Connection, capability: str, *, paused: b
     for priority in reversed(subjects.PRIORITIES):  # the last that is made is the first to be missed
         name = subjects.consumer(capability, priority)
         await jetstream.call(connection, "CONSUMER.PAUSE", subjects.TASKS, name, body=body)
+        with contextlib.suppress(NotFoundError):  # few queues have a lane
+            lane = subjects.lane_consumer(capability, priority)
+            await jetstream.call(connection, "CONSUMER.PAUSE", subjects.TASKS, lane, body=body)
 
 
 async def has_workers(connection: Connection, capability: str) -> bool:

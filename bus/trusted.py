@@ -74,6 +74,8 @@ def _steward(user: str) -> Grants:
         *(subjects.api(f"CONSUMER.{verb}", stream, "*") for verb in ("DELETE", "MSG.NEXT") for stream in made),
         *(subjects.api("CONSUMER.INFO", stream, "*") for stream in looked_at),
         "revo.task.*.*.*",
+        subjects.LANE_TASKS,
+        subjects.api("CONSUMER.CREATE", subjects.TASKS, "*", subjects.LANE_TASKS),
         subjects.RESULT_SUBJECTS,
         subjects.DEAD_SUBJECTS,
         subjects.ATTEMPT_SUBJECTS,
@@ -133,7 +135,9 @@ def _speaks_for(agent: str) -> list[str]:
         consumer, only = subjects.consumer(address, priority), subjects.consumer_filter(address, priority)
         found += [subjects.api(f"CONSUMER.{verb}", subjects.TASKS, consumer) for verb in ("INFO", "MSG.NEXT")]
         found += [subjects.api("CONSUMER.CREATE", subjects.TASKS, consumer, only)]
-        found += [f"$JS.ACK.{subjects.TASKS}.{consumer}.>"]
+        lane = subjects.lane_consumer(address, priority)
+        found += [subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, lane)]
+        found += [f"$JS.ACK.{subjects.TASKS}.{one}.>" for one in (consumer, lane)]
     return found
 
 

@@ -97,6 +97,7 @@ class Worker:
         self._active: set[Run] = set()
         self._exclusive: Run | None = None
         self._pace = Pace(concurrency)
+        self._paces = {name: Pace(concurrency) for name in self._capabilities}
         self._listening = False
         self._left = False
         self._draining = False
@@ -162,6 +163,7 @@ class Worker:
             on_shed=self._on_shed,
             beat=self._beat,
             on_pause=self._pause,
+            on_lanes=self._puller.serve_lanes,
         )
         self._runner = Runner(
             connection, telemetry, self._settler, self._recovery, seclude=self._seclude, spawn=self._spawn
@@ -327,7 +329,9 @@ class Worker:
         except Exception as error:  # noqa: BLE001  (nothing that a handler does ends here)
             self._nursery.fault(error)
         finally:
-            self._pace.took(time.time() - run.began_at)
+            seconds = time.time() - run.began_at
+            self._pace.took(seconds)
+            self._paces[run.capability.name].took(seconds)
             self._leave(run)
 
     def _leave(self, run: Run) -> None:
@@ -404,6 +408,8 @@ class Worker:
             capabilities=list(self._capabilities),
             in_hand=[run.as_in_hand() for run in runs],
             leaving=self._left,
+            lanes=self._puller.serves_lanes,
+            took={name: pace.seconds for name, pace in self._paces.items() if pace.seconds is not None},
         )
 
     def _news(self) -> float | None:

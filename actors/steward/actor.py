@@ -18,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, Field
 
 from actors.actor import rpc
 from actors.registry.client import RegistryClient
+from actors.steward.estimating import Estimating
+from actors.steward.fairness import Fair
 from actors.steward.families import Families
 from actors.steward.scheduling import Scheduling
 from actors.steward.shedding import Shed, Shedder, Shortage
@@ -87,7 +89,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Families, Scheduling, Storing):
+class Steward(Estimating, Families, Scheduling, Storing):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD
@@ -101,6 +103,7 @@ class Steward(Families, Scheduling, Storing):
         self._shedder = Shedder(connection, RegistryClient(self.mesh), telemetry.instance)
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)
+        self._fair = Fair(connection, self._backlog, self._watch, telemetry.metrics)
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()
@@ -171,6 +174,7 @@ class Steward(Families, Scheduling, Storing):
                 await self._backlog.refresh()
                 while await self._expire_some():
                     continue
+                await self._fair.look()
                 now, last = self._backlog.server_time, self._backlog.last
                 if last != anchored and now - anchored_at >= ANCHOR_EVERY:
                     await self._ender.anchor(self._backlog)

@@ -7,11 +7,24 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from bus import estimates
 from bus.errors import ConfigError, ResultTimeoutError, TaskFailedError
-from bus.mesh import Mesh
+from bus.estimates import Estimate
+from bus.mesh import Handle, Mesh
 from bus.messages import Result
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting, write_all
+from revo.cli.common import (
+    DONE,
+    FAILED,
+    Output,
+    console,
+    print_json,
+    quiet_logs,
+    run_async,
+    say_error,
+    waiting,
+    write_all,
+)
 from revo.cli.schedule import Timing
 
 
@@ -90,9 +103,13 @@ async def _submit(
         )
         if not wait:
             if output is Output.JSON:
-                print_json({"task_id": handle.task_id, "duplicate": handle.duplicate, "warning": handle.warning})
+                start = await _estimate(mesh, handle)
+                about = {"task_id": handle.task_id, "duplicate": handle.duplicate, "warning": handle.warning}
+                print_json({**about, "starts_in": start.starts_in if start is not None else None})
             else:
                 sys.stdout.write(handle.task_id + "\n")
+                if sys.stderr.isatty() and (start := await _estimate(mesh, handle)) is not None:
+                    console(stderr=True).print(f"[dim]{start}[/]", highlight=False)
             return DONE
         try:
             with waiting(f"waiting for {request.capability}"):
@@ -127,6 +144,13 @@ async def _schedule(request: Request, message: dict[str, Any], *, url: str | Non
     else:
         sys.stdout.write(f"{made.id}\n")
     return DONE
+
+
+async def _estimate(mesh: Mesh, handle: Handle) -> Estimate | None:
+    """When it starts; None: nobody says, or it has ended by now."""
+    return await estimates.if_known(
+        mesh.connection, mesh.telemetry, handle.capability, task_id=handle.task_id, client=mesh.client
+    )
 
 
 def _show(result: Result, output: Output) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bus import inspection, subjects
+from bus import estimates, inspection, subjects
+from bus.estimates import Estimate
 from bus.inspection import Queue, TaskView
 from bus.mesh import Mesh
 from bus.messages import Beat, Cancelled, InHand, Result
@@ -114,16 +115,25 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
     quiet_logs()
     subjects.token(task_id, "task id")
 
-    async def find() -> TaskView:
+    async def find() -> tuple[TaskView, Estimate | None]:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:
-            return await inspection.find_task(mesh.connection, task_id)
+            view = await inspection.find_task(mesh.connection, task_id)
+            if (task := view.queued) is None:
+                return view, None
+            return view, await estimates.if_known(
+                mesh.connection, mesh.telemetry, task.capability, task_id=task_id, client=task.client
+            )
 
-    view = run_async(find(), "looking for the task")
+    view, start = run_async(find(), "looking for the task")
     if output is Output.JSON:
-        print_json(_as_json(view))
+        queued = {"starts_in": start.starts_in if start is not None else None} if view.queued is not None else {}
+        print_json({**_as_json(view), **queued})
         return DONE
     terminal = console()
-    for key, value in _facts(view):
+    facts = _facts(view)
+    if start is not None:
+        facts.append(("start", start))
+    for key, value in facts:
         terminal.print(f"[bold]{key:<12}[/]{_escape(str(value))}", soft_wrap=True)
     return DONE
 

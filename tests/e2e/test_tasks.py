@@ -107,6 +107,22 @@ async def test_tasks_are_seen_where_they_are_and_cancelled(running: Shell) -> No
     assert "0  lost" in text
 
 
+async def test_a_task_that_waits_is_shown_with_its_start_as_far_as_that_can_be_told(running: Shell) -> None:
+    assert running.json("submit", "job", "--wait")["status"] == "succeeded"
+    running.revo("pause", "job")
+    submitted = running.json("submit", "job", "seconds=0.1")
+    assert submitted["starts_in"] is None
+    shown = running.revo("tasks", "show", submitted["task_id"]).stdout
+    assert "cannot be told: job is paused" in shown
+    running.revo("resume", "job")
+
+    def ended() -> Any:
+        return running.json("tasks", "show", submitted["task_id"])["state"] == "succeeded"
+
+    await eventually(ended)
+    assert running.json("submit", "job")["starts_in"] in (0.0, None), "there are slots; None: it has ended by now"
+
+
 async def test_dead_letters_are_listed_shown_redriven_and_dropped(running: Shell) -> None:
     failed = running.revo("submit", "job", "fail=true", f"note={LARGE}", "--wait", "--id", "first")
     assert (failed.returncode, "not_today" in failed.stderr) == (1, True)

@@ -125,6 +125,10 @@ MOVED = SCHEDULES + "test_what_was_moved_and_not_settled_is_the_same_task_when_i
 NOT_DUE = SCHEDULES + "test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_hears_so"
 HIS_OWN = SCHEDULES + "test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone[shared]"
 MISSED = SCHEDULES + "test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up"
+FAIRNESS = "tests/integration/test_fairness.py::"
+IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away"
+CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
+IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
 
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
@@ -206,6 +210,38 @@ MUTANTS = [
         "            if expected is None:\n",
         MISSED,
         "not within",
+    ),
+    Mutant(
+        "what may be in hand is moved to a lane all the same",
+        "bus/lanes.py",
+        "        left = [sequence if sequence > delivered else copy for sequence, copy in copies]\n",
+        "        left = [sequence for sequence, _ in copies]\n",
+        IN_HAND,
+        "'normal.light.fair': 5",
+    ),
+    Mutant(
+        "a task that was moved is lost to the audit",
+        "bus/lanes.py",
+        "        await self._note(left)\n",
+        "",
+        CARRIED_ON,
+        "lost=5",
+    ),
+    Mutant(
+        "a move that was begun is left as it is",
+        "bus/lanes.py",
+        "        certain = [pair for pair in found if await self._is_copy(*pair)]\n",
+        "        certain: list[Moved] = []\n",
+        CARRIED_ON,
+        "'normal.light': 5",
+    ),
+    Mutant(
+        "a lane never has its turn",
+        "bus/turns.py",
+        "    return (room + 1) // 2 if first else room // 2\n",
+        "    return 0 if lane else room\n",
+        IN_TURN,
+        " <= 3",
     ),
     Mutant(
         "who holds a lock no more may write by it",

@@ -35,6 +35,7 @@ EXAMPLES: list[BusError] = [
     errors.NoTimeLeftError("echo/say", 0.5),
     errors.BreakerOpenError("echo", "say", 1.5),
     errors.QueueFullError("x", "maximum bytes exceeded"),
+    errors.QueueFullError("x", "maximum bytes exceeded", 12.0),
     errors.MailboxFullError("echo", 10),
     errors.TooDeepError("a.b.c", 17, 16),
     errors.TooManyChildrenError("a.b.c", 10_000),
@@ -89,6 +90,11 @@ def test_transport_errors_are_retryable_and_the_callers_mistakes_are_not() -> No
             assert error.retryable
         if isinstance(error, errors.ConfigError | errors.CodecError | errors.ServerError):
             assert not error.retryable
+
+
+def test_a_full_queue_says_when_to_come_back_where_that_is_known() -> None:
+    assert str(errors.QueueFullError("x", "full")) == "x was refused: full; try again when the queue has drained"
+    assert str(errors.QueueFullError("x", "full", 11.7)) == "x was refused: full; come back in about 12 s"
 
 
 def test_a_code_is_the_class_name_in_snake_case() -> None:

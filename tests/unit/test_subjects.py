@@ -53,10 +53,11 @@ def test_a_misspelt_priority_is_refused_and_the_right_ones_are_named() -> None:
         subjects.task("x", "hihg")
 
 
-def test_the_stream_takes_ten_forms_and_no_others() -> None:
-    assert len(subjects.TASK_FORMS) == 10
+def test_the_stream_takes_fifteen_forms_and_no_others() -> None:
+    assert len(subjects.TASK_FORMS) == 15
     assert "revo.task.*.low" in subjects.TASK_FORMS
     assert "revo.task.*.low.*" in subjects.TASK_FORMS
+    assert "revo.task.*.low.*.fair" in subjects.TASK_FORMS
 
 
 def test_a_delivery_is_read_without_and_with_a_domain() -> None:
@@ -74,3 +75,18 @@ def test_a_delivery_is_read_without_and_with_a_domain() -> None:
 def test_what_is_no_text_is_refused_as_such(given: Any) -> None:
     with pytest.raises(InvalidSubjectError):
         subjects.task(*given)
+
+
+def test_a_task_in_a_lane_reads_back_as_one_of_its_queue() -> None:
+    address = subjects.TaskAddress("echo", "low", "alice")
+    assert subjects.parse_task(address.subject(lane=True)) == address
+    assert subjects.in_lane(address.subject(lane=True))
+    assert not subjects.in_lane(address.subject())
+    assert not subjects.in_lane(subjects.task("echo", "low", "fair")), "a client may be called so"
+
+
+@pytest.mark.parametrize("capability", ["echo", "a-b", "x-normal", "@agent-1"])
+def test_the_name_of_a_consumer_reads_back_as_it_was_built(capability: str) -> None:
+    assert subjects.parse_consumer(subjects.consumer(capability, "low")) == (capability, "low", False)
+    assert subjects.parse_consumer(subjects.lane_consumer(capability, "low")) == (capability, "low", True)
+    assert subjects.parse_consumer("somebody-else-s") is None
