@@ -11,7 +11,19 @@ from typer.exceptions import TyperException
 
 from revo.cli import benches, common, completion, groups, memory
 from revo.cli.common import Output, guarded
-from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
+from revo.cli.options import (
+    AtOnceOption,
+    BatchOption,
+    CapabilityOption,
+    EachOption,
+    JsonLinesOption,
+    OutputOption,
+    PathFieldOption,
+    ResultsOption,
+    TextFieldOption,
+    UrlOption,
+    YesOption,
+)
 
 app = typer.Typer(
     help="The mesh that AI agents live on: durable tasks, actors as processes, one trace through all of them.",
@@ -115,6 +127,7 @@ def run(
 
 @app.command(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
+    " | revo submit code_review --each 'src/**/*.py' --results reviews.jsonl | revo submit echo --jsonl work.jsonl"
 )
 def submit(
     capability: Annotated[
@@ -140,14 +153,25 @@ def submit(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
     ] = None,
+    each: EachOption = None,
+    jsonl: JsonLinesOption = None,
+    path_field: PathFieldOption = None,
+    text_field: TextFieldOption = None,
+    results: ResultsOption = None,
+    batch: BatchOption = None,
+    at_once: AtOnceOption = 1000,
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Submit one task. When this returns, the task is durable and ends in exactly one result."""
+    """Submit one task, or one for each file or line. A task is durable then, and ends in exactly one result."""
+    from revo.cli.files import Work, work_off
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
 
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent)
+    work = Work(each, jsonl, path_field, text_field, results, batch, at_once)
+    if work.given:
+        return work_off(request, work, timeout=timeout, url=url, output=output)
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
 
 

@@ -120,7 +120,18 @@ _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
 _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)\n'
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
+TAKEN_UP = "tests/integration/test_files_of_work.py::"
+TAKEN_UP += "test_work_that_is_taken_up_again_finds_the_results_of_what_was_submitted"
+
 MUTANTS = [
+    Mutant(
+        "a line of a file of work is another task each time",
+        "revo/cli/files.py",
+        "            task_id=tasks.task_id_of_key(item.key, mesh.connection.secret),\n",
+        "            task_id=tasks.new_task_id(),\n",
+        TAKEN_UP,
+        "assert 40 == 20",
+    ),
     Mutant(
         "who holds a lock no more may write by it",
         "actors/memory/fencing.py",
