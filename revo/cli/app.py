@@ -20,6 +20,8 @@ from revo.cli.options import (
     OutputOption,
     PathFieldOption,
     ResultsOption,
+    SpecForm,
+    SpecWhat,
     TextFieldOption,
     UrlOption,
     YesOption,
@@ -281,6 +283,25 @@ def trace(
     from revo.cli.trace import trace as show
 
     return show(task_or_trace_id, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo spec > mesh.yaml | revo spec schemas -o json | revo spec --target agent.py:Echo")
+def spec(
+    what: Annotated[
+        SpecWhat, typer.Argument(help="the whole wire, or only the capabilities' schemas")
+    ] = SpecWhat.ASYNCAPI,
+    capability: CapabilityOption = "",
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="of this class, and not of a mesh; may be repeated")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="write to this file; of schemas, a folder")] = None,
+    url: UrlOption = None,
+    output: Annotated[SpecForm, typer.Option("--output", "-o", help="how it is written")] = SpecForm.YAML,
+) -> int:
+    """Write what the mesh says on the wire as AsyncAPI 3.0, or the JSON schemas of its capabilities."""
+    from revo.cli.spec import spec as write
+
+    return write(what, capability, target or [], to, url=url, form=output)
 
 
 @app.command(epilog="Examples: revo verify | revo verify --output json")

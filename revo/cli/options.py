@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,21 @@ import typer
 
 from revo.cli import completion
 from revo.cli.common import Output
+
+
+class SpecWhat(enum.StrEnum):
+    """Which document `revo spec` writes."""
+
+    ASYNCAPI = "asyncapi"
+    SCHEMAS = "schemas"
+
+
+class SpecForm(enum.StrEnum):
+    """How it is written."""
+
+    YAML = "yaml"
+    JSON = "json"
+
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts")]
 UrlOption = Annotated[
