@@ -178,6 +178,26 @@ async def test_a_full_queue_is_waited_for(server: Server, shell: Shell, tmp_path
     assert begun(journal) == Counter(range(1, 121))
 
 
+async def test_a_bar_on_the_terminal_leaves_the_results_alone(toiling: Server, shell: Shell, tmp_path: Path) -> None:
+    work = tmp_path / "work.jsonl"
+    write_lines(work, 40)
+    screen, terminal = os.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(str(BIN / "revo"), "submit", "toil", "--jsonl", str(work), "--url", toiling.url),
+        env={**shell.env, "TERM": "xterm", "COLUMNS": "80"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    shown = os.read(screen, 65536).decode()
+    os.close(screen)
+    assert sorted(record["n"] for record in records(out.decode())) == list(range(1, 41))
+    assert "/40" in shown
+    assert "0 failed" in shown
+    assert "40 done: 40 succeeded" in shown
+
+
 async def test_no_more_is_read_and_under_way_than_it_was_told(server: Server, shell: Shell, tmp_path: Path) -> None:
     work = tmp_path / "work.jsonl"
     write_lines(work, 50)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -27,6 +30,7 @@ from tests.eventually import eventually
 from tests.guarded import guarded
 from tests.processes import actor
 
+ROOT = Path(__file__).parents[2]
 TOILER = "tests.integration.agents:Toiler"
 ECHO = "examples/echo_agent.py:Echo"
 UNSAID = {"_INBOX", "$JS", "$SRV", "$SYS"}
@@ -136,6 +140,19 @@ async def test_an_observer_gets_the_document_and_a_submitter_is_told_that_he_may
     document = json.loads((tmp_path / "mesh.json").read_text())
     specs.check(document)
     assert "task.echo" in document["channels"]
+
+
+def test_the_commands_of_the_document_do_what_they_say(tmp_path: Path) -> None:
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "spec.md").read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["/bin/sh", "-ec", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith('{"asyncapi": "3.0.0"')
+    specs.check(yaml.safe_load((tmp_path / "mesh.yaml").read_text()))
+    assert {path.name for path in (tmp_path / "schemas").iterdir()} == {"echo.message.json", "echo.result.json"}
 
 
 def test_without_a_mesh_the_document_is_made_from_classes_and_is_the_same_in_both_forms(
