@@ -68,7 +68,7 @@ def opened(path: Path | None) -> Iterator[Ends]:
     if path is None:
         yield Ends(None, array("Q"), array("Q"))
         return
-    what = f"--results {path}"
+    what, is_new = f"--results {path}", not path.exists()
     try:
         file = path.open("a+b")
     except OSError as error:
@@ -78,7 +78,11 @@ def opened(path: Path | None) -> Iterator[Ends]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ConfigError(what, "another process is writing it") from error
-        yield Ends(file, *_read(file, what))
+        try:
+            yield Ends(file, *_read(file, what))
+        finally:
+            if is_new and not file.tell():
+                path.unlink(missing_ok=True)  # a command that did nothing leaves nothing
 
 
 def _read(file: IO[bytes], what: str) -> tuple[array[int], array[int]]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bus import subjects, tasks
-from bus.errors import BusError, CodecError, ConfigError, PayloadTooLargeError, QueueFullError
+from bus.errors import BusError, CodecError, ConfigError, PayloadTooLargeError, QueueFullError, TransportError
 from bus.handle import Handle
 from bus.mesh import Mesh
 from bus.messages import Result
@@ -36,6 +36,7 @@ from revo.cli.common import (
     say_error,
     say_line,
 )
+from revo.cli.reader import Before, Reader
 from revo.cli.source import Files, Item, Lines, Source
 from revo.cli.submit import Request, fields_of
 
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 
 NAMED: Final = 20
 """So many wrong pieces are named one by one; the rest are only counted."""
+AGAIN: Final = (0.1, 0.5)
+"""Seconds until a result is looked for again after the connection was lost: JetStream comes up after the server."""
 PAUSES: Final = (0.5, 5.0)
 """Seconds between two looks at a queue that is full, from the first to the longest."""
 
@@ -111,7 +114,8 @@ def work_off(request: Request, work: Work, *, timeout: float | None, url: str | 
             status = INTERRUPTED
         except BusError as error:
             status = say_error(error)
-    run.report(work.results, output, whole=status in (DONE, FAILED) and run.ended)
+    if run.begun:
+        run.report(work.results, output)
     return status
 
 
@@ -123,14 +127,15 @@ class Run:
     source: Source
     results: ends.Ends
     at_once: int
+    begun: bool = False
+    """Whether anything was submitted, or there was nothing to submit."""
     ended: bool = False
     """Whether there is nothing left to do."""
     succeeded: int = 0
     failed: int = 0
     wrong: int = 0
     """Pieces that are no message."""
-    before: int = 0
-    """Pieces whose result stood there already; they count as succeeded or failed, too."""
+    before: Before = field(default_factory=Before)
     _bar: Callable[..., None] = field(default=lambda **_: None)
     _full: asyncio.Lock = field(default_factory=asyncio.Lock)
     _said_full: bool = False
@@ -142,7 +147,7 @@ class Run:
             BusError: the mesh is gone, or does not take what is submitted for a reason that all of it shares.
         """
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
-            reader = Reader(self, mesh.connection.secret)
+            reader = Reader(self.source, self.results, self.before, self.at_once, mesh.connection.secret)
             try:
                 with _progress() as progress:
                     self._draw(progress)
@@ -155,8 +160,8 @@ class Run:
                 raise _first(group) from None
             finally:
                 reader.stop()
-        self.ended = True
-        return FAILED if self.failed or self.wrong else DONE
+        self.begun = self.ended = True
+        return FAILED if self.failed or self.wrong or self.before.failed else DONE
 
     def _draw(self, progress: Progress) -> None:
         """Show how far it is, if there is a terminal."""
@@ -184,8 +189,9 @@ class Run:
                 self._is_wrong(item, item.fault)
                 return
             handle = await self._submit(mesh, item)
+            self.begun = True
             item.message = None  # it may be large, and is in the queue now
-            self._write(item, await handle.outcome())
+            self._write(item, await _end_of(mesh, handle))
         except (CodecError, PayloadTooLargeError) as error:
             self._is_wrong(item, str(error))
         finally:
@@ -245,88 +251,37 @@ class Run:
 
     def show(self) -> None:
         """Have the bar say how far it is."""
-        self._bar(completed=self.succeeded + self.failed + self.wrong, failed=self.failed + self.wrong)
+        failed = self.failed + self.before.failed + self.wrong
+        self._bar(completed=self.succeeded + self.before.succeeded + failed, failed=failed)
 
-    def report(self, path: Path | None, output: Output, *, whole: bool) -> None:
+    def report(self, path: Path | None, output: Output) -> None:
         """Say what became of it, and how to go on if that is not all."""
+        before = self.before.succeeded + self.before.failed
+        counts = {
+            "succeeded": self.succeeded + self.before.succeeded,
+            "failed": self.failed + self.before.failed,
+            "wrong": self.wrong,
+        }
         if path is not None and output is Output.JSON:
-            names = ("succeeded", "failed", "wrong", "before", "ended")
-            print_json({**{name: getattr(self, name) for name in names}, "results": str(path)})
-        parts = [f"{self.succeeded:,} succeeded", f"{self.failed:,} failed"]
-        parts += [f"{self.wrong:,} wrong"] if self.wrong else []
-        parts += [f"{self.before:,} of them before"] if self.before else []
-        say_line(f"{self.succeeded + self.failed + self.wrong:,} done: {', '.join(parts)}")
-        if not whole:
+            print_json({**counts, "before": before, "ended": self.ended, "results": str(path)})
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count or what != "wrong"]
+        parts += [f"{before:,} of them before"] if before else []
+        say_line(f"{sum(counts.values()):,} done: {', '.join(parts)}")
+        if not self.ended:
             known = "what has ended is not done again"
             if path is None:
                 known += " for as long as its result is kept; name --results FILE to keep them"
             say_line(f"to go on, run the same command again: {known}; what is submitted goes on meanwhile")
 
 
-class Reader:
-    """Reads the source in a thread of its own, no further than there are slots: a pipe may be slow, and so may a disk.
-
-    The thread is a daemon, for nothing ends a read of a terminal.
-    """
-
-    def __init__(self, run: Run, secret: bytes) -> None:
-        self.slots = threading.Semaphore(run.at_once)
-        """One for each piece that is submitted and has not ended."""
-        self._run = run
-        self._secret = secret
-        self._stopped = False
-        self._loop = asyncio.get_running_loop()
-        self._read: asyncio.Queue[Item | Exception | None] = asyncio.Queue()
-
-    def start(self) -> None:
-        """Begin to read."""
-        threading.Thread(target=self._go, name="revo-reader", daemon=True).start()
-
-    async def next(self) -> Item | None:
-        """The next piece that has no result yet; None after the last.
-
-        Raises:
-            ConfigError: it could not be read.
-        """
-        item = await self._read.get()
-        if isinstance(item, Exception):
-            raise item
-        return item
-
-    def stop(self) -> None:
-        """Read no more."""
-        self._stopped = True
-        self.slots.release()
-
-    def _go(self) -> None:
-        end: Exception | None = None
+async def _end_of(mesh: Mesh, handle: Handle) -> Result:
+    """The result of a task. A server that is away for a while costs no more than that: the task is stored."""
+    while True:
         try:
-            for item in self._run.source.items():
-                if self._is_new(item):
-                    self.slots.acquire()
-                    self._hand(item)
-                if self._stopped:
-                    return
-        except OSError as error:
-            end = ConfigError("reading", (error.strerror or str(error)).lower())
-        except Exception as error:  # noqa: BLE001  (who waits for the next piece raises it)
-            end = error
-        self._hand(end)
-
-    def _is_new(self, item: Item) -> bool:
-        if item.message is None:
-            return True
-        good = self._run.results.before(tasks.task_id_of_key(item.key, self._secret))
-        if good is None:
-            return True
-        self._run.before += 1
-        self._run.succeeded += good
-        self._run.failed += not good
-        return False
-
-    def _hand(self, item: Item | Exception | None) -> None:
-        if not self._stopped:
-            self._loop.call_soon_threadsafe(self._read.put_nowait, item)
+            return await handle.outcome()
+        except TransportError:
+            await asyncio.sleep(random.uniform(*AGAIN))  # noqa: S311
+            await mesh.connection.connected()
 
 
 def _progress() -> Progress:

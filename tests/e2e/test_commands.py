@@ -40,6 +40,8 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("submit", "echo", "--jsonl", "-", "--id", "x"), 2, "--id: names one task"),
         (("submit", "echo", "--jsonl", "-", "--by-content"), 2, "--by-content: names one task"),
         (("submit", "echo", "--jsonl", "-", "--results", "/no/such/r"), 2, "cannot be written"),
+        (("submit", "echo", "--jsonl", "/dev/null"), 3, "no mesh runs here"),
+        (("submit", "echo", "--jsonl", "/dev/null", "--url", "nats://127.0.0.1:1"), 3, "no nats server"),
         (("submit", "e.cho", "--jsonl", "-"), 2, "cannot be used in a subject"),
         (("submit", "echo", "--jsonl", "-", "--at-once", "0"), 2, "invalid value"),
         (("prompt", "echo", "hi"), 3, "no mesh runs here"),

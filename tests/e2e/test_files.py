@@ -135,6 +135,30 @@ async def test_ctrl_c_leaves_what_is_submitted_and_says_how_to_go_on(
     assert (done.returncode, begun(journal).total()) == (0, 40)
     late = await run(shell, *command[:3], str(work), "seconds=60", "--url", toiling.url, "--timeout", "0.5")
     assert (late.returncode, "not all of it has ended within 0.5 s" in late.stderr) == (4, True)
+    wrong = await run(shell, *command[:3], str(work), "--results", "new", "--deadline", "-1", "--url", toiling.url)
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1), "nothing was sent, and there is one word of it"
+    assert not (tmp_path / "new").exists()
+
+
+async def test_a_server_that_is_killed_on_the_way_costs_no_line_its_result(
+    toiling: Server, shell: Shell, tmp_path: Path
+) -> None:
+    work, results = tmp_path / "work.jsonl", tmp_path / "results.jsonl"
+    write_lines(work, 200, seconds=0.01)
+    process = await started(
+        shell, "submit", "toil", "--jsonl", str(work), "--results", str(results), "--url", toiling.url
+    )
+
+    def some() -> bool:
+        return results.exists() and results.read_text().count("\n") >= 20
+
+    await eventually(some)
+    toiling.kill()
+    await toiling.wait()
+    await toiling.start()
+    _, said = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, said
+    assert sorted(record["n"] for record in records(results.read_text())) == list(range(1, 201))
 
 
 async def test_wrong_lines_are_named_and_counted_and_the_others_are_done(
