@@ -122,8 +122,17 @@ _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 TAKEN_UP = "tests/integration/test_files_of_work.py::"
 TAKEN_UP += "test_work_that_is_taken_up_again_finds_the_results_of_what_was_submitted"
+MEANS = "tests/unit/test_spec.py::test_what_others_register_means_the_same_too[schema1-values1]"
 
 MUTANTS = [
+    Mutant(
+        "a rule that stands beside a reference is lost in the document of the wire",
+        "revo/spec/shapes.py",
+        """        return {**made, "allOf": [*made.get("allOf", []), there]} if made else there""",
+        """        return {**made, **there} if made else there""",
+        MEANS,
+        "assert False == True",
+    ),
     Mutant(
         "a line of a file of work is another task each time",
         "revo/cli/files.py",

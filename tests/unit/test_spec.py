@@ -136,6 +136,13 @@ def test_a_schema_means_the_same_in_the_document(
         ({"$ref": "#/$defs/a", "required": ["y"], "$defs": {"a": {"required": ["x"]}}}, [{"x": 1}, {"x": 1, "y": 1}]),
         ({"properties": {"next": {"$ref": "#"}, "n": {"type": "integer"}}}, [{"next": {"n": 1}}, {"next": {"n": "1"}}]),
         ({"$ref": "#/definitions/a~1b", "definitions": {"a/b": {"type": "integer"}}}, [1, "1"]),
+        (
+            {
+                "properties": {"discriminator": {"type": "integer"}, "$id": {"$ref": "#/$defs/a"}},
+                "$defs": {"a": {"const": 1}},
+            },
+            [{"discriminator": 1}, {"discriminator": "x"}, {"$id": 1}, {"$id": 2}],
+        ),
         ({"dependentRequired": {"a": ["b"]}}, [{"a": 1}, {"a": 1, "b": 1}, {}]),
         ({"dependentSchemas": {"a": {"required": ["c"]}}}, [{"a": 1}, {"a": 1, "c": 1}]),
         ({"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, [[1, "x"], [1, 2], []]),
