@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -54,6 +55,13 @@ async def started(shell: Shell, *arguments: str) -> asyncio.subprocess.Process:
     )
 
 
+async def killed(process: asyncio.subprocess.Process) -> None:
+    """Where the machine has much to do it may have come to its end before: what is claimed holds then, too."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
+
+
 async def run(shell: Shell, *arguments: str, **env: Any) -> subprocess.CompletedProcess[str]:
     """Run one command while this process' loop goes on."""
     return await asyncio.to_thread(lambda: shell.revo(*arguments, **env))
@@ -63,29 +71,28 @@ async def test_work_that_was_killed_goes_on_and_every_line_has_one_result_and_ra
     toiling: Server, shell: Shell, tmp_path: Path
 ) -> None:
     work, results, journal = tmp_path / "work.jsonl", tmp_path / "results.jsonl", tmp_path / "journal"
-    write_lines(work, 300, journal=str(journal), seconds=0.02)
+    write_lines(work, 160, journal=str(journal), seconds=0.02)
     command = ("submit", "toil", "--jsonl", str(work), "--results", str(results), "--url", toiling.url)
-    for share in (40, 120):
+    for share in (20, 60):
         process = await started(shell, *command)
 
         def far_enough(share: int = share) -> bool:
             return results.exists() and results.read_text().count("\n") >= share
 
         await eventually(far_enough)
-        process.kill()
-        await process.wait()
+        await killed(process)
         with results.open("a") as file:
-            file.write('{"n": 299, "task_id": "key-')  # what a kill may leave of a line
+            file.write('{"n": 159, "task_id": "key-')  # what a kill may leave of a line
     done = await run(shell, *command)
     assert done.returncode == 0, done.stderr
-    assert "300 done: 300 succeeded, 0 failed" in done.stderr
+    assert "160 done: 160 succeeded, 0 failed" in done.stderr
     found = records(results.read_text())
-    assert sorted(record["n"] for record in found) == list(range(1, 301)), "each line has exactly one result"
+    assert sorted(record["n"] for record in found) == list(range(1, 161)), "each line has exactly one result"
     assert all(record["value"] == record["n"] and record["status"] == "succeeded" for record in found)
-    assert begun(journal) == Counter(range(1, 301)), "and none ran twice"
+    assert begun(journal) == Counter(range(1, 161)), "and none ran twice"
     again = await run(shell, *command, "--output", "json")
-    assert json.loads(again.stdout)["before"] == 300
-    assert begun(journal).total() == 300
+    assert json.loads(again.stdout)["before"] == 160
+    assert begun(journal).total() == 160
 
 
 async def test_without_a_file_of_results_work_that_was_killed_prints_each_and_runs_none_again(
@@ -100,8 +107,7 @@ async def test_without_a_file_of_results_work_that_was_killed_prints_each_and_ru
         return begun(journal).total() >= 10
 
     await eventually(some)
-    process.kill()
-    await process.wait()
+    await killed(process)
     done = await run(shell, *command)
     assert sorted(record["n"] for record in records(done.stdout)) == list(range(1, 61))
     assert begun(journal) == Counter(range(1, 61))
@@ -113,7 +119,8 @@ async def test_ctrl_c_leaves_what_is_submitted_and_says_how_to_go_on(
     toiling: Server, shell: Shell, tmp_path: Path
 ) -> None:
     work, results, journal = tmp_path / "work.jsonl", tmp_path / "results.jsonl", tmp_path / "journal"
-    write_lines(work, 40, journal=str(journal), seconds=0.05)
+    long = [{"id": n, "journal": str(journal), "seconds": 0.0 if n <= 4 else 2.5} for n in range(1, 9)]
+    work.write_text("".join(json.dumps(one) + "\n" for one in long))
     command = ("submit", "toil", "--jsonl", str(work), "--results", str(results), "--url", toiling.url)
     process = await started(shell, *command)
 
@@ -128,11 +135,11 @@ async def test_ctrl_c_leaves_what_is_submitted_and_says_how_to_go_on(
     assert b"Traceback" not in said
 
     def all_run() -> bool:
-        return begun(journal) == Counter(range(1, 41))
+        return begun(journal) == Counter(range(1, 9))
 
     await eventually(all_run)
     done = await run(shell, *command)
-    assert (done.returncode, begun(journal).total()) == (0, 40)
+    assert (done.returncode, begun(journal).total()) == (0, 8)
     late = await run(shell, *command[:3], str(work), "seconds=60", "--url", toiling.url, "--timeout", "0.5")
     assert (late.returncode, "not all of it has ended within 0.5 s" in late.stderr) == (4, True)
     wrong = await run(shell, *command[:3], str(work), "--results", "new", "--deadline", "-1", "--url", toiling.url)
@@ -144,7 +151,7 @@ async def test_a_server_that_is_killed_on_the_way_costs_no_line_its_result(
     toiling: Server, shell: Shell, tmp_path: Path
 ) -> None:
     work, results = tmp_path / "work.jsonl", tmp_path / "results.jsonl"
-    write_lines(work, 200, seconds=0.01)
+    write_lines(work, 100, seconds=0.02)
     process = await started(
         shell, "submit", "toil", "--jsonl", str(work), "--results", str(results), "--url", toiling.url
     )
@@ -158,7 +165,7 @@ async def test_a_server_that_is_killed_on_the_way_costs_no_line_its_result(
     await toiling.start()
     _, said = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, said
-    assert sorted(record["n"] for record in records(results.read_text())) == list(range(1, 201))
+    assert sorted(record["n"] for record in records(results.read_text())) == list(range(1, 101))
 
 
 async def test_wrong_lines_are_named_and_counted_and_the_others_are_done(
@@ -194,12 +201,12 @@ async def test_wrong_lines_are_named_and_counted_and_the_others_are_done(
 
 async def test_a_full_queue_is_waited_for(server: Server, shell: Shell, tmp_path: Path) -> None:
     work, journal = tmp_path / "work.jsonl", tmp_path / "journal"
-    write_lines(work, 120, journal=str(journal))
+    write_lines(work, 40, journal=str(journal))
     async with actor(TOILER, server.url, tmp_path / "log", REVO_CLIENT_QUEUE="8"):
         done = await run(shell, "submit", "toil", "--jsonl", str(work), "--url", server.url, REVO_CLIENT_QUEUE="8")
     assert done.returncode == 0, done.stderr
     assert "the queue is full; waiting" in done.stderr
-    assert begun(journal) == Counter(range(1, 121))
+    assert begun(journal) == Counter(range(1, 41))
 
 
 async def test_a_bar_on_the_terminal_leaves_the_results_alone(toiling: Server, shell: Shell, tmp_path: Path) -> None:
@@ -230,7 +237,7 @@ async def test_no_more_is_read_and_under_way_than_it_was_told(server: Server, sh
     assert done.returncode == 4, "there is no worker"
     async with await Connection.open(server.url) as connection:
         queue = await jetstream.call(connection, "STREAM.INFO", subjects.TASKS)
-    assert queue["state"]["messages"] == 3
+    assert 0 < queue["state"]["messages"] <= 3
 
 
 async def test_each_file_that_a_pattern_finds_is_a_task_and_a_changed_one_is_another(

@@ -108,21 +108,7 @@ async def test_every_message_of_a_mesh_at_work_is_as_the_document_says(working: 
     assert not wrong, wrong[:10]
 
 
-async def test_the_schemas_of_a_mesh_are_those_of_its_agents(
-    working: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await written(working.url, SpecWhat.SCHEMAS, to=tmp_path / "schemas")
-    names = {path.name for path in (tmp_path / "schemas").iterdir()}
-    assert names == {"toil.message.json", "toil.result.json"}
-    assert sorted(Path(path).name for path in json.loads(capsys.readouterr().out)) == sorted(names)
-    schema = json.loads((tmp_path / "schemas" / "toil.message.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
-    assert Draft202012Validator(schema).is_valid({"id": 1})
-    assert not Draft202012Validator(schema).is_valid({"id": "x"})
-
-
-async def test_an_observer_gets_the_document_and_a_submitter_is_told_that_he_may_not(
+async def test_an_observer_gets_document_and_schemas_and_a_submitter_is_told_that_he_may_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with guarded(tmp_path, isolated=True) as here:
@@ -134,12 +120,19 @@ async def test_an_observer_gets_the_document_and_a_submitter_is_told_that_he_may
         ):
             monkeypatch.setenv("REVO_CREDENTIALS", here.env("eye")["REVO_CREDENTIALS"])
             await written(url, SpecWhat.ASYNCAPI, to=tmp_path / "mesh.json")
+            await written(url, SpecWhat.SCHEMAS, to=tmp_path / "schemas")
             monkeypatch.setenv("REVO_CREDENTIALS", here.env("alice")["REVO_CREDENTIALS"])
             with pytest.raises(PermissionDeniedError, match="revo-registry"):
                 await written(url, SpecWhat.ASYNCAPI, to=tmp_path / "none.json")
     document = json.loads((tmp_path / "mesh.json").read_text())
     specs.check(document)
     assert "task.echo" in document["channels"]
+    assert {path.name for path in (tmp_path / "schemas").iterdir()} == {"echo.message.json", "echo.result.json"}
+    schema = json.loads((tmp_path / "schemas" / "echo.message.json").read_text())
+    Draft202012Validator.check_schema(schema)
+    assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+    assert Draft202012Validator(schema).is_valid({"text": "hi"})
+    assert not Draft202012Validator(schema).is_valid({"text": 1})
 
 
 def test_the_commands_of_the_document_do_what_they_say(tmp_path: Path) -> None:
