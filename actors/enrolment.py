@@ -46,13 +46,13 @@ def _capability(handler: Handler) -> CapabilityInfo:
     assert handler.message is not None
     return CapabilityInfo(
         name=handler.name,
-        message=_schema(handler.message, "validation"),
-        result=_schema(handler.value, "serialization"),
+        message=schema_of(handler.message, "validation"),
+        result=schema_of(handler.value, "serialization"),
         topics=list(handler.topics),
     )
 
 
-def _schema(model: TypeAdapter[object], mode: JsonSchemaMode) -> dict[str, object]:
+def schema_of(model: TypeAdapter[object], mode: JsonSchemaMode) -> dict[str, object]:
     """The JSON schema of a model; of one that has none, such as a callable's, the schema of anything."""
     try:
         return cast("dict[str, object]", model.json_schema(mode=mode))

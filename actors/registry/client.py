@@ -22,7 +22,7 @@ from actors.registry.messages import (
     Registration,
     Removed,
 )
-from actors.registry.model import Instance
+from actors.registry.model import Definition, Instance
 from bus import rpc, subjects
 from bus.errors import BusError, NoRespondersError, NotFoundError, RemoteError, TransportError
 from bus.mesh import Mesh
@@ -90,6 +90,14 @@ class RegistryClient:
             NoRegistryError, TransportError: as in `instances`.
         """
         return (await self._ask("capabilities", None, Capabilities)).capabilities
+
+    async def definition(self, capability: str) -> Definition | None:
+        """What a capability is; None: nobody has said so yet.
+
+        Raises:
+            NoRegistryError, TransportError: as in `instances`.
+        """
+        return (await self._ask("find", Find(capability=capability, limit=1, known=self._known), Page)).definition
 
     async def register(self, registration: Registration) -> Registered:
         """Register somebody who then keeps the lease by writing it anew; see `docs/registry.md`.

@@ -11,7 +11,21 @@ from typer.exceptions import TyperException
 
 from revo.cli import benches, common, completion, groups, memory, scheduling
 from revo.cli.common import Output, guarded
-from revo.cli.options import CapabilityOption, OutputOption, UrlOption, YesOption
+from revo.cli.options import (
+    AtOnceOption,
+    BatchOption,
+    CapabilityOption,
+    EachOption,
+    JsonLinesOption,
+    OutputOption,
+    PathFieldOption,
+    ResultsOption,
+    SpecForm,
+    SpecWhat,
+    TextFieldOption,
+    UrlOption,
+    YesOption,
+)
 
 app = typer.Typer(
     help="The mesh that AI agents live on: durable tasks, actors as processes, one trace through all of them.",
@@ -117,6 +131,7 @@ def run(
 @app.command(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
     " | revo submit report --cron '0 9 * * 1-5' --timezone Europe/Berlin --schedule daily"
+    " | revo submit code_review --each 'src/**/*.py' --results reviews.jsonl | revo submit echo --jsonl work.jsonl"
 )
 def submit(
     capability: Annotated[
@@ -152,16 +167,27 @@ def submit(
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
     ] = None,
+    each: EachOption = None,
+    jsonl: JsonLinesOption = None,
+    path_field: PathFieldOption = None,
+    text_field: TextFieldOption = None,
+    results: ResultsOption = None,
+    batch: BatchOption = None,
+    at_once: AtOnceOption = 1000,
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
-    """Submit one task, now or later. When this returns, it is durable, and a task ends in exactly one result."""
+    """Submit one task, now or later, or one for each file or line. A task is durable then, and ends in one result."""
+    from revo.cli.files import Work, work_off
     from revo.cli.schedule import Timing
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
 
     timing = Timing(at, after, every, cron, timezone, schedule_id)
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent, timing)
+    work = Work(each, jsonl, path_field, text_field, results, batch, at_once)
+    if work.given:
+        return work_off(request, work, timeout=timeout, url=url, output=output)
     return send(request, wait=wait, timeout=timeout, url=url, output=output)
 
 
@@ -271,6 +297,25 @@ def trace(
     from revo.cli.trace import trace as show
 
     return show(task_or_trace_id, url=url, output=output)
+
+
+@app.command(epilog="Examples: revo spec > mesh.yaml | revo spec schemas -o json | revo spec --target agent.py:Echo")
+def spec(
+    what: Annotated[
+        SpecWhat, typer.Argument(help="the whole wire, or only the capabilities' schemas")
+    ] = SpecWhat.ASYNCAPI,
+    capability: CapabilityOption = "",
+    target: Annotated[
+        list[str] | None, typer.Option("--target", "-t", help="of this class, and not of a mesh; may be repeated")
+    ] = None,
+    to: Annotated[Path | None, typer.Option("--to", help="write to this file; of schemas, a folder")] = None,
+    url: UrlOption = None,
+    output: Annotated[SpecForm, typer.Option("--output", "-o", help="how it is written")] = SpecForm.YAML,
+) -> int:
+    """Write what the mesh says on the wire as AsyncAPI 3.0, or the JSON schemas of its capabilities."""
+    from revo.cli.spec import spec as write
+
+    return write(what, capability, target or [], to, url=url, form=output)
 
 
 @app.command(epilog="Examples: revo verify | revo verify --output json")

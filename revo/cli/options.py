@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from revo.cli import completion
 from revo.cli.common import Output
+
+
+class SpecWhat(enum.StrEnum):
+    """Which document `revo spec` writes."""
+
+    ASYNCAPI = "asyncapi"
+    SCHEMAS = "schemas"
+
+
+class SpecForm(enum.StrEnum):
+    """How it is written."""
+
+    YAML = "yaml"
+    JSON = "json"
+
 
 OutputOption = Annotated[Output, typer.Option("--output", "-o", help="text for people, json for scripts")]
 UrlOption = Annotated[
@@ -18,3 +35,20 @@ CapabilityOption = Annotated[
 ]
 ClientOption = Annotated[str, typer.Option("--client", help="whose task, where several have the same id")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="do not ask")]
+EachOption = Annotated[
+    str | None, typer.Option("--each", help="a task for each file that this pattern finds, as 'src/**/*.py'")
+]
+JsonLinesOption = Annotated[
+    str | None, typer.Option("--jsonl", help="a task for each line of this file, the message as JSON; - reads stdin")
+]
+PathFieldOption = Annotated[str | None, typer.Option("--as", help="with --each: the field of the path; default: path")]
+TextFieldOption = Annotated[str | None, typer.Option("--content", help="with --each: a field for the file's text, too")]
+ResultsOption = Annotated[
+    Path | None, typer.Option("--results", help="where results go, as JSON lines; what it has is not done again")
+]
+BatchOption = Annotated[
+    str | None, typer.Option("--batch", help="a name for the work: under another one it is done anew")
+]
+AtOnceOption = Annotated[
+    int, typer.Option("--at-once", min=1, max=100_000, help="of many tasks, so many wait or run at a time")
+]

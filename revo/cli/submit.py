@@ -58,12 +58,22 @@ class Request:
                 raise ConfigError("--json", f"is not JSON: {error}") from error
             if not isinstance(message, dict):
                 raise ConfigError("--json", 'must be a map, as in {"text": "hi"}')
-        for field in self.fields:
-            key, equals, value = field.partition("=")
-            if not equals or not key:
-                raise ConfigError(field, "a field is written key=value, as in text=hi")
-            message[key] = _value(value)
-        return message
+        return message | fields_of(self.fields)
+
+
+def fields_of(fields: list[str]) -> dict[str, Any]:
+    """What `key=value` words say.
+
+    Raises:
+        ConfigError: one has no `=`, or nothing before it.
+    """
+    found: dict[str, Any] = {}
+    for field in fields:
+        key, equals, value = field.partition("=")
+        if not equals or not key:
+            raise ConfigError(field, "a field is written key=value, as in text=hi")
+        found[key] = _value(value)
+    return found
 
 
 def _value(text: str) -> Any:

@@ -141,6 +141,10 @@ ITS_OWN = PAYLOADS + "test_a_reference_that_is_not_to_the_tasks_own_payload_fail
 SWEPT = PAYLOADS + "test_a_sweep_removes_what_nothing_names_and_nothing_else"
 READ_ON = PAYLOADS + "test_a_server_that_is_killed_in_the_middle_of_a_payload_loses_nothing_of_it[read back]"
 
+TAKEN_UP = "tests/integration/test_files_of_work.py::"
+TAKEN_UP += "test_work_that_is_taken_up_again_finds_the_results_of_what_was_submitted"
+MEANS = "tests/unit/test_spec.py::test_what_others_register_means_the_same_too[schema1-values1]"
+
 MUTANTS = [
     Mutant(
         "a large payload that is another is taken for the one",
@@ -242,6 +246,22 @@ MUTANTS = [
         "    return 0 if lane else room\n",
         IN_TURN,
         " <= 3",
+    ),
+    Mutant(
+        "a rule that stands beside a reference is lost in the document of the wire",
+        "revo/spec/shapes.py",
+        """        return {**made, "allOf": [*made.get("allOf", []), there]} if made else there""",
+        """        return {**made, **there} if made else there""",
+        MEANS,
+        "assert False == True",
+    ),
+    Mutant(
+        "a line of a file of work is another task each time",
+        "revo/cli/files.py",
+        "            task_id=tasks.task_id_of_key(item.key, mesh.connection.secret),\n",
+        "            task_id=tasks.new_task_id(),\n",
+        TAKEN_UP,
+        "assert 40 == 20",
     ),
     Mutant(
         "who holds a lock no more may write by it",

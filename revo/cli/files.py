@@ -1,0 +1,305 @@
+"""`revo submit --each` and `--jsonl`: many tasks from plain files, their results as JSON lines.
+
+Each piece of work has an id that its place and its content determine, so that work which was cut short, however that
+happened, is taken up by the same command again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bus import subjects, tasks
+from bus.errors import BusError, CodecError, ConfigError, PayloadTooLargeError, QueueFullError, TransportError
+from bus.handle import Handle
+from bus.mesh import Mesh
+from bus.messages import Result
+from bus.settings import Settings
+from revo.cli import ends
+from revo.cli.common import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    TIMED_OUT,
+    Output,
+    console,
+    print_json,
+    quiet_logs,
+    run_async,
+    say_error,
+    say_line,
+)
+from revo.cli.reader import Before, Reader
+from revo.cli.source import Files, Item, Lines, Source
+from revo.cli.submit import Request, fields_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+NAMED: Final = 20
+"""So many wrong pieces are named one by one; the rest are only counted."""
+AGAIN: Final = (0.1, 0.5)
+"""Seconds until a result is looked for again after the connection was lost: JetStream comes up after the server."""
+PAUSES: Final = (0.5, 5.0)
+"""Seconds between two looks at a queue that is full, from the first to the longest."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Where many messages come from and where their results go, as the user wrote it."""
+
+    each: str | None
+    jsonl: str | None
+    path_field: str | None
+    text_field: str | None
+    results: Path | None
+    batch: str | None
+    at_once: int
+
+    @property
+    def given(self) -> bool:
+        """Whether there is anything of it."""
+        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch)
+        return any(one is not None for one in said)
+
+    def source(self, fields: list[str]) -> Files | Lines:
+        """What to read.
+
+        Raises:
+            ConfigError: options that do not go together, or nothing to be read.
+        """
+        if (self.each is None) == (self.jsonl is None):
+            raise ConfigError("--each, --jsonl", "name one of them: where do the messages come from?")
+        if any("=" not in one for one in fields) and self.each is not None:
+            raise ConfigError(f"--each {self.each}", f"put the pattern in quotes: the shell made {fields[0]!r} of it")
+        added, batch = fields_of(fields), self.batch or ""
+        made: Files | Lines
+        if self.each is not None:
+            made = Files(self.each, self.path_field or "path", self.text_field, added, batch)
+            if made.path_field == made.text_field:
+                raise ConfigError(f"--content {self.text_field}", "is the field that the path goes to; see --as")
+        else:
+            for name, value in (("--as", self.path_field), ("--content", self.text_field)):
+                if value is not None:
+                    raise ConfigError(f"{name} {value}", "goes with --each: a line is a whole message")
+            assert self.jsonl is not None
+            made = Lines(self.jsonl, added, batch)
+        made.check()
+        return made
+
+
+def work_off(request: Request, work: Work, *, timeout: float | None, url: str | None, output: Output) -> int:
+    """Submit all of it and write each result as it comes; returns the exit status: 0 when all have succeeded."""
+    quiet_logs()
+    for name, given in (("--json", request.json_text), ("--id", request.task_id), ("--key", request.key)):
+        if given is not None:
+            raise ConfigError(name, "names one task; leave it out with --each and --jsonl")
+    if request.timing.when() is not None:
+        raise ConfigError("--each and --jsonl", "submit tasks that are done now; leave out when they are to be done")
+    if request.by_content:
+        raise ConfigError("--by-content", "names one task; leave it out with --each and --jsonl")
+    subjects.address(request.capability)
+    subjects.priority(request.priority)
+    source = work.source(request.fields)
+    with ends.opened(work.results) as results:
+        run = Run(request, source, results, work.at_once)
+        try:
+            status = run_async(run.all(url, timeout))
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+        except BusError as error:
+            status = say_error(error)
+    if run.begun:
+        run.report(work.results, output)
+    return status
+
+
+@dataclass
+class Run:
+    """One run of the command."""
+
+    request: Request
+    source: Source
+    results: ends.Ends
+    at_once: int
+    begun: bool = False
+    """Whether anything was submitted, or there was nothing to submit."""
+    ended: bool = False
+    """Whether there is nothing left to do."""
+    succeeded: int = 0
+    failed: int = 0
+    wrong: int = 0
+    """Pieces that are no message."""
+    before: Before = field(default_factory=Before)
+    _bar: Callable[..., None] = field(default=lambda **_: None)
+    _full: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _said_full: bool = False
+
+    async def all(self, url: str | None, timeout: float | None) -> int:
+        """Work it off; returns the exit status.
+
+        Raises:
+            BusError: the mesh is gone, or does not take what is submitted for a reason that all of it shares.
+        """
+        async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
+            reader = Reader(self.source, self.results, self.before, self.at_once, mesh.connection.secret)
+            try:
+                with _progress() as progress:
+                    self._draw(progress)
+                    async with asyncio.timeout(timeout):
+                        await self._work(mesh, reader)
+            except TimeoutError:
+                say_line(f"not all of it has ended within {timeout:g} s")
+                return TIMED_OUT
+            except ExceptionGroup as group:
+                raise _first(group) from None
+            finally:
+                reader.stop()
+        self.begun = self.ended = True
+        return FAILED if self.failed or self.wrong or self.before.failed else DONE
+
+    def _draw(self, progress: Progress) -> None:
+        """Show how far it is, if there is a terminal."""
+        if progress.disable:
+            return
+        bar = progress.add_task("", total=None, failed=0)
+        self._bar = lambda **how: progress.update(bar, **how)
+
+        def count() -> None:
+            with contextlib.suppress(ConfigError, OSError):  # whoever reads it for good says so
+                progress.update(bar, total=self.source.count())
+
+        threading.Thread(target=count, daemon=True).start()
+
+    async def _work(self, mesh: Mesh, reader: Reader) -> None:
+        reader.start()
+        async with asyncio.TaskGroup() as group:
+            while (item := await reader.next()) is not None:
+                group.create_task(self._one(mesh, item, reader.slots))
+
+    async def _one(self, mesh: Mesh, item: Item, slots: threading.Semaphore) -> None:
+        """One piece, from the submit to its written result."""
+        try:
+            if item.message is None:
+                self._is_wrong(item, item.fault)
+                return
+            handle = await self._submit(mesh, item)
+            self.begun = True
+            item.message = None  # it may be large, and is in the queue now
+            self._write(item, await _end_of(mesh, handle))
+        except (CodecError, PayloadTooLargeError) as error:
+            self._is_wrong(item, str(error))
+        finally:
+            slots.release()
+
+    async def _submit(self, mesh: Mesh, item: Item) -> Handle:
+        """Submit it; while the queue is full, wait. One at a time looks whether it still is."""
+        try:
+            return await self._send(mesh, item)
+        except QueueFullError as error:
+            self._say_full(error)
+        pause, longest = PAUSES
+        async with self._full:
+            while True:
+                try:
+                    return await self._send(mesh, item)
+                except QueueFullError as error:
+                    known: float | None = getattr(error, "come_back", None)
+                    await asyncio.sleep((known or pause) * random.uniform(0.8, 1.2))  # noqa: S311
+                    pause = min(longest, 2 * pause)
+
+    async def _send(self, mesh: Mesh, item: Item) -> Handle:
+        request = self.request
+        assert item.message is not None
+        return await mesh.submit(
+            request.capability,
+            item.message,
+            agent=request.agent,
+            priority=request.priority,
+            task_id=tasks.task_id_of_key(item.key, mesh.connection.secret),
+            deadline=request.deadline,
+        )
+
+    def _say_full(self, error: QueueFullError) -> None:
+        if not self._said_full:
+            self._said_full = True
+            say_line(f"the queue is full; waiting, and going on as it drains ({error.reason})")
+
+    def _write(self, item: Item, result: Result) -> None:
+        end: dict[str, Any] = {**item.name, "task_id": result.task_id, "status": result.status}
+        if result.status == "succeeded":
+            end["value"] = result.value
+            self.succeeded += 1
+        else:
+            end["error"] = result.error.model_dump(exclude={"traceback"}) if result.error else None
+            self.failed += 1
+        self.results.write(end)
+        self.show()
+
+    def _is_wrong(self, item: Item, why: str) -> None:
+        self.wrong += 1
+        if self.wrong <= NAMED:
+            say_line(f"{item.where}: {why}")
+        elif self.wrong == NAMED + 1:
+            say_line("more are wrong, and are only counted")
+        self.show()
+
+    def show(self) -> None:
+        """Have the bar say how far it is."""
+        failed = self.failed + self.before.failed + self.wrong
+        self._bar(completed=self.succeeded + self.before.succeeded + failed, failed=failed)
+
+    def report(self, path: Path | None, output: Output) -> None:
+        """Say what became of it, and how to go on if that is not all."""
+        before = self.before.succeeded + self.before.failed
+        counts = {
+            "succeeded": self.succeeded + self.before.succeeded,
+            "failed": self.failed + self.before.failed,
+            "wrong": self.wrong,
+        }
+        if path is not None and output is Output.JSON:
+            print_json({**counts, "before": before, "ended": self.ended, "results": str(path)})
+        parts = [f"{count:,} {what}" for what, count in counts.items() if count or what != "wrong"]
+        parts += [f"{before:,} of them before"] if before else []
+        say_line(f"{sum(counts.values()):,} done: {', '.join(parts)}")
+        if not self.ended:
+            known = "what has ended is not done again"
+            if path is None:
+                known += " for as long as its result is kept; name --results FILE to keep them"
+            say_line(f"to go on, run the same command again: {known}; what is submitted goes on meanwhile")
+
+
+async def _end_of(mesh: Mesh, handle: Handle) -> Result:
+    """The result of a task. A server that is away for a while costs no more than that: the task is stored."""
+    while True:
+        try:
+            return await handle.outcome()
+        except TransportError:
+            await asyncio.sleep(random.uniform(*AGAIN))  # noqa: S311
+            await mesh.connection.connected()
+
+
+def _progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    failed = TextColumn("[red]{task.fields[failed]} failed")
+    speed = TaskProgressColumn(text_format="", show_speed=True)
+    terminal = console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), failed, speed, Remaining())
+    shown, shared = sys.stderr.isatty(), sys.stdout.isatty()  # results that go to a file must not go through the bar
+    return Progress(*columns, console=terminal, transient=True, disable=not shown, redirect_stdout=shared)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    error: Exception | BaseExceptionGroup[Exception] = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
