@@ -15,7 +15,7 @@ from bus.connection import Connection
 from bus.errors import BusError, InvalidSubjectError
 from bus.wire import Message
 
-Kind = Literal["told", "result", "done", "dead", "record", "double", "settled", "beat"]
+Kind = Literal["told", "result", "done", "dead", "record", "double", "settled", "extended", "beat"]
 
 SETTLES: Final = ("+ACK", "", "+TERM", "+NXT")
 """What takes a task out of the queue; an empty body acknowledges."""
@@ -96,14 +96,15 @@ class Tap:
         elif kind == "double":
             name, sequence = "", int(parts[-1])
         elif kind == "settled":
-            if message.data.startswith(b"+WPI") or not parts[3].startswith(f"{self._capability}-"):
+            if f".{self._capability}-" not in message.subject:
                 return
+            if message.data.startswith(b"+WPI"):
+                kind = "extended"
             try:
                 token = subjects.parse_ack(message.subject)
             except InvalidSubjectError:
                 return
-            name, sequence, deliveries = "", token.sequence, token.deliveries
-            stored_at_ns = token.stored_at_ns
+            name, sequence, deliveries, stored_at_ns = "", token.sequence, token.deliveries, token.stored_at_ns
         seen = Seen(
             len(self.log),
             kind,
