@@ -121,6 +121,11 @@ REQUIREMENTS: Final = (
     _must("3.5", "deaths", "Count no attempt for a process that died, was stopped or handed a task back."),
     _should(
         "3.6",
+        "hand-back",
+        "Note `returned` also when a task is handed back without an error: else who gets it takes the last one for dead.",
+    ),
+    _should(
+        "3.7",
         "poison",
         "Fail a task whose record says that processes died `max_deaths` times while they ran nothing else (`alone`).",
     ),

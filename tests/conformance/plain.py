@@ -52,6 +52,7 @@ FAULTS = {
     "reads everything as text": "content-types",
     "tries garbage again": "garbage",
     "dies of SIGTERM": "drain",
+    "hands back without a word": "hand-back",
     "does not come back": "server-restart",
 }
 """What may be wrong with it, and the check that says so."""
@@ -171,10 +172,13 @@ class Worker:
 
     async def fill(self) -> None:
         if self.leaving:
-            for task in self.held:
-                self.in_hand.pop(task.sequence)
+            held, self.held = self.held, []
+            for task in held:
+                record, revision = await self.record(task)
+                if not broken("hands back without a word"):
+                    await self.write(task, {**record, "returned": task.deliveries}, revision)
                 await self.client.publish(task.message.reply, b"-NAK")
-            self.held.clear()
+                self.in_hand.pop(task.sequence)
         while self.held and self.running < SLOTS:
             least = broken("takes the least urgent first")
             if least and self.running and self.held[-1].priority != "low":
@@ -319,12 +323,15 @@ class Worker:
         return {**none, **json.loads(answer.data)}, int(headers["Nats-Sequence"])
 
     async def again(self, task: Task, record: dict[str, Any], revision: int) -> None:
-        told = {**record, "errors": task.attempt, "returned": task.deliveries}
-        expected = {"Nats-Expected-Last-Subject-Sequence": str(revision), "Nats-TTL": "4200s"}
         if not broken("keeps no record"):
-            await self.api(f"$KV.ATTEMPTS.{task.name}", told, **expected)
+            await self.write(task, {**record, "errors": task.attempt, "returned": task.deliveries}, revision)
         delay = 0 if broken("tries again at once") else int(0.1 * NS)
         await self.client.publish(task.message.reply, b'-NAK {"delay": %d}' % delay if delay else b"-NAK")
+
+    async def write(self, task: Task, record: dict[str, Any], revision: int) -> None:
+        expected = {"Nats-Expected-Last-Subject-Sequence": str(revision), "Nats-TTL": "4200s"}
+        with contextlib.suppress(Refused):  # whoever was quicker has told more
+            await self.api(f"$KV.ATTEMPTS.{task.name}", record, **expected)
 
     async def end(self, task: Task, started: float, status: str, value: Any, error: Failed | None) -> None:
         told = {"code": error.code, "message": "as told", "retryable": error.retryable} if error else None

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from bus import codec, subjects
 from bus.errors import BusError
-from bus.messages import Beat
+from bus.messages import Attempts, Beat
 from bus.wire import Message
-from revo.conformance.bench import Bench, Task, expect
+from revo.conformance.bench import Bench, NotRun, Task, expect
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
 
@@ -48,6 +48,25 @@ async def drain(bench: Bench) -> AsyncGenerator[None, None]:
     for task in tasks:
         await bench.done(task)
         expect(bench.begins(task), 1, "times that a task ran, one of those in the hands of who left")
+
+
+@proves("hand-back", "left")
+async def hand_back(bench: Bench) -> AsyncGenerator[None, None]:
+    tasks = [await bench.submit("wait", seconds=0.3, priority="low") for _ in range(MANY)]
+    await bench.begun(tasks[0])
+    yield
+    handed_back = [seen for task in tasks for seen in bench.handed_back(task)]
+    if not handed_back:
+        raise NotRun("nothing that it had in hand waited when it was told to leave")
+    for task in tasks:
+        for seen in bench.handed_back(task):
+            notes = [_returned(one) for one in bench.tap.all("record", task.name) if one.order < seen.order]
+            if seen.deliveries not in notes:
+                raise Unmet(f"task {task.task_id} was handed back, and no record says before that it was")
+
+
+def _returned(seen: Seen) -> int:
+    return codec.read(Attempts, seen.headers, seen.body, subject=seen.name).returned
 
 
 @proves("server-restart", "restarted")
