@@ -1,12 +1,10 @@
 // A worker of a Revo mesh on nothing but the NATS client. What it must do is in docs/conformance.md, by number.
 
-import { connect, headers } from "@nats-io/transport-node";
+import { connect } from "@nats-io/transport-node";
+import { EXPECTED, JetStream, NS } from "./jetstream.js";
 import { readTask } from "./task.js";
 
 const PRIORITIES = ["critical", "urgent", "high", "normal", "low"];
-const EXPECTED = "Nats-Expected-Last-Subject-Sequence";
-const STANDS_ALREADY = [10071, 10164];
-const NS = 1e9;
 /** Milliseconds that a task waits here for a slot; then another worker shall have it. */
 const HELD = 1000;
 const POLICY = { ack_wait: 5, max_attempts: 3, time_limit: 30, backoff: 1, backoff_max: 60, max_deaths: 3 };
@@ -19,15 +17,6 @@ export class TaskError extends Error {
     this.retryable = retryable;
   }
 }
-
-class Refused extends Error {
-  constructor({ err_code: code, description }) {
-    super(`${description} (${code})`);
-    this.code = code;
-  }
-}
-
-const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 export class Worker {
   /** `handler(message, task)` returns the value, or throws; `task.signal` aborts when it is to stop. */
@@ -43,7 +32,8 @@ export class Worker {
 
   async start(url) {
     this.nc = await connect({ servers: url, name: this.instance, maxReconnectAttempts: -1, reconnectTimeWait: 250 });
-    await this.makeConsumers();
+    this.streams = new JetStream(this.nc);
+    for (const priority of PRIORITIES) await this.streams.makeConsumer(this.capability, priority, this.policy);
     this.inbox = `_INBOX.${this.instance}.${Math.random().toString(36).slice(2)}`;
     this.deliveries = this.nc.subscribe(`${this.inbox}.*`, { callback: (_, message) => this.arrive(message) });
     this.nc.subscribe("revo.ctl.all.all.*", { callback: (_, message) => this.order(message) });
@@ -71,66 +61,6 @@ export class Worker {
     this.timers.forEach(clearInterval);
     this.beat();
     await this.nc.drain();
-  }
-
-  // --- the server -----------------------------------------------------------------------------------------
-
-  /** What JetStream answers; throws `Refused`, or whatever says that there was no answer. */
-  async ask(subject, body, extra = {}) {
-    const head = headers();
-    for (const [name, value] of Object.entries(extra)) head.set(name, value);
-    const payload = body instanceof Uint8Array ? body : body === undefined ? "" : JSON.stringify(body);
-    const answer = (await this.nc.request(subject, payload, { timeout: 2000, headers: head })).json();
-    if (answer.error) throw new Refused(answer.error);
-    return answer;
-  }
-
-  /** The same, again until there is an answer. Only for what may be done twice. */
-  async persist(subject, body, extra) {
-    for (let wait = 100; ; wait = Math.min(2000, 2 * wait)) {
-      try {
-        return await this.ask(subject, body, extra);
-      } catch (error) {
-        if (error instanceof Refused && error.code !== 10077 && error.code !== 10047) throw error;
-        await pause(wait); // 2.10: no server, or no room there: the task stays in hand meanwhile
-      }
-    }
-  }
-
-  /** The newest message on a subject, as the stream's leader has it, with its sequence. */
-  async last(stream, subject) {
-    try {
-      const { message } = await this.persist(`$JS.API.STREAM.MSG.GET.${stream}`, { last_by_subj: subject });
-      return { sequence: message.seq, value: JSON.parse(Buffer.from(message.data ?? "", "base64").toString() || "{}") };
-    } catch (error) {
-      if (error instanceof Refused && error.code === 10037) return null;
-      throw error;
-    }
-  }
-
-  /** 1.1, 1.2, 1.3 */
-  async makeConsumers() {
-    for (const priority of PRIORITIES) {
-      const name = `${this.capability}-${priority}`;
-      const config = {
-        durable_name: name,
-        filter_subject: `revo.task.${this.capability}.${priority}.*`,
-        ack_policy: "explicit",
-        ack_wait: this.policy.ack_wait * NS,
-        max_deliver: -1,
-        max_ack_pending: -1,
-        metadata: { "revo.policy": JSON.stringify(this.policy) },
-      };
-      try {
-        await this.ask(`$JS.API.CONSUMER.INFO.TASKS.${name}`);
-      } catch (error) {
-        if (!(error instanceof Refused) || error.code !== 10014) throw error;
-        const subject = `$JS.API.CONSUMER.CREATE.TASKS.${name}.${config.filter_subject}`;
-        await this.ask(subject, { stream_name: "TASKS", config, action: "create" }).catch((refused) => {
-          if (refused.code !== 10148 && refused.code !== 10105) throw refused; // another replica was quicker
-        });
-      }
-    }
   }
 
   // --- taking ---------------------------------------------------------------------------------------------
@@ -176,10 +106,10 @@ export class Worker {
     task.record = { errors: 0, returned: 0, suspect: false, alone: 0 };
     task.revision = 0;
     if (task.deliveries > 1 || task.named) {
-      task.standing = (await this.last("RESULTS", `revo.result.${task.name}`))?.value ?? null;
+      task.standing = (await this.streams.last("RESULTS", `revo.result.${task.name}`))?.value ?? null;
     }
     if (task.deliveries > 1) {
-      const found = await this.last("KV_ATTEMPTS", `$KV.ATTEMPTS.${task.name}`);
+      const found = await this.streams.last("KV_ATTEMPTS", `$KV.ATTEMPTS.${task.name}`);
       if (found) [task.record, task.revision] = [{ ...task.record, ...found.value }, found.sequence];
       task.suspect = task.record.suspect || task.deliveries - 1 > task.record.returned;
     }
@@ -231,7 +161,7 @@ export class Worker {
   // --- one task -------------------------------------------------------------------------------------------
 
   async carryOut(task) {
-    if (task.ended) task.standing = (await this.last("RESULTS", `revo.result.${task.name}`))?.value;
+    if (task.ended) task.standing = (await this.streams.last("RESULTS", `revo.result.${task.name}`))?.value;
     if (task.standing) {
       await this.conclude(task, task.standing);
       return;
@@ -284,12 +214,8 @@ export class Worker {
   async write(task, record) {
     const ttl = Math.max(1, Math.floor(task.deadline - Date.now() / 1000)) + 600;
     const extra = { [EXPECTED]: `${task.revision}`, "Nats-TTL": `${ttl}s` };
-    try {
-      task.revision = (await this.persist(`$KV.ATTEMPTS.${task.name}`, record, extra)).seq;
-      task.record = record;
-    } catch (error) {
-      if (!(error instanceof Refused) || !STANDS_ALREADY.includes(error.code)) throw error;
-    }
+    const stored = await this.streams.first(`$KV.ATTEMPTS.${task.name}`, record, extra);
+    if (stored) Object.assign(task, { revision: stored.seq, record });
   }
 
   /** 2.4 */
@@ -329,39 +255,25 @@ export class Worker {
     const ttl = Math.ceil(Math.max(3600, task.deadline - Date.now() / 1000)) + 1;
     const extra = { [EXPECTED]: "0", "Nats-TTL": `${ttl}s`, "Revo-Task-Id": task.taskId, "Content-Type": "application/json" };
     if (task.headers.traceparent) extra.traceparent = task.headers.traceparent;
-    try {
-      await this.persist(`revo.result.${task.name}`, body, extra);
-      return result;
-    } catch (error) {
-      if (!(error instanceof Refused) || !STANDS_ALREADY.includes(error.code)) throw error;
-      return (await this.last("RESULTS", `revo.result.${task.name}`)).value;
-    }
+    const stored = await this.streams.first(`revo.result.${task.name}`, body, extra);
+    return stored ? result : (await this.streams.last("RESULTS", `revo.result.${task.name}`)).value;
   }
 
   /** 2.7, 2.8, 2.9: what must stand besides the result before the task leaves the queue. */
   async conclude(task, standing) {
     if (standing.sequence !== task.sequence) {
       const note = { task_id: task.taskId, ended_by: standing.sequence };
-      await this.once(`revo.audit.double.${task.sequence}`, note);
+      await this.streams.first(`revo.audit.double.${task.sequence}`, note, { [EXPECTED]: "0" });
     } else if (standing.status === "failed") {
       const { task_id, capability, client, sequence, error, attempts, deliveries, agent, instance } = standing;
       const letter = { task_id, capability, client, sequence, error, attempts, deliveries, agent, instance };
       Object.assign(letter, { subject: task.subject, reason: error.code });
       Object.assign(letter, { submitted_at: task.storedAt, died_at: standing.finished_at });
       const kept = Object.entries(task.headers).filter(([name]) => !name.toLowerCase().startsWith("nats-"));
-      const extra = { ...Object.fromEntries(kept), "Revo-Task-Id": task.taskId, "Revo-Dead-Letter": JSON.stringify(letter) };
-      await this.once(`revo.dead.${task.name}`, task.body, extra);
+      const ours = { "Revo-Task-Id": task.taskId, "Revo-Dead-Letter": JSON.stringify(letter), [EXPECTED]: "0" };
+      await this.streams.first(`revo.dead.${task.name}`, task.body, { ...Object.fromEntries(kept), ...ours });
     }
     this.settle(task, standing.status === "succeeded" ? "+ACK" : "+TERM");
-  }
-
-  /** Store what is stored once, whoever comes first. */
-  async once(subject, body, extra = {}) {
-    try {
-      await this.persist(subject, body, { ...extra, [EXPECTED]: "0" });
-    } catch (error) {
-      if (!(error instanceof Refused) || !STANDS_ALREADY.includes(error.code)) throw error;
-    }
   }
 
   settle(task, word) {

@@ -13,12 +13,13 @@ from typing import Any, Final
 
 from bus import codec, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import BusError, NotFoundError
+from bus.errors import NotFoundError
 from bus.messages import (
     CONTENT_TYPE,
     DEADLINE,
     EXPECTED_SUBJECT_SEQUENCE,
     FRESH,
+    JSON,
     MSG_TTL,
     TASK_ID,
     Result,
@@ -27,6 +28,7 @@ from bus.server import Server
 from bus.wire import Message
 from revo.conformance.candidate import Candidate
 from revo.conformance.tap import Seen, Tap, Unmet
+from revo.conformance.told import End, NotRun, Task, read
 
 CLIENT: Final = "conformance"
 OURS: Final = "Revo-Conformance"
@@ -35,59 +37,6 @@ PATIENCE: Final = 20.0
 """Seconds for what takes milliseconds, on a machine that is busy."""
 ERROR: Final = "as_told"
 """The code of the errors that a handler raises as it is told."""
-
-
-class NotRun(BusError):  # noqa: N818  (a verdict, and no failure of ours)
-    """A check cannot be made here; says why."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        self.why = why
-
-    def __str__(self) -> str:
-        return self.why
-
-
-@dataclass(slots=True)
-class Task:
-    """One task that was stored in TASKS."""
-
-    client: str
-    capability: str
-    task_id: str
-    sequence: int
-    tell: str
-    body: bytes
-    headers: dict[str, str]
-    at: float
-    """When it was submitted, unix seconds by our clock."""
-    deadline: float
-    blind: bool = False
-    """Whether it was under way while we were not connected: we may have missed what was said of it."""
-
-    @property
-    def name(self) -> str:
-        """`<client>.<capability>.<task id>`."""
-        return f"{self.client}.{self.capability}.{self.task_id}"
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The result of a task, as it was told."""
-
-    seen: Seen
-    result: dict[str, Any]
-
-    def __getitem__(self, field: str) -> Any:
-        return self.result.get(field)
-
-    @property
-    def code(self) -> str:
-        """Of its error; empty: it has none."""
-        return str((self.result.get("error") or {}).get("code", ""))
-
-    def __str__(self) -> str:
-        return f"{self['status']}{f' ({self.code})' if self.code else ''}"
 
 
 @dataclass(slots=True)
@@ -122,7 +71,7 @@ class Bench:
         """Store a task that does as it is told. `raw` is its body in place of that; `deadline` is seconds from now."""
         tell = secrets.token_hex(8)
         message = {"do": do, "tell": f"{self.told}.{tell}", **fields}
-        body = codec.encode(message, content_type or codec.JSON) if raw is None else raw
+        body = codec.encode(message, content_type or JSON) if raw is None else raw
         now = time.time()
         ends = now + deadline
         head = {TASK_ID: task_id or secrets.token_hex(16), DEADLINE: f"{ends:.3f}"}
@@ -302,24 +251,3 @@ class Bench:
             raise NotRun("only with --command")
         await self.candidate.kill()
         await self.candidate.start()
-
-
-def read(seen: Seen) -> End:
-    """The result in a message."""
-    try:
-        result = codec.decode(seen.body, codec.content_type_of(seen.headers), subject=seen.name)
-    except BusError as error:
-        raise Unmet(f"the result of {seen.name} cannot be read: {error}") from error
-    if not isinstance(result, dict):
-        raise Unmet(f"the result of {seen.name} is no map")
-    return End(seen, result)
-
-
-def expect(found: object, wanted: object, what: str) -> None:
-    """Have two things be equal.
-
-    Raises:
-        Unmet: they are not; says `what` should be.
-    """
-    if found != wanted:
-        raise Unmet(f"{what} is {found!r:.300}, wanted {wanted!r:.300}")

@@ -10,8 +10,9 @@ from revo.conformance.requirements import BY_NAME
 
 Part = Literal["running", "killed", "left", "back", "full", "restarted", "afterwards"]
 Check = Callable[[Bench], Coroutine[Any, Any, None] | AsyncGenerator[None, None]]
-"""A coroutine, or a generator that yields where it wants what happens in its part to have happened: the worker was
-killed and started (killed), was told to leave (left), was started (back), the server was killed and started (restarted).
+"""A coroutine, or a generator that yields where it waits for what happens in its part, and perhaps in a later one: the
+worker is killed and started (killed), is told to leave (left), is started (back), the server is killed and started
+(restarted).
 """
 PARTS: Final[tuple[Part, ...]] = ("running", "killed", "left", "back", "full", "restarted", "afterwards")
 """In this order; the checks of one part are made side by side."""

@@ -66,7 +66,8 @@ REQUIREMENTS: Final = (
     _must(
         "2.2",
         "first-only",
-        "Store a result with `Nats-Expected-Last-Subject-Sequence: 0`, on `revo.result.<client>.<capability>.<task id>`.",
+        "Store a result on `revo.result.<client>.<capability>.<task id>` with "
+        "`Nats-Expected-Last-Subject-Sequence: 0`.",
     ),
     _must(
         "2.3",
@@ -83,8 +84,9 @@ REQUIREMENTS: Final = (
     _must(
         "2.7",
         "same-id",
-        "Look also for a task whose id was chosen (`Revo-Task-Id` without `Revo-Fresh`). If the result is of another "
-        "sequence, note that on `revo.audit.double.<sequence>` before settling: `task_id` and `ended_by`, its sequence.",
+        "Look also for that of a task whose id was chosen (`Revo-Task-Id` without `Revo-Fresh`). If it is of another "
+        "sequence, note that on `revo.audit.double.<sequence>` before settling: `task_id`, and its sequence in "
+        "`ended_by`.",
     ),
     _must(
         "2.8",
@@ -113,8 +115,8 @@ REQUIREMENTS: Final = (
     _must(
         "3.2",
         "record",
-        "Count the errors in `$KV.ATTEMPTS.<client>.<capability>.<task id>` before handing the task back: `errors`, and "
-        "`returned`, the delivery that came to an end; by compare-and-swap, with a `Nats-TTL`.",
+        "Count the errors in `$KV.ATTEMPTS.<client>.<capability>.<task id>` before handing the task back: `errors`, "
+        "and `returned`, the delivery that came to an end; by compare-and-swap, with a `Nats-TTL`.",
     ),
     _must("3.3", "last-attempt", "Fail the task when its handler has failed `max_attempts` times (default 3)."),
     _must("3.4", "final", "Fail it at once of an error that no retry cures."),
@@ -122,7 +124,7 @@ REQUIREMENTS: Final = (
     _should(
         "3.6",
         "hand-back",
-        "Note `returned` also when a task is handed back without an error: else who gets it takes the last one for dead.",
+        "Note `returned` also when a task is handed back without an error: who gets it takes the last worker for dead else.",
     ),
     _should(
         "3.7",

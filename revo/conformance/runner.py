@@ -18,11 +18,12 @@ from bus.errors import BusError, ConfigError
 from bus.server import Server
 from bus.settings import Settings
 from revo.conformance import checks
-from revo.conformance.bench import PATIENCE, Bench, NotRun
+from revo.conformance.bench import PATIENCE, Bench
 from revo.conformance.candidate import Candidate
 from revo.conformance.proving import CHECKS, NEED_COMMAND, NEED_SERVER, PARTS, Part
 from revo.conformance.requirements import BY_NAME, REQUIREMENTS, Requirement
 from revo.conformance.tap import Tap, Unmet
+from revo.conformance.told import NotRun
 
 LEAVE: float = 20.0
 """Seconds that a worker has to leave in."""
@@ -84,13 +85,16 @@ class _Run:
     selected: list[str]
     verdicts: dict[str, tuple[Verdict, str]] = field(default_factory=dict)
     under: list[_Under] = field(default_factory=list)
+    gone: bool = False
+    """Whether the worker has left."""
 
     async def part(self, part: Part) -> None:
         """Make the checks of one part, and go on with those of earlier ones that wait for what it does."""
         mine = [name for name in self.selected if CHECKS[name][0] == part]
         missing = self._missing(part)
         if missing:
-            self.verdicts |= {name: ("skipped", missing) for name in mine}
+            for name in mine:
+                self.verdicts[name] = ("skipped", missing)
             return
         if not self._needed(part, mine):
             return
@@ -111,16 +115,10 @@ class _Run:
         return "only on a server of the suite's own" if part in NEED_SERVER and self.bench.server is None else ""
 
     def _needed(self, part: Part, mine: list[str]) -> bool:
-        """Whether there is anything to do. A worker that is to come back must have left."""
+        """Whether there is anything to do. Who is to come back must have left, and who has left comes back."""
         if part == "left":
-            return bool(mine) or any(CHECKS[name][0] == "back" for name in self.selected)
-        return bool(mine) or (part == "back" and bool(self.under)) or (part == "back" and self._left)
-
-    @property
-    def _left(self) -> bool:
-        return any(CHECKS[name][0] in ("full", "restarted") for name in self.selected) and self.gone
-
-    gone: bool = False
+            return any(CHECKS[name][0] in ("left", "back") for name in self.selected)
+        return bool(mine) or (part == "back" and self.gone)
 
     async def _happen(self, part: Part) -> None:
         bench, candidate = self.bench, self.bench.candidate

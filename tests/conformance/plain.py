@@ -1,119 +1,28 @@
 """A worker on nothing but nats-py, which breaks one requirement where it is told to: what the suite must catch.
 
-`python plain.py [FAULT]`. Without a fault it does all that is asked of it.
+`python -m tests.conformance.plain [FAULT]`. Without a fault it does all that is asked of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import os
 import signal
-import sys
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import nats
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-CAPABILITY = "plain"
-PRIORITIES = ("critical", "urgent", "high", "normal", "low")
-POLICY = {"ack_wait": 1.0, "max_attempts": 3, "time_limit": 30.0, "backoff": 0.1, "backoff_max": 1.0, "max_deaths": 3}
-SLOTS = 4
-NS = 1_000_000_000
-FAULTS = {
-    "acknowledges before the result is stored": "result-first",
-    "stores its result over another": "first-stands",
-    "does not compare before it stores a result": "first-only",
-    "keeps results for ever": "result-ttl",
-    "runs what has its result": "ended-before",
-    "runs what it has done under the same id": "same-id",
-    "drops what it cannot store": "full-results",
-    "writes no dead letter": "dead-letter",
-    "writes the dead letter last": "dead-letter",
-    "leaves a failed result without its dead letter": "dead-letter-again",
-    "counts deliveries as attempts": "deaths",
-    "tries again at once": "retry",
-    "keeps no record": "record",
-    "tries again what no retry cures": "final",
-    "never gives up": "last-attempt",
-    "runs what is past its deadline": "deadline-queued",
-    "runs on past the deadline": "deadline-running",
-    "does not hear that a task was cancelled": "end-order",
-    "does not extend": "ack-extension",
-    "takes the least urgent first": "priorities",
-    "makes up ids": "bare-id",
-    "sets up its consumers anew": "consumers-stand",
-    "limits deliveries": "consumers",
-    "reads everything as text": "content-types",
-    "tries garbage again": "garbage",
-    "dies of SIGTERM": "drain",
-    "hands back without a word": "hand-back",
-    "does not come back": "server-restart",
-}
-"""What may be wrong with it, and the check that says so."""
-FAULT = sys.argv[1] if len(sys.argv) > 1 else ""
-
-
-def broken(fault: str) -> bool:
-    assert fault in FAULTS
-    return fault == FAULT
-
-
-class Failed(Exception):  # noqa: N818
-    def __init__(self, code: str, *, retryable: bool) -> None:
-        super().__init__(code)
-        self.code = code
-        self.retryable = retryable
-
-
-class Refused(Exception):  # noqa: N818
-    """The server did not store a message; its code."""
-
-
-class Task:
-    """One delivery, read."""
-
-    def __init__(self, message: Msg) -> None:
-        self.message = message
-        self.headers = dict(message.headers or {})
-        _, _, self.capability, self.priority, self.client = message.subject.split(".")
-        parts = message.reply.split(".")
-        self.deliveries, self.sequence, stored = int(parts[4]), int(parts[5]), int(parts[7])
-        self.stored_at = stored / NS
-        self.fault = ""
-        self.attempt = 1
-        self.work: asyncio.Task[None] | None = None
-        self.task_id = self.headers.get("Revo-Task-Id", "")
-        if self.task_id and not self.task_id.replace("-", "_").isidentifier() and not self.task_id.isalnum():
-            self.fault, self.task_id = "no id", ""
-        self.named = bool(self.task_id) and "Revo-Fresh" not in self.headers
-        if not self.task_id:
-            digest = hashlib.blake2b(f"{self.sequence}.{stored}.".encode(), digest_size=16)
-            digest.update(message.data)
-            self.task_id = uuid.uuid4().hex if broken("makes up ids") else digest.hexdigest()
-        self.deadline = self.stored_at + 3600
-        try:
-            said = float(self.headers.get("Revo-Deadline", self.deadline))
-            if not 0 < said < self.stored_at + 31 * 86400:
-                raise ValueError("beyond all bounds")
-            self.deadline = said
-        except ValueError:
-            self.fault = "no deadline"
-        if self.headers.get("Content-Type", "application/json").partition(";")[0] != "application/json":
-            self.fault = "" if broken("reads everything as text") else "a type that is not read here"
-
-    @property
-    def name(self) -> str:
-        return f"{self.client}.{self.capability}.{self.task_id}"
+from tests.conformance.told import CAPABILITY, NS, POLICY, PRIORITIES, SLOTS, Failed, Refused, Task, broken
 
 
 class Worker:
-    def __init__(self, client: nats.NATS) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
         self.inbox = client.new_inbox()
         self.held: list[Task] = []
@@ -365,31 +274,20 @@ class Worker:
 
     async def store(self, task: Task, result: dict[str, Any]) -> dict[str, Any] | None:
         """The result that stands; None: it was dropped."""
-        body = json.dumps(result).encode()
-        if len(body) > self.client.max_payload - 65536:
+        if len(json.dumps(result)) > self.client.max_payload - 65536:
             result |= {"status": "failed", "value": None}
-            result["error"] = {"code": "payload_too_large", "message": f"{len(body)} bytes", "retryable": False}
-            body = json.dumps(result).encode()
-        ttl = int(max(3600.0, task.deadline - time.time())) + 1
-        headers = {"Nats-TTL": f"{ttl}s", "Revo-Task-Id": task.task_id, "Nats-Expected-Last-Subject-Sequence": "0"}
-        if broken("keeps results for ever"):
-            del headers["Nats-TTL"]
-        if broken("does not compare before it stores a result"):
-            del headers["Nats-Expected-Last-Subject-Sequence"]
-        if "traceparent" in task.headers:
-            headers["traceparent"] = task.headers["traceparent"]
-        subject = f"revo.result.{task.name}"
+            result["error"] = {"code": "payload_too_large", "message": "it fits in no message", "retryable": False}
+        subject, body, headers = f"revo.result.{task.name}", json.dumps(result).encode(), head(task)
         while True:
             try:
                 await self.api(subject, body, **headers)
                 return result
             except Refused as refused:
-                if refused.args[0] in (10071, 10164):
-                    if broken("stores its result over another"):
-                        await self.api("$JS.API.STREAM.PURGE.RESULTS", {"filter": subject})
-                        continue
+                if refused.args[0] in (10071, 10164) and not broken("stores its result over another"):
                     return await self.standing(task)
-                if broken("drops what it cannot store"):
+                if refused.args[0] in (10071, 10164):
+                    await self.api("$JS.API.STREAM.PURGE.RESULTS", {"filter": subject})
+                elif broken("drops what it cannot store"):
                     await self.settle(task, b"+TERM")
                     return None
             except (nats.errors.Error, OSError):
@@ -413,6 +311,19 @@ class Worker:
                 subject = f"revo.audit.double.{task.sequence}"
                 await self.api(subject, note, **{"Nats-Expected-Last-Subject-Sequence": "0"})
         await self.client.publish(task.message.reply, word)
+
+
+def head(task: Task) -> dict[str, str]:
+    """The headers of its result."""
+    ttl = int(max(3600.0, task.deadline - time.time())) + 1
+    headers = {"Nats-TTL": f"{ttl}s", "Revo-Task-Id": task.task_id, "Nats-Expected-Last-Subject-Sequence": "0"}
+    if broken("keeps results for ever"):
+        del headers["Nats-TTL"]
+    if broken("does not compare before it stores a result"):
+        del headers["Nats-Expected-Last-Subject-Sequence"]
+    if "traceparent" in task.headers:
+        headers["traceparent"] = task.headers["traceparent"]
+    return headers
 
 
 async def main() -> None:

@@ -9,9 +9,10 @@ from collections.abc import AsyncGenerator
 
 from bus import jetstream, subjects
 from bus.messages import BLOB
-from revo.conformance.bench import ERROR, Bench, expect
+from revo.conformance.bench import ERROR, Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import expect
 
 
 @proves("first-stands", "running")

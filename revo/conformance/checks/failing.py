@@ -6,9 +6,10 @@ import json
 from collections.abc import AsyncGenerator
 
 from bus import attempts, jetstream, subjects
-from revo.conformance.bench import ERROR, Bench, Task, expect
+from revo.conformance.bench import ERROR, Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import Task, expect
 
 DEFAULT_ATTEMPTS = 3
 

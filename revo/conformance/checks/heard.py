@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from bus import jetstream, subjects
 from bus.messages import DEAD_LETTER, DeadLetter, Result
-from revo.conformance.bench import OURS, Bench, End, Task, expect, read
+from revo.conformance.bench import OURS, Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import End, Task, expect, read
 
 _TTL: Final = re.compile(r"(\d+)(s|m|h)?\Z")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, None: 1}

@@ -11,9 +11,10 @@ from bus import codec, subjects
 from bus.errors import BusError
 from bus.messages import Attempts, Beat
 from bus.wire import Message
-from revo.conformance.bench import Bench, NotRun, Task, expect
+from revo.conformance.bench import Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import NotRun, Task, expect
 
 MANY = 8
 """Tasks that a worker is given when it is told to leave: more than it has slots, so that some wait."""

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from bus import codec, jetstream, subjects
 from bus.messages import JSON, MSGPACK
-from revo.conformance.bench import Bench, End, expect, read
+from revo.conformance.bench import Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import End, expect, read
 
 VALUE: Final[Any] = {
     "text": 'a\n"ü\u2028🙂',

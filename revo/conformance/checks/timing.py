@@ -7,9 +7,10 @@ import time
 from collections.abc import AsyncGenerator
 
 from bus import jetstream, subjects
-from revo.conformance.bench import Bench, expect
+from revo.conformance.bench import Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
+from revo.conformance.told import expect
 
 LATE = 3.0
 """Seconds after its deadline by which a task has ended, on a busy machine."""
