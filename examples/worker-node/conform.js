@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { TaskError, Worker } from "./worker.js";
 
-const worker = new Worker({ capability: "node", agent: "node", handler, policy: { ack_wait: 1, backoff: 0.1 } });
+const worker = new Worker({ capability: "node", agent: "node", handler, policy: { ack_wait: 0.5, backoff: 0.1 } });
 
 async function handler(told, task) {
   const tell = (event) => told.tell && worker.nc.publish(told.tell, JSON.stringify({ event }));

@@ -35,6 +35,8 @@ OURS: Final = "Revo-Conformance"
 """The header of results that we store ourselves, in the place of a worker that died or a steward."""
 PATIENCE: Final = 20.0
 """Seconds for what takes milliseconds, on a machine that is busy."""
+START: Final = 40.0
+"""Seconds that a worker has for its first task, from its start on."""
 ERROR: Final = "as_told"
 """The code of the errors that a handler raises as it is told."""
 
@@ -237,7 +239,7 @@ class Bench:
         """Return when the worker does tasks."""
         task = await self.submit()
         try:
-            await self.done(task, 2 * self.patience)
+            await self.done(task, START)
         except Unmet as error:
             status, said = (self.candidate.status, self.candidate.said) if self.candidate else (None, "")
             ended = "" if status is None else f"; the command ended with status {status}"

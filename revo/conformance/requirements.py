@@ -124,7 +124,7 @@ REQUIREMENTS: Final = (
     _should(
         "3.6",
         "hand-back",
-        "Note `returned` also when a task is handed back without an error: who gets it takes the last worker for dead else.",
+        "Note `returned` also when a task is handed back without an error, or who gets it next takes you for dead.",
     ),
     _should(
         "3.7",

@@ -29,6 +29,7 @@ class Worker:
         self.in_hand: dict[int, Task] = {}
         self.running = 0
         self.leaving = False
+        self.since = time.time()
         self.idle = asyncio.Event()
         self.instance = f"plain-{os.getpid()}"
 
@@ -49,7 +50,7 @@ class Worker:
                 "ack_wait": int(POLICY["ack_wait"] * NS),
                 "max_deliver": 20 if broken("limits deliveries") else -1,
                 "max_ack_pending": -1,
-                "metadata": {"revo.policy": json.dumps(POLICY)},
+                "metadata": {} if broken("says nothing of its policy") else {"revo.policy": json.dumps(POLICY)},
             }
             action = "" if broken("sets up its consumers anew") else "create"
             with contextlib.suppress(Refused):  # it stands, and what stands holds
@@ -58,7 +59,7 @@ class Worker:
         await self.client.subscribe(f"{self.inbox}.*", cb=self.arrive)
         await self.client.subscribe("revo.ctl.all.all.*", cb=self.order)
         self.beating = asyncio.create_task(self.beat())
-        await self.pull(*(PRIORITIES[::-1] if broken("takes the least urgent first") else PRIORITIES))
+        await self.pull(*PRIORITIES)
 
     async def pull(self, *priorities: str) -> None:
         """Ask for one task of each: there is one in hand, or one is asked for, and no more."""
@@ -74,6 +75,8 @@ class Worker:
             self.in_hand[task.sequence].message = message
             await self.pull(task.priority)
             return
+        if broken("acknowledges on arrival"):
+            await self.client.publish(message.reply, b"+ACK")
         self.in_hand[task.sequence] = task
         self.held.append(task)
         self.held.sort(key=lambda one: PRIORITIES.index(one.priority))
@@ -90,8 +93,8 @@ class Worker:
                 self.in_hand.pop(task.sequence)
         while self.held and self.running < SLOTS:
             least = broken("takes the least urgent first")
-            if least and self.running and self.held[-1].priority != "low":
-                break
+            if least and self.held[-1].priority != "low" and time.time() < self.since + 1.0:
+                break  # until then all that is low has begun
             task = self.held.pop(-1 if least else 0)
             self.running += 1
             task.work = asyncio.create_task(self.work(task))
@@ -105,7 +108,7 @@ class Worker:
             task = self.in_hand.get(json.loads(message.data)["sequence"])
             if task is not None and task.work is not None:
                 task.work.cancel()
-        elif verb == "tasks":
+        elif verb == "tasks" and not broken("does not answer"):
             await self.client.publish(message.reply, self.said())
 
     def said(self) -> bytes:
@@ -128,11 +131,13 @@ class Worker:
 
     async def beat(self) -> None:
         while True:
-            await self.client.publish(f"revo.beat.plain.{self.instance}", self.said())
+            if not broken("has no heart"):
+                await self.client.publish(f"revo.beat.plain.{self.instance}", self.said())
             for task in self.in_hand.values():
                 if not broken("does not extend"):
                     await self.client.publish(task.message.reply, b"+WPI")
-            await asyncio.sleep(0.3)  # noqa: TID251  (the beat itself)
+            await self.fill()
+            await asyncio.sleep(0.15)  # noqa: TID251  (the beat itself)
 
     # --- one task ---------------------------------------------------------------------------------------------
 
@@ -177,12 +182,13 @@ class Worker:
 
     async def run(self, task: Task, record: dict[str, Any]) -> Any:
         retryable = broken("tries garbage again")
-        if record["alone"] >= POLICY["max_deaths"]:
+        if record["alone"] >= POLICY["max_deaths"] and not broken("runs poison"):
             raise Failed("worker_died", retryable=False)
         if task.fault:
             raise Failed("decode", retryable=False)
         try:
-            told = json.loads(task.message.data)
+            empty = "Revo-Blob" in task.headers and broken("takes a blob for an empty body")
+            told = {"do": "echo"} if empty else json.loads(task.message.data)
             assert isinstance(told, dict)
         except (ValueError, AssertionError):
             if not broken("reads everything as text"):
@@ -208,6 +214,8 @@ class Worker:
             raise Failed("as_told", retryable=True)
         if told["do"] == "fail-for-good":
             raise Failed("as_told", retryable=broken("tries again what no retry cures"))
+        if broken("reads numbers as texts") and told["do"] == "echo":
+            return json.loads(json.dumps(told.get("value")), parse_float=str)
         return "x" * told["size"] if told["do"] == "large" else told.get("value")
 
     async def tell(self, told: dict[str, Any], event: str) -> None:
@@ -254,7 +262,7 @@ class Worker:
             "attempts": task.attempt,
             "deliveries": task.deliveries,
             "sequence": task.sequence,
-            "agent": "plain",
+            "agent": "" if broken("forgets who it is") else "plain",
             "instance": self.instance,
             "submitted_at": task.stored_at,
             "started_at": started,
@@ -274,7 +282,9 @@ class Worker:
 
     async def store(self, task: Task, result: dict[str, Any]) -> dict[str, Any] | None:
         """The result that stands; None: it was dropped."""
-        if len(json.dumps(result)) > self.client.max_payload - 65536:
+        if len(json.dumps(result)) > self.client.max_payload - 65536 and broken("cuts what is too large"):
+            result["value"] = None
+        elif len(json.dumps(result)) > self.client.max_payload - 65536:
             result |= {"status": "failed", "value": None}
             result["error"] = {"code": "payload_too_large", "message": "it fits in no message", "retryable": False}
         subject, body, headers = f"revo.result.{task.name}", json.dumps(result).encode(), head(task)
@@ -321,7 +331,7 @@ def head(task: Task) -> dict[str, str]:
         del headers["Nats-TTL"]
     if broken("does not compare before it stores a result"):
         del headers["Nats-Expected-Last-Subject-Sequence"]
-    if "traceparent" in task.headers:
+    if "traceparent" in task.headers and not broken("loses the trace"):
         headers["traceparent"] = task.headers["traceparent"]
     return headers
 
