@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tools.setup_node import EXAMPLE, MODULES, NoNodeError, find_node
-
 
 def worker_on_node(folder: Path) -> list[str]:
     """The command that runs the example, with its modules from below `.venv`.
 
     Without Node or its modules the test fails in CI, and is skipped elsewhere.
     """
+    from tools.setup_node import EXAMPLE, MODULES, NoNodeError, find_node  # which a copy of the packages lacks
+
     try:
         node, _ = find_node()
         if not MODULES.is_dir():

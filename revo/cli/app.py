@@ -300,12 +300,13 @@ def conformance(
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Check a worker in any language against what one must do on the wire. Exit 1 when it lacks a MUST."""
-    from revo.cli import conformance as suite
+    from revo.cli.conformance import conformance as check
+    from revo.cli.conformance import requirements as show
+    from revo.conformance.runner import Plan
 
     if requirements:
-        return suite.requirements(output=output)
-    plan = suite.Plan(capability, command, url, only or (), patience)
-    return suite.conformance(plan, output=output)
+        return show(output=output)
+    return check(Plan(capability, command, url, only or (), patience), output=output)
 
 
 @app.command(epilog="Example: revo doctor --output json")

@@ -205,7 +205,7 @@ async def _bench(plan: Plan, folder: Path) -> AsyncIterator[Bench]:
     async with contextlib.AsyncExitStack() as stack:
         server = None if plan.url else await stack.enter_async_context(Server(folder / "nats"))
         url = plan.url or (server.url if server is not None else "")
-        settings = Settings(nats_url=url)
+        settings = Settings.from_env().model_copy(update={"nats_url": url})
         connection = await stack.enter_async_context(
             await Connection.open(url, name="revo-conformance", settings=settings)
         )

@@ -114,6 +114,10 @@ INSERTED = MERGE + "test_a_contradiction_says_where_it_is_and_why[base7-ours7-th
 JOINS = "tests/unit/test_strategies.py::"
 JOINS += "test_what_contradicts_joins_the_conflict_set_and_what_stood_there_stands[manual-value10-standing10-2-]"
 
+CONFORMANCE = "tests/conformance/test_conformance.py::"
+CONFORMANCE += "test_a_worker_that_breaks_a_requirement_is_caught_by_its_check"
+CONFORMANCE += "[acknowledges before the result is stored]"
+
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
 _MAKE_SURE = "        await self._make_sure_of_the_rest(run, standing)\n"
@@ -121,6 +125,14 @@ _SETTLE = '        await self._settle(run, Settle.ACK if standing.status == "suc
 _FIRST_ONLY = '        EXPECTED_SUBJECT_SEQUENCE: "0",\n        MSG_TTL'
 
 MUTANTS = [
+    Mutant(
+        "the suite does not mind when a worker acknowledges first",
+        "revo/conformance/checks/heard.py",
+        'if not any(seen.order < settled.order for seen in bench.tap.all("done", task.name)):',
+        'if not any(seen.order for seen in bench.tap.all("done", task.name)):',
+        CONFORMANCE,
+        "it acknowledges before the result is stored",
+    ),
     Mutant(
         "who holds a lock no more may write by it",
         "actors/memory/fencing.py",
