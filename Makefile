@@ -22,10 +22,11 @@ help:  ## show this
 	@echo 'make TARGET, where TARGET is one of'
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  \1	\2/p' Makefile | expand -t 16
 
-setup:  ## make or update .venv from requirements/lock.txt
+setup:  ## make or update .venv from requirements/lock.txt, and what the example on Node stands on
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "Revo needs Python 3.11 or newer, and '$(or $(PYTHON),python3)' is not; try: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" tools/setup_venv.py $(CHOSEN)
+	@$(BIN)/python tools/setup_node.py
 
 check: setup  ## lint, format, types, layers, lock, vulnerabilities; all of them, also when one fails
 	@failed=; \

@@ -161,8 +161,8 @@ class Mesh:
         Raises:
             InvalidSubjectError, ConfigError, EncodeError, PayloadTooLargeError: nothing was sent.
             TooDeepError, TooManyChildrenError, BudgetExceededError: a handler may submit no more; nothing was sent.
-            QueueFullError: the queue is full (`come_back`: seconds until there is room), or there are too many schedules;
-                nothing was stored.
+            QueueFullError: the queue is full (`come_back`: seconds until there is room), or there are too many
+                schedules; nothing was stored.
             NoStewardError: there is nobody to keep a schedule; nothing was stored.
             TransportError: no answer within the setting `publish_timeout`; submitting the same id again is safe.
         """

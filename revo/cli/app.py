@@ -341,6 +341,33 @@ def chaos(
     return rage(seconds=seconds, every=every, spare_server=spare_server, yes=yes, output=output)
 
 
+@app.command(
+    epilog="Examples: revo conformance --capability node --command 'node conform.js' | revo conformance --list"
+)
+def conformance(
+    capability: Annotated[str, typer.Option("--capability", "-c", help="what the worker does")] = "conform",
+    command: Annotated[
+        str, typer.Option("--command", help="starts the worker; the url of the server is in REVO_NATS_URL")
+    ] = "",
+    only: Annotated[list[str] | None, typer.Option("--only", help="this check; may be repeated")] = None,
+    patience: Annotated[float, typer.Option("--patience", min=0.5, help="seconds for what should come at once")] = 20.0,
+    *,
+    url: Annotated[str, typer.Option("--url", help="this NATS server instead of one of its own")] = "",
+    requirements: Annotated[
+        bool, typer.Option("--list", help="show what is asked of a worker, and run nothing")
+    ] = False,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Check a worker in any language against what one must do on the wire. Exit 1 when it lacks a MUST."""
+    from revo.cli.conformance import conformance as check
+    from revo.cli.conformance import requirements as show
+    from revo.conformance.runner import Plan
+
+    if requirements:
+        return show(output=output)
+    return check(Plan(capability, command, url, only or (), patience), output=output)
+
+
 @app.command(epilog="Example: revo doctor --output json")
 def doctor(url: UrlOption = None, output: OutputOption = Output.TEXT) -> int:
     """Find out what is wrong, and what to do about it."""

@@ -13,13 +13,14 @@ from bus.mesh import Mesh
 from bus.server import Server
 from revo.cli.common import Output
 from revo.cli.files import Work, work_off
+from revo.cli.schedule import Timing
 from revo.cli.submit import Request
 from tests.conftest import StartWorker
 
 
 async def submit(server: Server, file: Path, results: Path | None) -> int:
     """The command, on a loop of its own."""
-    request = Request("echo", [], None, "normal", None, None, False, None, None)
+    request = Request("echo", [], None, "normal", None, None, False, None, None, Timing())
     work = Work(None, str(file), None, None, results, None, 1000)
     return await asyncio.to_thread(work_off, request, work, timeout=30, url=server.url, output=Output.TEXT)
 

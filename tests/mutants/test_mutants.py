@@ -129,6 +129,9 @@ FAIRNESS = "tests/integration/test_fairness.py::"
 IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away"
 CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
 IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
+CONFORMANCE = "tests/conformance/test_conformance.py::"
+CONFORMANCE += "test_a_worker_that_breaks_a_requirement_is_caught_by_its_check"
+CONFORMANCE += "[acknowledges before the result is stored]"
 
 _DELETE = "        await jetstream.delete(connection, subjects.TASKS, envelope.sequence)\n"
 _STORE = "        standing = await endings.store_result(connection, envelope, ours)\n"
@@ -262,6 +265,14 @@ MUTANTS = [
         "            task_id=tasks.new_task_id(),\n",
         TAKEN_UP,
         "assert 40 == 20",
+    ),
+    Mutant(
+        "the suite does not mind when a worker acknowledges first",
+        "revo/conformance/checks/heard.py",
+        'if not any(seen.order < settled.order for seen in bench.tap.all("done", task.name)):',
+        'if not any(seen.order for seen in bench.tap.all("done", task.name)):',
+        CONFORMANCE,
+        "it acknowledges before the result is stored",
     ),
     Mutant(
         "who holds a lock no more may write by it",

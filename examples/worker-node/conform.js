@@ -1,0 +1,27 @@
+// The capability that `revo conformance` checks: it does as it is told (docs/conformance.md).
+
+import { setTimeout as sleep } from "node:timers/promises";
+import { TaskError, Worker } from "./worker.js";
+
+const worker = new Worker({ capability: "node", agent: "node", handler, policy: { ack_wait: 0.5, backoff: 0.1 } });
+
+async function handler(told, task) {
+  const tell = (event) => told.tell && worker.nc.publish(told.tell, JSON.stringify({ event }));
+  tell("begin");
+  try {
+    await sleep((told.seconds ?? 0) * 1000, undefined, { signal: task.signal });
+  } catch (error) {
+    tell("stopped");
+    throw error;
+  }
+  tell("end");
+  if (told.do === "fail" || (told.do === "fail-once" && task.attempt === 1)) throw new TaskError("as_told", "as told");
+  if (told.do === "fail-for-good") throw new TaskError("as_told", "as told", { retryable: false });
+  return told.do === "large" ? "x".repeat(told.size) : told.value;
+}
+
+process.once("SIGTERM", async () => {
+  await worker.drain();
+  process.exit(0);
+});
+await worker.start(process.env.REVO_NATS_URL);

@@ -1,0 +1,163 @@
+"""What the conformance suite asks of a worker ours and the one on Node do; and one that does not is caught."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bus import topology
+from bus.connection import Connection
+from bus.server import Server
+from revo.conformance.proving import CHECKS
+from revo.conformance.requirements import BY_NAME, REQUIREMENTS
+from revo.conformance.runner import Plan, Report, run
+from tests.conformance.told import FAULTS
+from tests.node import worker_on_node
+
+ROOT = Path(__file__).parents[2]
+PLAIN = (sys.executable, "-m", "tests.conformance.plain")
+SLOW = {
+    "acknowledges on arrival",
+    "does not answer",
+    "does not come back",
+    "does not extend",
+    "does not hear that a task was cancelled",
+    "has no heart",
+    "never gives up",
+    "runs on past the deadline",
+}
+"""Those that show by something which does not happen."""
+GROUPS = [
+    SLOW - {"acknowledges on arrival"},
+    {"acknowledges on arrival"},
+    {
+        "chokes on unknown headers",
+        "cuts what is too large",
+        "does not compare before it stores a result",
+        "forgets who it is",
+        "keeps results for ever",
+        "limits deliveries",
+        "loses the trace",
+        "makes up ids",
+        "reads everything as text",
+        "says nothing of its policy",
+        "takes a blob for an empty body",
+        "takes any header",
+        "tries again at once",
+        "tries again what no retry cures",
+        "writes no dead letter",
+    },
+    {
+        "acknowledges before the result is stored",
+        "hands back without a word",
+        "keeps no record",
+        "reads numbers as texts",
+        "runs poison",
+        "runs what has its result",
+        "runs what is past its deadline",
+        "runs what it has done under the same id",
+        "sets up its consumers anew",
+    },
+    {
+        "counts deliveries as attempts",
+        "dies of SIGTERM",
+        "drops what it cannot store",
+        "leaves a failed result without its dead letter",
+        "stores its result over another",
+        "takes the least urgent first",
+        "tries garbage again",
+        "writes the dead letter last",
+    },
+]
+"""Faults that do not hide one another: each group is one worker."""
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def not_ok(report: Report) -> dict[str, str]:
+    return {one.requirement.name: f"{one.verdict}: {one.why}" for one in report.outcomes if one.verdict != "ok"}
+
+
+async def test_our_own_worker_does_all_that_is_asked_of_one() -> None:
+    agent = (sys.executable, "-m", "revo", "run", "examples/conformance_agent.py:Conformer")
+    report = await run(Plan("conform", command=shlex.join(agent)))
+    found = not_ok(report)
+    if found.get("hand-back", "").startswith("skipped"):
+        del found["hand-back"]  # it draws no more than it has slots for, so it may have nothing to hand back
+    assert found == {}, report.log
+    assert len(report.outcomes) == len(REQUIREMENTS)
+
+
+async def test_a_worker_on_node_with_only_its_nats_client_does_all_that_is_asked_of_one(tmp_path: Path) -> None:
+    report = await run(Plan("node", command=shlex.join(worker_on_node(tmp_path))))
+    assert not_ok(report) == {}, report.log
+
+
+async def test_a_worker_on_plain_nats_py_does_all_that_is_asked_of_one() -> None:
+    report = await run(Plan("plain", command=shlex.join(PLAIN)))
+    assert not_ok(report) == {}, report.log
+
+
+@pytest.mark.parametrize("faults", GROUPS, ids=min)
+async def test_a_worker_that_breaks_a_requirement_is_caught_by_its_check(faults: set[str]) -> None:
+    checks = {FAULTS[fault][0] for fault in faults}
+    command = shlex.join([*PLAIN, *sorted(faults)])
+    report = await run(Plan("plain", command=command, only=checks, patience=3.0 if faults & SLOW else 15.0))
+    said = not_ok(report)
+    for fault in sorted(faults):
+        check, says = FAULTS[fault]
+        assert says in said.get(check, "ok"), f"it {fault}: {said}"
+        assert said[check].startswith("failed")
+
+
+def test_every_requirement_has_a_check_and_a_worker_that_breaks_it() -> None:
+    assert set(CHECKS) == set(BY_NAME)
+    assert set.union(*GROUPS) == set(FAULTS)
+    unbroken = set(BY_NAME) - {check for check, _ in FAULTS.values()}
+    assert unbroken == set()
+
+
+def test_the_document_lists_every_requirement_as_the_suite_has_it() -> None:
+    document = (ROOT / "docs" / "conformance.md").read_text()
+    rows = [line for line in document.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert rows == [f"| {one.number} | `{one.name}` | {one.level} | {one.says} |" for one in REQUIREMENTS]
+
+
+def test_the_suite_imports_nothing_of_our_own_worker() -> None:
+    script = "import sys, revo.conformance.runner; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ours = {"bus.worker", "bus.running", "bus.settling", "bus.endings", "bus.extender", "bus.pull", "actors.actor"}
+    assert ours & set(done.stdout.split()) == set()
+
+
+async def test_a_command_that_does_no_task_fails_every_check_and_says_what_it_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("revo.conformance.bench.START", 0.5)
+    report = await run(Plan("plain", command=f"{sys.executable} -c 'print(\"no such luck\")'", only=["json", "kill"]))
+    assert not report.conforms
+    assert [one.verdict for one in report.outcomes] == ["failed", "failed"]
+    assert all("no such luck" in one.why for one in report.outcomes)
+
+
+async def test_where_the_worker_and_the_server_are_others_what_would_kill_them_is_left_out(
+    server: Server, connection: Connection
+) -> None:
+    await topology.apply(connection)
+    process = await asyncio.create_subprocess_exec(*PLAIN, env={**os.environ, "REVO_NATS_URL": server.url})
+    try:
+        report = await run(Plan("plain", url=server.url, only=["json", "kill", "drain", "full-results"]))
+    finally:
+        process.kill()
+        await process.wait()
+    assert report.conforms
+    assert [one.verdict for one in report.outcomes] == ["ok", "skipped", "skipped", "skipped"]
