@@ -11,18 +11,21 @@ import re
 import threading
 import time
 import typing
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from actors.prompting import Prompt, Prompted, prompt, prompted
 from actors.ref import ActorRef
-from bus import subjects
-from bus.errors import ConfigError, InvalidSubjectError, Retry
+from bus import codec, subjects
+from bus.errors import ConfigError, EncodeError, InvalidSubjectError, Retry
 from bus.mesh import Mesh
 from bus.outcomes import Policy
+from bus.pending import Nothing
+from bus.workbench import Workbench
 
 __all__ = ["Actor", "ActorRef", "Agent", "Handler", "Prompt", "Retry", "TaskContext", "prompt", "rpc", "task"]
 
@@ -47,10 +50,72 @@ class TaskContext:
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the attempt was cancelled. A plain `def` handler runs in a thread, which nobody can kill."""
 
+    bench: Workbench | None = field(default=None, repr=False, compare=False)
+    """What carries out the calls below; None: of a broadcast or a topic's request, which nobody follows."""
+    states: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
+    """Of what it saves, as `@task(..., saves=...)` says."""
+
     @property
     def remaining(self) -> float:
         """Seconds until the deadline, 0 when it has passed."""
         return max(0.0, self.deadline - time.time())
+
+    def progress(self, share: float, text: str = "") -> Awaitable[None]:
+        """Say how far the task is, from 0 to 1, to whoever follows it. See `emit` for what holds."""
+        return self.bench.progress(share, text) if self.bench is not None else Nothing()
+
+    def emit(self, chunk: object) -> Awaitable[None]:
+        """Show a part of what the task makes, as plain data, text or bytes, to whoever follows it.
+
+        It is sent at once and in order, awaited or not, and stands before the task's result does; await it to know
+        that it is stored, and to go no faster than that. In a plain `def` handler the call waits until it is sent.
+        Whoever answers a broadcast or a topic's request has no task: nothing happens then.
+
+        Raises:
+            EncodeError, PayloadTooLargeError, ConfigError: it cannot be sent, or too much waits already.
+            BusError: when awaited, why it could not be stored; else it is the attempt's error at its end.
+        """
+        return self.bench.emit(chunk) if self.bench is not None else Nothing()
+
+    def save(self, state: object) -> Awaitable[None]:
+        """Keep what the handler has so far for the next attempt, after all that it has emitted before; the last state
+        counts. Awaited or not, it stands before the task's result does. In a plain `def` handler the call waits for it.
+
+        Raises:
+            ConfigError: the capability does not declare what it saves.
+            EncodeError, PayloadTooLargeError: it is not what is declared, or too large for a message.
+            SupersededError: this attempt was thought dead and another one goes on; nothing is kept of it.
+            BusError: why it could not be stored, as in `emit`.
+        """
+        if self.states is None:
+            raise ConfigError(f"@task({self.capability!r})", "saves nothing; declare what, as in saves=State")
+        plain = dumped(self.states, state, f"a checkpoint of {self.capability}")
+        return self.bench.save(plain) if self.bench is not None else Nothing()
+
+    @property
+    def saved(self) -> Any:
+        """What an earlier attempt has saved last; None: nothing.
+
+        Raises:
+            DecodeError: it is no longer what the capability declares: another version has saved it.
+        """
+        found, plain = self.bench.saved() if self.bench is not None else (False, None)
+        if not found or self.states is None:
+            return None
+        return codec.validate(self.states, plain, subject=f"a checkpoint of {self.capability}")
+
+
+def dumped(adapter: TypeAdapter[Any], value: object, what: str) -> object:
+    """A value as plain data.
+
+    Raises:
+        EncodeError: it is not what the adapter's type says.
+    """
+    try:
+        return adapter.dump_python(adapter.validate_python(value), warnings="error")
+    except (ValidationError, PydanticSerializationError, TypeError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise EncodeError(what, f"it is not what is declared: {reason}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +125,7 @@ class _Mark:
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
     scoped: bool = False
+    saves: Any = None
 
 
 def task(
@@ -70,6 +136,7 @@ def task(
     ack_wait: float | None = None,
     backoff: float | None = None,
     topics: Sequence[str] = (),
+    saves: Any = None,
 ) -> Callable[[F], F]:
     """Declare that a method of an `Agent` does the tasks of a capability.
 
@@ -79,6 +146,8 @@ def task(
 
     What is published on one of the `topics` is a task for it, too, one for each agent that subscribes. The agent does
     so from its first start on, also while none of its instances runs, until a version comes that does not declare it.
+
+    `saves` is the type, as a pydantic model, of what it keeps for its next attempt by `TaskContext.save`.
 
     Raises:
         InvalidSubjectError: at import, when `capability` or a topic cannot stand in a subject.
@@ -93,7 +162,7 @@ def task(
     for key, value in policy.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"@task({capability!r}): {key}", f"{value!r} is not above zero")
-    return _marker(_Mark("task", capability, policy, tuple(topics)))
+    return _marker(_Mark("task", capability, policy, tuple(topics), saves=saves))
 
 
 def rpc(name: str, *, scoped: bool = False) -> Callable[[F], F]:
@@ -212,6 +281,7 @@ class Handler:
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
     scoped: bool = False
+    saves: TypeAdapter[Any] | None = None
 
     def policy_over(self, default: Policy) -> Policy:
         """How the capability is run: what the decorator says over the mesh's settings."""
@@ -256,6 +326,8 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         raise ConfigError(where, "takes one message, and for a task a TaskContext if it likes")
     if wants_context and mark.kind != "task":
         raise ConfigError(where, "only a task has a TaskContext")
+    if mark.saves is not None and not wants_context:
+        raise ConfigError(where, "saves something, so it needs a TaskContext as its last parameter")
     try:
         message = None
         if parameters:
@@ -263,6 +335,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
                 raise ConfigError(where, f"annotate {parameters[0].name} with its pydantic model")
             message = TypeAdapter(hints[parameters[0].name])
         value: TypeAdapter[Any] = TypeAdapter(hints.get("return", Any))
+        saves = TypeAdapter(mark.saves) if mark.saves is not None else None
     except PydanticSchemaGenerationError as error:
         raise ConfigError(where, f"{error.message.splitlines()[0]}; use a pydantic model") from error
     return Handler(
@@ -276,6 +349,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         policy=mark.policy,
         topics=mark.topics,
         scoped=mark.scoped,
+        saves=saves,
     )
 
 

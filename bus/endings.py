@@ -53,6 +53,8 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
     subject = subjects.result(envelope.client, envelope.capability, envelope.task_id)
     # What `model_dump` gives, for a tenth of its time: no field but the error is a model.
     plain = {**result.__dict__, "error": result.error.model_dump() if result.error else None}
+    if not result.chunks:
+        del plain["chunks"]
     body = codec.encode(plain, envelope.content_type, subject=subject)
     ttl = max(connection.settings.result_ttl, envelope.deadline - time.time() + connection.settings.ack_wait)
     headers = {
@@ -87,6 +89,7 @@ def make_result(
     instance: str,
     started_at: float = 0.0,
     trace_id: str = "",
+    chunks: int = 0,
 ) -> Result:
     """The end of a task, not yet stored. A task that nobody started began and ended at once."""
     now = time.time()
@@ -106,6 +109,7 @@ def make_result(
         "started_at": started_at or now,
         "finished_at": now,
         "trace_id": trace_id,
+        "chunks": chunks,
     }
     # What `model_construct` does at its end. Before it looks at every field; here all of them are given.
     result = Result.__new__(Result)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from bus import stewards
+from bus import following, stewards
 from bus.arrivals import Arrivals, closed
 from bus.connection import Connection
 from bus.errors import ResultTimeoutError, TaskFailedError
@@ -67,6 +68,23 @@ class Handle:
         if arrival.result is None:
             raise await closed(client.connection)
         return arrival.result
+
+    def follow(self, after: int = 0) -> AsyncGenerator[following.Item, None]:
+        """What the task's handler says, from the number behind `after` on: each `Progress` and `Chunk` once and in
+        order, until the task has ended and all is given. `result` says how it ended.
+
+        Numbers run from 1 on over all attempts, so whoever stops, or starts late, or in another process, goes on where
+        he likes; for an hour, or until `progress_max_bytes` newer ones are stored. What is gone is a `Lost`. However
+        slow the reader is, the worker does not wait for him. Close it (`contextlib.aclosing`) to leave before its end.
+
+        Raises:
+            ConfigError: `after` is no number from 0 on.
+            NoStewardError, TransportError: what was not heard cannot be read; following again goes on.
+            BusClosedError: the mesh was closed meanwhile.
+        """
+        client = self._client
+        name = (client.name, self.capability, self.task_id)
+        return following.follow(client.connection, client.telemetry, name, self.outcome, after)
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

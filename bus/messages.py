@@ -134,6 +134,8 @@ class Result(BaseModel):
     started_at: float
     finished_at: float
     trace_id: str = ""
+    chunks: int = 0
+    """The number of the last thing that its handler emitted; on the wire only where there is one."""
 
 
 class DeadLetter(BaseModel):

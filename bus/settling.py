@@ -89,6 +89,8 @@ class Settler:
                 assert isinstance(payload, Result)
                 await self._make_sure_of_the_rest(run, payload)
                 await self._settle(run, outcome.settle)
+            elif happening is Happening.SUPERSEDED:
+                await self._let_go(run, span)
             elif outcome.result is None:
                 await self._give_back(run, span, outcome)
             else:
@@ -166,6 +168,18 @@ class Settler:
         await self.persist(run, lambda: attempts.change(self._connection, envelope, edit))
         await self._settle(run, outcome.settle, delay=delay)
 
+    async def _let_go(self, run: Run, span: Span) -> None:
+        """Another worker has the task, so the server is told nothing: it would take that for word of the other one. Our
+        delivery came back, and the record says so: nobody shall take it for a death.
+        """
+        span.event("superseded", deliveries=run.envelope.deliveries)
+        self._extender.release(run.envelope.sequence)
+
+        def edit(record: Attempts) -> Attempts:
+            return record.model_copy(update={"returned": max(record.returned, run.envelope.deliveries)})
+
+        await attempts.change(self._connection, run.envelope, edit)
+
     async def _settle(self, run: Run, settle: Settle, *, delay: float = 0.0) -> None:
         """Tell the server what became of the delivery: the only place that does."""
         self._extender.release(run.envelope.sequence)
@@ -189,6 +203,7 @@ class Settler:
             instance=self.instance,
             started_at=run.started_at,
             trace_id=trace_id,
+            chunks=run.bench.chunks if run.bench is not None else 0,
         )
 
     def hurry(self) -> None:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from actors.memory.merge import merger
     from actors.memory.model import Entry, Namespace
     from actors.registry.client import RegistryClient
-    from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
+    from bus.errors import BusError, ConfigError, PromptRefusedError, Retry, SupersededError, TaskFailedError
+    from bus.following import Chunk, Lost, Progress
     from bus.mesh import Handle, Mesh
     from bus.messages import Result
     from bus.prompts import Attachment
@@ -38,6 +39,7 @@ __all__ = [
     "Agent",
     "Attachment",
     "BusError",
+    "Chunk",
     "ConfigError",
     "ConflictError",
     "DeadlockError",
@@ -45,10 +47,12 @@ __all__ = [
     "Handle",
     "LockLostError",
     "LockTimeoutError",
+    "Lost",
     "Memory",
     "Mesh",
     "Namespace",
     "NoSuchVersionError",
+    "Progress",
     "Prompt",
     "PromptRefusedError",
     "RegistryClient",
@@ -56,6 +60,7 @@ __all__ = [
     "Retry",
     "Settings",
     "StaleFenceError",
+    "SupersededError",
     "TaskContext",
     "TaskFailedError",
     "TooManyConflictsError",
@@ -82,7 +87,8 @@ _HOMES: Final = {
     "actors.memory.merge": ("merger",),
     "actors.memory.model": ("Entry", "Namespace"),
     "actors.registry.client": ("RegistryClient",),
-    "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "TaskFailedError"),
+    "bus.errors": ("BusError", "ConfigError", "PromptRefusedError", "Retry", "SupersededError", "TaskFailedError"),
+    "bus.following": ("Chunk", "Lost", "Progress"),
     "bus.mesh": ("Handle", "Mesh"),
     "bus.messages": ("Result",),
     "bus.prompts": ("Attachment",),

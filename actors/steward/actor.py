@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from actors.actor import Actor, rpc
 from actors.registry.client import RegistryClient
 from actors.steward.shedding import Shed, Shedder, Shortage
+from actors.steward.telling import Telling
 from bus import subjects, topology
 from bus.advisories import Advisories
 from bus.backlog import Backlog
@@ -83,7 +84,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Actor):
+class Steward(Telling, Actor):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD
