@@ -172,6 +172,7 @@ class Settler:
         """Another worker has the task, so the server is told nothing: it would take that for word of the other one. Our
         delivery came back, and the record says so: nobody shall take it for a death.
         """
+        log.warning("task %s: run %d is superseded", run.envelope.task_id, run.envelope.deliveries)
         span.event("superseded", deliveries=run.envelope.deliveries)
         self._extender.release(run.envelope.sequence)
 
