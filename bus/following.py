@@ -78,6 +78,7 @@ class Sorter:
         self.given = after
         self._patience = patience
         self._run = 0
+        self._seen = 0
         self._held: dict[int, tuple[float, Item]] = {}
 
     def put(self, stored: jetstream.StoredMessage) -> list[Item]:
@@ -88,9 +89,10 @@ class Sorter:
         found: list[Item] = []
         if run > self._run:
             found = self.give_up()  # what the run before has not stored by now it never will
-            if self._run and number <= self.given:
+            if number <= self._seen:
                 self.given = number - 1  # so much was forgotten that numbers began anew
-            self._run = run
+            self._run, self._seen = run, 0
+        self._seen = max(self._seen, number)
         if number > self.given and number not in self._held:
             self._held[number] = (stored.stored_at + self._patience, _item(stored, number, run))
         return [*found, *self._next(), *(self.give_up() if len(self._held) > WINDOW else ())]

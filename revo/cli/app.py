@@ -115,6 +115,7 @@ def run(
 
 @app.command(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
+    " | revo submit crawl url=https://example.org --follow"
 )
 def submit(
     capability: Annotated[
@@ -137,6 +138,7 @@ def submit(
         typer.Option("--agent", help="this agent and none other is to do it", autocompletion=completion.agents),
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="the same, and show what it says meanwhile")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
     ] = None,
@@ -148,7 +150,7 @@ def submit(
     from revo.cli.submit import submit as send
 
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent)
-    return send(request, wait=wait, timeout=timeout, url=url, output=output)
+    return send(request, wait=wait, follow=follow, timeout=timeout, url=url, output=output)
 
 
 @app.command(epilog="Examples: revo prompt hermes 'what is new?' | revo prompt hermes - --attach a.png < question.txt")

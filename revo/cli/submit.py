@@ -12,6 +12,7 @@ from bus.mesh import Mesh
 from bus.messages import Result
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, print_json, quiet_logs, run_async, say_error, waiting
+from revo.cli.follow import Follower
 
 
 @dataclass(frozen=True)
@@ -59,14 +60,31 @@ def _value(text: str) -> Any:
         return text
 
 
-def submit(request: Request, *, wait: bool, timeout: float | None, url: str | None, output: Output) -> int:
-    """Submit and, if asked, wait; returns the exit status."""
+def submit(
+    request: Request,
+    *,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+    output: Output,
+    follow: bool = False,
+) -> int:
+    """Submit and, if asked, wait, or show what the task says meanwhile; returns the exit status."""
     quiet_logs()
-    return run_async(_submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output))
+    follower = Follower(output) if follow else None
+    work = _submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output, follower=follower)
+    return run_async(work) if follower is None else follower.run(work)
 
 
 async def _submit(
-    request: Request, message: dict[str, Any], *, wait: bool, timeout: float | None, url: str | None, output: Output
+    request: Request,
+    message: dict[str, Any],
+    *,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+    output: Output,
+    follower: Follower | None,
 ) -> int:
     async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
         handle = await mesh.submit(
@@ -79,6 +97,8 @@ async def _submit(
             by_content=request.by_content,
             deadline=request.deadline,
         )
+        if follower is not None:
+            return show(await follower.follow(handle, timeout=timeout), output, kind="result")
         if not wait:
             if output is Output.JSON:
                 print_json({"task_id": handle.task_id, "duplicate": handle.duplicate, "warning": handle.warning})
@@ -92,12 +112,13 @@ async def _submit(
             if output is Output.JSON:
                 print_json({"task_id": handle.task_id, "status": "waiting"})
             return say_error(error)
-    return _show(result, output)
+    return show(result, output)
 
 
-def _show(result: Result, output: Output) -> int:
+def show(result: Result, output: Output, *, kind: str = "") -> int:
+    """Print how a task ended, in JSON as something of that kind; returns the exit status."""
     if output is Output.JSON:
-        print_json(result.model_dump(mode="json"))
+        print_json(({"kind": kind} if kind else {}) | result.model_dump(mode="json"))
     elif result.status == "succeeded":
         text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
         sys.stdout.write(f"{text}\n")

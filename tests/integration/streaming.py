@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from actors.actor import Agent, TaskContext, handlers, task
 from actors.mailbox import Mailbox
 from actors.runtime import Threads, task_handler
+from bus.following import Item, Lost
 from bus.worker import Worker
 from tests.conftest import StartWorker
 
@@ -54,6 +55,14 @@ class Teller(Agent):
                 await self.go.wait()
             await context.save(Place(pages=page + 1))
         return story.pages
+
+
+def numbers(items: list[Item]) -> list[int]:
+    """The numbers of what was said, and of what is gone."""
+    found: list[int] = []
+    for item in items:
+        found += range(item.first, item.last + 1) if isinstance(item, Lost) else [item.number]
+    return found
 
 
 def write(journal: str, line: str) -> None:

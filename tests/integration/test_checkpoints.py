@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import signal
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -19,7 +22,7 @@ from bus.server import Server
 from bus.tasks import envelope_of
 from tests.conftest import StartWorker
 from tests.eventually import eventually
-from tests.integration.streaming import Place, Story, read, serve
+from tests.integration.streaming import Place, Story, numbers, read, serve
 from tests.integration.test_progress import TELLER
 from tests.processes import actor
 
@@ -59,13 +62,45 @@ async def test_a_worker_that_was_thought_dead_cannot_overwrite_its_successor(
         told = [item async for item in handle.follow()]
         pages = [item.value["pid"] for item in told if isinstance(item, Chunk)]
         assert pages == [zombie.pid] * 4 + [other.pid] * 6
-        assert [item.number for item in told] == list(range(1, 21))
+        assert numbers(told) == list(range(1, 21))
         await eventually(lambda: _gone(mesh, handle.task_id))
 
 
 async def _gone(mesh: Mesh, task_id: str) -> bool:
     standing = await stands(mesh, "tell", task_id)
     return standing is None or not standing.body
+
+
+class Dogged(Agent):
+    """Saves without a look at what becomes of it."""
+
+    reached: ClassVar[asyncio.Event]
+    go: ClassVar[asyncio.Event]
+
+    @task("dogged", saves=Place)
+    async def dogged(self, story: Story, context: TaskContext) -> list[int]:
+        before = context.saved.pages if context.saved is not None else 0
+        await context.save(Place(pages=before + 1))
+        if before == 0:
+            self.reached.set()
+            await self.go.wait()
+            context.save(Place(pages=99))
+            await asyncio.Event().wait()
+        return [before, context.attempt]
+
+
+async def test_an_attempt_that_is_superseded_is_stopped_and_leaves_no_trace(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    Dogged.reached, Dogged.go = asyncio.Event(), asyncio.Event()
+    await serve(start_worker, Dogged)
+    handle = await mesh.submit("dogged", {})
+    await Dogged.reached.wait()
+    of_it = dataclasses.replace(envelope(1), client=mesh.client, capability="dogged", task_id=handle.task_id)
+    await checkpoints.Checkpoint(mesh.connection, of_it, 1, lambda _: None).claim()
+    Dogged.go.set()
+    outcome = await handle.outcome(timeout=20)
+    assert (outcome.value, outcome.deliveries) == ([1, 1], 2), "another delivery goes on, and nothing counts against it"
 
 
 class Saver(Agent):

@@ -24,7 +24,7 @@ from bus.settings import Settings
 from tests.conftest import QUICK, StartWorker
 from tests.eventually import eventually
 from tests.guarded import at_work
-from tests.integration.streaming import Story, read, serve
+from tests.integration.streaming import Story, numbers, read, serve
 from tests.processes import actor
 from tests.proxy import proxied
 
@@ -143,7 +143,7 @@ async def test_a_listener_that_was_cut_off_reads_what_it_did_not_hear(
         got = []
         async with aclosing(handle.follow()) as said:
             async for item in said:
-                got.append(item.number)
+                got += numbers([item])
                 if len(got) == 21:
                     await wire.cut()
                     steps.go.set()
@@ -161,7 +161,7 @@ async def test_a_listener_that_reads_slowly_keeps_nobody_waiting_and_misses_noth
     got = []
     async with aclosing(handle.follow()) as said:
         async for item in said:
-            got.append(item.number)
+            got += numbers([item])
             if len(got) == 1:
                 steps.go.set()
                 assert await handle.result(timeout=20) == 300, "the worker has ended and the listener has read one"
