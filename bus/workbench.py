@@ -21,23 +21,19 @@ from bus.pending import Nothing, Pending
 class Workbench:
     """Of one attempt. It costs next to nothing until something of it is used."""
 
-    __slots__ = ("_checkpoint", "_closed", "_connection", "_emitter", "_envelope", "_loop", "_on_superseded", "_run")
+    __slots__ = ("_checkpoint", "_closed", "_connection", "_emitter", "_envelope", "_on_superseded", "_run", "used")
 
     def __init__(self, connection: Connection, envelope: Envelope, on_superseded: Callable[[], None]) -> None:
         """`on_superseded` is called when a later run has taken the task over and nobody awaits what says so."""
         self._connection = connection
         self._envelope = envelope
         self._run = envelope.deliveries
-        self._loop = asyncio.get_running_loop()
         self._on_superseded = on_superseded
         self._emitter: Emitter | None = None
         self._checkpoint: Checkpoint | None = None
         self._closed = False
-
-    @property
-    def used(self) -> bool:
+        self.used = False
         """Whether anything of it is, so that it must be flushed."""
-        return self._emitter is not None or self._checkpoint is not None
 
     @property
     def chunks(self) -> int:
@@ -73,12 +69,13 @@ class Workbench:
         return self._checkpoint.found() if self._checkpoint is not None else (False, None)
 
     def _do(self, call: Callable[[], Pending], room: Callable[[], Awaitable[None]] | None) -> Awaitable[None]:
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
         if self._closed:
             raise AttemptEndedError(self._envelope.task_id)
+        loop = self._connection.closed.get_loop()
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
         if here:
             return call()
 
@@ -89,7 +86,7 @@ class Workbench:
             else:
                 await call()
 
-        asyncio.run_coroutine_threadsafe(there(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(there(), loop).result()
         return Nothing()
 
     async def _room(self) -> None:
@@ -99,6 +96,7 @@ class Workbench:
         if self._closed:
             raise AttemptEndedError(self._envelope.task_id)
         if self._emitter is None:
+            self.used = True
             self._emitter = Emitter(self._connection, self._envelope, self._run)
         return self._emitter
 
@@ -110,6 +108,7 @@ class Workbench:
 
     def _kept(self) -> Checkpoint:
         if self._checkpoint is None:
+            self.used = True
             self._checkpoint = Checkpoint(self._connection, self._envelope, self._run, self._on_lost)
         return self._checkpoint
 
