@@ -17,7 +17,7 @@ import pytest
 from bus.server import Server
 from tests.e2e.conftest import BIN, Shell
 from tests.eventually import eventually
-from tests.integration.streaming import read
+from tests.integration.streaming import WOKEN, read
 from tests.processes import ActorProcess, actor
 
 
@@ -113,5 +113,5 @@ async def test_whoever_leaves_is_told_how_to_go_on_and_the_task_goes_on(
     await eventually(lambda: [line for line in read(journal) if line[0] == "hold"])
     teller.signal(signal.SIGUSR1)
     rest = objects(shell.revo("tasks", "follow", task_id, "--after", str(last), "-o", "json").stdout)
-    assert [one["number"] for one in rest[1:-1]] == list(range(last + 1, 9))
+    assert [one["number"] for one in rest[1:-1]] == list(range(last + 1, 9 + WOKEN))
     assert rest[-1]["value"] == 4

@@ -17,6 +17,9 @@ from bus.following import Item, Lost
 from bus.worker import Worker
 from tests.conftest import StartWorker
 
+WOKEN = 20
+"""Chunks that a run shows when it goes on: more than a successor may have shown by then."""
+
 
 class Story(BaseModel):
     """Of so many pages. The first run holds before it has saved page `hold`, the second three pages later, and so on,
@@ -53,6 +56,8 @@ class Teller(Agent):
             if held < story.holds and page == story.hold + 3 * held:
                 write(story.journal, f"hold {page} {os.getpid()}")
                 await self.go.wait()
+                for _ in range(WOKEN):
+                    context.emit({"page": page, "pid": os.getpid()})
             await context.save(Place(pages=page + 1))
         return story.pages
 

@@ -21,6 +21,7 @@ from bus.following import Chunk, Lost, Progress
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import Settings
+from bus.wire import Message
 from tests.conftest import QUICK, StartWorker
 from tests.eventually import eventually
 from tests.guarded import at_work
@@ -166,6 +167,27 @@ async def test_a_listener_that_reads_slowly_keeps_nobody_waiting_and_misses_noth
                 steps.go.set()
                 assert await handle.result(timeout=20) == 300, "the worker has ended and the listener has read one"
     assert got == list(range(1, 301))
+
+
+async def test_what_is_not_heard_is_read(
+    mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear, count = following._Follower._on_message, iter(range(1000))
+
+    def deaf_now_and_then(follower: following._Follower, message: Message) -> None:
+        if next(count) % 7:
+            hear(follower, message)
+
+    monkeypatch.setattr(following._Follower, "_on_message", deaf_now_and_then)
+    steps = await stepper(start_worker)
+    handle = await mesh.submit("step", {"pages": 100, "hold": 50})
+    got: list[int] = []
+    async with aclosing(handle.follow()) as said:
+        async for item in said:
+            got += numbers([item])
+            if len(got) == 40:
+                steps.go.set()
+    assert got == list(range(1, 101))
 
 
 async def test_what_is_gone_for_good_is_said(mesh: Mesh, start_worker: StartWorker) -> None:
