@@ -39,8 +39,6 @@ from bus.pending import Pending
 
 log = logging.getLogger(__name__)
 
-_GRACE: Final = 600
-"""Seconds that a checkpoint outlives its task's deadline."""
 STALE: Final = 2.0
 """Seconds for which a copy of the stream may be behind, where a leader cannot be asked."""
 
@@ -175,7 +173,8 @@ class Checkpoint:
         return {
             EXPECTED_SUBJECT_SEQUENCE: str(expected),
             MSG_ID: f"{self._by}.{self._writes}",
-            MSG_TTL: f"{max(1, int(self._envelope.deadline - time.time()) + _GRACE)}s",
+            # The result stands for longer: a task of the same id begins anew, and not with what this one had.
+            MSG_TTL: f"{max(1, int(self._envelope.deadline - time.time()) + 1)}s",
             RUN: str(self._run),
             CONTENT_TYPE: content_type,
         }
@@ -190,8 +189,8 @@ class Checkpoint:
     async def _pump(self) -> None:
         while self._next is not None:
             save = self._next
-            if save.mark is not None:
-                await save.mark.over()  # what is saved must not say that something was said that never was stored
+            while save.mark is not None and not save.mark.done:  # a newer state may have a later one
+                await save.mark.over()  # what is saved must not say that something was said that never was
             self._next = None
             error: BaseException | None = save.mark.error if save.mark is not None else None
             try:

@@ -41,8 +41,10 @@ log = logging.getLogger(__name__)
 
 WINDOW: Final = 256
 """Messages of one attempt that are on their way to the server at once."""
+WINDOW_BYTES: Final = 8 * 1024 * 1024
 BACKLOG: Final = 10_000
 """Messages that wait to be sent, of a handler that does not await them."""
+BACKLOG_BYTES: Final = 64 * 1024 * 1024
 MAX_TEXT: Final = 1000
 """Characters of a text beside a share."""
 
@@ -71,6 +73,7 @@ class Emitter:
         self._run = str(run)
         self._subject = subjects.progress(envelope.client, envelope.capability, envelope.task_id)
         self._by = secrets.token_hex(6)
+        self._sent_bytes = self._waiting_bytes = 0
         self._open = envelope.deliveries == 1 and not envelope.named  # then nobody can have said anything before
         self._waiting: deque[_Said] = deque()
         self._sent: deque[_Said] = deque()
@@ -114,24 +117,31 @@ class Emitter:
     def _say(self, said: _Said) -> Pending:
         if self._failure is not None:
             raise self._failure
-        if self._open and not self._waiting and len(self._sent) < WINDOW:
+        if self._open and not self._waiting and self._has_window:
             self._send(said)
         elif said.replaceable and self._waiting and self._waiting[-1].replaceable:
             standing = self._waiting[-1]
+            self._waiting_bytes += len(said.body) - len(standing.body)
             standing.body = said.body
             return standing.pending
-        elif len(self._waiting) >= BACKLOG:
-            raise ConfigError("emit", f"{BACKLOG} chunks wait to be sent; write `await context.emit(...)`")
+        elif len(self._waiting) >= BACKLOG or self._waiting_bytes >= BACKLOG_BYTES:
+            waits = f"{len(self._waiting)} chunks of {self._waiting_bytes} bytes wait to be sent"
+            raise ConfigError("emit", f"{waits}; write `await context.emit(...)`")
         else:
             self._waiting.append(said)
+            self._waiting_bytes += len(said.body)
         self.last = said.pending
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._pump())
         return said.pending
 
+    @property
+    def _has_window(self) -> bool:
+        return len(self._sent) < WINDOW and self._sent_bytes < WINDOW_BYTES
+
     async def room(self) -> None:
-        """Return once less waits than may be on its way: for who blocks until what he says is sent."""
-        while len(self._waiting) + len(self._sent) >= WINDOW and self._failure is None:
+        """Return once what is said next is sent at once: for who blocks until it is."""
+        while (self._waiting or not self._has_window) and self._failure is None:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._room.append(turn)
             await turn
@@ -171,6 +181,7 @@ class Emitter:
         self._number(said, self.number)
         self._begin(said)
         self._sent.append(said)
+        self._sent_bytes += len(said.body)
 
     def _begin(self, said: _Said) -> None:
         try:
@@ -185,16 +196,24 @@ class Emitter:
         try:
             if not self._open:
                 await self._go_on()
+                self._wake()
             while True:
-                while self._waiting and len(self._sent) < WINDOW:
-                    self._send(self._waiting.popleft())
+                while self._waiting and self._has_window:
+                    self._send(self._next())
                 if not self._sent:
                     return
                 await self._stored(self._sent[0])
-                self._sent.popleft().pending.succeed()
+                said = self._sent.popleft()
+                self._sent_bytes -= len(said.body)
+                said.pending.succeed()
                 self._wake()
         except Exception as error:  # noqa: BLE001  (it is the error of each that waits)
             self._fail(error)
+
+    def _next(self) -> _Said:
+        said = self._waiting.popleft()
+        self._waiting_bytes -= len(said.body)
+        return said
 
     async def _stored(self, said: _Said) -> None:
         """Return once it is stored. What broke with it is sent again with it, so that all stays in order."""
@@ -224,6 +243,7 @@ class Emitter:
     async def _go_on(self) -> None:
         """Store the first message of a run that others may have been before: behind what they have said."""
         connection, loop, said = self._connection, asyncio.get_running_loop(), self._waiting[0]
+        said.replaceable = False
         until, pause, tried = loop.time() + connection.settings.publish_timeout, 0.01, set[str]()
         while True:
             standing = await self._last(until)
@@ -242,7 +262,7 @@ class Emitter:
                 pause = min(0.5, pause * 2)
             else:
                 break
-        self._waiting.popleft().pending.succeed()
+        self._next().pending.succeed()
         self._open = True
 
     async def _last(self, until: float) -> jetstream.StoredMessage | None:

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 BUFFERED: Final = 1000
 """Messages that wait for a reader; what comes then he reads from the stream."""
+BUFFERED_BYTES: Final = 8 * 1024 * 1024
 _LINK: Final = "Nats-Last-Sequence"
 """Where the message before stands that was stored for the same task."""
 
@@ -164,16 +165,18 @@ class _Follower:
         self._subject = subjects.progress(*name)
         self._sorter = Sorter(after, connection.settings.publish_timeout)
         self._heard: deque[tuple[int, jetstream.StoredMessage]] = deque()
+        self._heard_bytes = 0
         self._news = asyncio.Event()
         self._behind = True
         self._position = 0  # where the last one stands that was put in order
 
     def _on_message(self, message: Message) -> None:
-        if len(self._heard) >= BUFFERED or self._behind:
+        if len(self._heard) >= BUFFERED or self._heard_bytes >= BUFFERED_BYTES or self._behind:
             self._behind = True
         else:
             try:
                 self._heard.append((int(message.header(_LINK) or 0), jetstream.direct(message)))
+                self._heard_bytes += len(message.data)
             except (KeyError, ValueError) as error:  # nobody but the server says anything here
                 log.warning("%s: a message that no server sends: %s", self._subject, error)
                 self._behind = True
@@ -229,6 +232,7 @@ class _Follower:
         if self._behind:
             self._behind = False
             self._heard.clear()
+            self._heard_bytes = 0
             async with aclosing(self._read()) as missed:
                 async for stored in missed:
                     self._position = stored.sequence
@@ -236,6 +240,7 @@ class _Follower:
                         yield item
         while self._heard:
             link, stored = self._heard.popleft()
+            self._heard_bytes -= len(stored.body)
             if stored.sequence <= self._position:
                 continue
             if link != self._position:

@@ -22,6 +22,11 @@ class Pending:
         return asyncio.shield(self._future).__await__()
 
     @property
+    def done(self) -> bool:
+        """Whether it is over, well or not."""
+        return self._future.done()
+
+    @property
     def error(self) -> BaseException | None:
         """Why it could not be done; None: it was, or is still under way."""
         return self._future.exception() if self._future.done() else None

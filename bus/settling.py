@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from bus import attempts, endings, subjects
 from bus.connection import Connection
-from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError
+from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError, WrongSequenceError
 from bus.extender import Extender
 from bus.messages import Attempts, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
@@ -174,12 +174,16 @@ class Settler:
         """
         log.warning("task %s: run %d is superseded", run.envelope.task_id, run.envelope.deliveries)
         span.event("superseded", deliveries=run.envelope.deliveries)
+        span.set("revo.outcome", "superseded")
         self._extender.release(run.envelope.sequence)
 
         def edit(record: Attempts) -> Attempts:
             return record.model_copy(update={"returned": max(record.returned, run.envelope.deliveries)})
 
-        await attempts.change(self._connection, run.envelope, edit)
+        try:
+            await attempts.change(self._connection, run.envelope, edit)
+        except (TransportError, WrongSequenceError) as error:
+            log.warning("task %s: its record could not be written: %s", run.envelope.task_id, error)
 
     async def _settle(self, run: Run, settle: Settle, *, delay: float = 0.0) -> None:
         """Tell the server what became of the delivery: the only place that does."""

@@ -234,8 +234,12 @@ async def test_a_save_that_failed_for_want_of_a_server_does_not_stop_the_next_on
 
 
 async def test_what_was_said_before_a_save_is_stored_before_it(mesh: Mesh) -> None:
-    said, saver = Pending(), checkpoint(mesh.connection, 1)
+    early, said, saver = Pending(), Pending(), checkpoint(mesh.connection, 1)
+    first = saver.save({"pages": 0}, early)
+    await mesh.connection.flush()
     save = saver.save({"pages": 1}, said)
+    assert save is first, "of two that wait only the newer is stored"
+    early.succeed()
     await mesh.connection.flush()
     assert not saver.stands
     said.fail(WrongSequenceError("x", "y"))

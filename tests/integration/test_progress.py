@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import re
 import signal
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from actors.actor import Agent, TaskContext, task
-from bus import following, jetstream, subjects
+from actors.steward.telling import Asked, Telling
+from bus import emitting, following, jetstream, subjects
 from bus.emitting import Emitter
-from bus.errors import ConfigError, QueueFullError, TaskFailedError
+from bus.errors import ConfigError, EncodeError, NotFoundError, QueueFullError, Retry, TaskFailedError
 from bus.following import Chunk, Lost, Progress
 from bus.mesh import Mesh
+from bus.rpc import CALLER
 from bus.server import Server
 from bus.settings import Settings
 from bus.wire import Message
 from tests.conftest import QUICK, StartWorker
 from tests.eventually import eventually
 from tests.guarded import at_work
-from tests.integration.streaming import Story, numbers, read, serve
+from tests.integration.streaming import Place, Story, numbers, read, serve
 from tests.processes import actor
 from tests.proxy import proxied
 
@@ -85,7 +91,7 @@ async def test_a_killed_workers_task_goes_on_where_it_was_and_the_numbers_with_i
     tmp_path: Path,
 ) -> None:
     journal = tmp_path / "journal"
-    async with at_work(tmp_path, "teller", "tell") as here:
+    async with at_work(tmp_path, "teller", "tell", dataclasses.replace(QUICK, time_limit=60.0)) as here:
         url, env = here.server.url, here.env
         async with (
             actor(REGISTRY, url, tmp_path / "registry", **env(subjects.REGISTRY)),
@@ -207,11 +213,13 @@ async def test_what_is_gone_for_good_is_said(mesh: Mesh, start_worker: StartWork
 
 
 class Threaded(Agent):
-    @task("thread")
+    @task("thread", backoff=0.05)
     def thread(self, story: Story, context: TaskContext) -> str:
         context.progress(0.5, "half")
         for page in range(story.pages):
             context.emit(b"%d" % page)
+        if context.attempt == 1:
+            raise Retry(0.01)
         return threading.current_thread().name
 
 
@@ -221,7 +229,11 @@ async def test_a_plain_handler_says_things_from_its_thread(mesh: Mesh, start_wor
     got = [item async for item in handle.follow()]
     assert isinstance(got[0], Progress)
     assert (got[0].share, got[0].text) == (0.5, "half")
-    assert [item.value for item in got[1:] if isinstance(item, Chunk)] == [b"%d" % n for n in range(600)]
+    once = [b"%d" % n for n in range(600)]
+    assert [item.value for item in got if isinstance(item, Chunk)] == [*once, *once], (
+        "an error comes after what was said"
+    )
+    assert numbers(got) == list(range(1, 1203))
     assert "MainThread" not in await handle.result()
 
 
@@ -259,6 +271,30 @@ async def test_what_cannot_be_said_is_the_handlers_error_at_once(
     assert caught.value.code == code
 
 
+async def test_a_handler_that_says_more_than_can_be_sent_and_awaits_nothing_is_told_so(
+    mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Flood(Agent):
+        @task("flood", max_attempts=1)
+        async def flood(self, story: Story, context: TaskContext) -> None:
+            for n in range(20_000):
+                context.progress(n / 20_000)  # of these only the newest waits
+            context.emit("x")
+            for n in range(story.pages):
+                context.emit(n)
+
+    await serve(start_worker, Flood)
+    handle = await mesh.submit("flood", {"pages": 9_000})
+    got = [item async for item in handle.follow()]
+    assert [item.value for item in got if isinstance(item, Chunk)] == ["x", *range(9_000)]
+    assert len(got) < 9_500
+    with pytest.raises(TaskFailedError, match=r"10000 chunks of .* bytes wait to be sent; write `await context.emit"):
+        await (await mesh.submit("flood", {"pages": 11_000})).result(timeout=20)
+    monkeypatch.setattr(emitting, "BACKLOG_BYTES", 100)
+    with pytest.raises(TaskFailedError, match=r"write `await context.emit"):
+        await (await mesh.submit("flood", {"pages": 9_000})).result(timeout=20)
+
+
 async def test_what_could_not_be_stored_and_nobody_awaited_is_the_attempts_error(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,6 +306,75 @@ async def test_what_could_not_be_stored_and_nobody_awaited_is_the_attempts_error
     with pytest.raises(TaskFailedError, match="insufficient storage") as caught:
         await (await mesh.submit("careless", {"pages": 4})).result(timeout=20)
     assert caught.value.code == "queue_full"
+
+
+async def test_what_a_json_task_says_is_json_and_its_bytes_are_msgpack(mesh: Mesh, start_worker: StartWorker) -> None:
+    class Both(Agent):
+        @task("both")
+        async def both(self, story: Story, context: TaskContext) -> None:
+            context.progress(1, "all")
+            context.emit({"a": 1})
+            context.emit(b"\x00\xff")
+
+    await serve(start_worker, Both)
+    await mesh.arrivals.listen()
+    headers = {"Revo-Task-Id": "plain"}
+    await mesh.connection.request(subjects.task("both", "normal", mesh.client), b'{"pages": 1}', headers)
+    handle = mesh.handle("both", "plain")
+    got = [item async for item in handle.follow()]
+    assert [item.value for item in got if isinstance(item, Chunk)] == [{"a": 1}, b"\x00\xff"]
+    subject = subjects.progress(mesh.client, "both", "plain")
+    stored = [one async for one in following.stored_after(mesh.connection, subject, 0)]
+    assert [one.body for one in stored[:2]] == [b'{"share":1.0,"text":"all"}', b'{"chunk":{"a":1}}']
+    assert [one.headers["Content-Type"] for one in stored] == ["application/json"] * 2 + ["application/msgpack"]
+
+
+async def test_where_nobody_follows_nothing_is_said_and_nothing_saved() -> None:
+    given = {"task_id": "t", "capability": "c", "priority": "normal", "client": "a", "attempt": 1, "deadline": 0.0}
+    context = TaskContext(**given, states=TypeAdapter(Place))  # type: ignore[arg-type]
+    await context.progress(0.5)
+    await context.emit("x")
+    await context.save(Place(pages=1))
+    assert context.saved is None
+    with pytest.raises(EncodeError, match="not what is declared"):
+        context.save("no place")
+
+
+async def test_a_steward_tells_a_client_of_its_own_tasks_alone(mesh: Mesh, start_worker: StartWorker) -> None:
+    steps = await stepper(start_worker)
+    steps.go.set()
+    handle = await mesh.submit("step", {"pages": 1200, "hold": -1})
+    await handle.outcome(timeout=20)
+    steward, asked = Telling(), Asked(task_id=handle.task_id, capability="step", client=mesh.client)
+    steward.mesh = mesh
+    sizes = []
+    while True:
+        told = await steward.progress(asked)
+        sizes.append(len(told.messages))
+        asked = asked.model_copy(update={"after": told.messages[-1]["sequence"]})
+        if not told.more:
+            break
+    assert sizes == [500, 500, 200]
+    caller = CALLER.set("bob")
+    with pytest.raises(NotFoundError, match="client bob has none of this id"):
+        await steward.progress(asked)
+    CALLER.reset(caller)
+
+
+async def test_the_example_in_the_document_does_what_it_says(
+    mesh: Mesh, start_worker: StartWorker, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
+    agent, client = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    module = types.ModuleType("example")
+    sys.modules["example"] = module  # where annotations are looked up
+    exec(agent, module.__dict__)  # noqa: S102
+    exec(client.replace("Mesh.connect()", "Mesh.connect(settings=settings)"), module.__dict__)  # noqa: S102
+    module.__dict__["settings"] = settings
+    await serve(start_worker, module.__dict__["Crawler"])
+    await module.__dict__["main"]()
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["0% a", "2 {'page': 'a', 'words': 4}", "50% b", "4 {'page': 'b', 'words': 4}", "8"]
 
 
 async def test_a_chunk_is_seen_within_ten_milliseconds(
