@@ -440,7 +440,7 @@ MUTANTS = [
         "if link != self._position:",
         "if False:",
         UNHEARD,
-        "test_progress.py",
+        "nothing is lost",
     ),
     Mutant(
         "a later run numbers what it says from one on again",
@@ -469,10 +469,10 @@ MUTANTS = [
     Mutant(
         "a state is stored before what was shown before it",
         "bus/checkpoints.py",
-        "                await save.mark.over()",
-        "                pass",
+        "while save.mark is not None and not save.mark.done:",
+        "while False:",
         SAID_FIRST,
-        "not saver.stands",
+        "of two that wait only the newer is stored",
     ),
     Mutant(
         "a flush that is given up cancels its future",
