@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter
 
+from actors.context import Saying
 from actors.prompting import Prompt, Prompted, prompt, prompted
 from actors.ref import ActorRef
 from bus import family, subjects
@@ -24,6 +25,7 @@ from bus.budgets import Budget
 from bus.errors import ConfigError, InvalidSubjectError, Retry
 from bus.mesh import Mesh
 from bus.outcomes import Policy
+from bus.workbench import Workbench
 
 __all__ = ["Actor", "ActorRef", "Agent", "Handler", "Prompt", "Retry", "TaskContext", "prompt", "rpc", "task"]
 
@@ -34,7 +36,7 @@ _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 @dataclass(frozen=True, slots=True)
-class TaskContext:
+class TaskContext(Saying):
     """What a task handler may know of its task: declare a second parameter with this annotation."""
 
     task_id: str
@@ -47,6 +49,9 @@ class TaskContext:
     """Unix seconds; the task expires then, running or not."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Set when the attempt was cancelled. A plain `def` handler runs in a thread, which nobody can kill."""
+
+    bench: Workbench | None = field(default=None, repr=False, compare=False)
+    states: TypeAdapter[Any] | None = field(default=None, repr=False, compare=False)
 
     @property
     def remaining(self) -> float:
@@ -76,6 +81,7 @@ class _Mark:
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
     scoped: bool = False
+    saves: Any = None
 
 
 def task(
@@ -86,6 +92,7 @@ def task(
     ack_wait: float | None = None,
     backoff: float | None = None,
     topics: Sequence[str] = (),
+    saves: Any = None,
 ) -> Callable[[F], F]:
     """Declare that a method of an `Agent` does the tasks of a capability.
 
@@ -95,6 +102,8 @@ def task(
 
     What is published on one of the `topics` is a task for it, too, one for each agent that subscribes. The agent does
     so from its first start on, also while none of its instances runs, until a version comes that does not declare it.
+
+    `saves` is the type, as a pydantic model, of what it keeps for its next attempt by `TaskContext.save`.
 
     Raises:
         InvalidSubjectError: at import, when `capability` or a topic cannot stand in a subject.
@@ -109,7 +118,7 @@ def task(
     for key, value in policy.items():
         if not 0 < value < float("inf"):
             raise ConfigError(f"@task({capability!r}): {key}", f"{value!r} is not above zero")
-    return _marker(_Mark("task", capability, policy, tuple(topics)))
+    return _marker(_Mark("task", capability, policy, tuple(topics), saves=saves))
 
 
 def rpc(name: str, *, scoped: bool = False) -> Callable[[F], F]:
@@ -228,6 +237,7 @@ class Handler:
     policy: dict[str, float | int]
     topics: tuple[str, ...] = ()
     scoped: bool = False
+    saves: TypeAdapter[Any] | None = None
 
     def policy_over(self, default: Policy) -> Policy:
         """How the capability is run: what the decorator says over the mesh's settings."""
@@ -272,6 +282,8 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         raise ConfigError(where, "takes one message, and for a task a TaskContext if it likes")
     if wants_context and mark.kind != "task":
         raise ConfigError(where, "only a task has a TaskContext")
+    if mark.saves is not None and not wants_context:
+        raise ConfigError(where, "saves something, so it needs a TaskContext as its last parameter")
     try:
         message = None
         if parameters:
@@ -279,6 +291,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
                 raise ConfigError(where, f"annotate {parameters[0].name} with its pydantic model")
             message = TypeAdapter(hints[parameters[0].name])
         value: TypeAdapter[Any] = TypeAdapter(hints.get("return", Any))
+        saves = TypeAdapter(mark.saves) if mark.saves is not None else None
     except PydanticSchemaGenerationError as error:
         raise ConfigError(where, f"{error.message.splitlines()[0]}; use a pydantic model") from error
     return Handler(
@@ -292,6 +305,7 @@ def _handler(where: str, attribute: str, method: Callable[..., Any], mark: _Mark
         policy=mark.policy,
         topics=mark.topics,
         scoped=mark.scoped,
+        saves=saves,
     )
 
 

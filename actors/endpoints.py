@@ -69,7 +69,7 @@ class Endpoints:
                     self._service.endpoint(subjects.topic_method(topic), at_once)
                 policy = await self._policy(handler.name, handler)
                 call = task_handler(actor, handler, mailbox, threads)
-                capabilities.append(Capability(handler.name, call, policy))
+                capabilities.append(Capability(handler.name, call, policy, saves=handler.saves is not None))
         await self._service.start()
         if (prompted := prompted_by(type(actor))) is not None:
             instance, meter = actor.mesh.telemetry.instance, self._report.meter

@@ -29,6 +29,7 @@ from bus.health import Meter
 from bus.messages import Envelope
 from bus.prompts import Prompt, PromptHandler, PromptService
 from bus.rpc import Request, RpcHandler
+from bus.workbench import WORKBENCH
 from bus.worker import Handler as TaskHandler
 
 GRACE: Final = 0.2
@@ -94,10 +95,18 @@ def task_handler(actor: Actor, handler: Handler, mailbox: Mailbox, threads: Thre
             client=envelope.client,
             attempt=envelope.attempt,
             deadline=envelope.deadline,
+            bench=(bench := WORKBENCH.get()),
+            states=handler.saves,
         )
         arguments = (message, context) if handler.wants_context else (message,)
         if handler.in_thread:
-            return await threads.run(context.stop.set, functools.partial(method, *arguments))
+
+            def stop() -> None:
+                context.stop.set()
+                if bench is not None:
+                    bench.close()  # which lets go of a thread that waits for something to be stored
+
+            return await threads.run(stop, functools.partial(method, *arguments))
         value: object = await method(*arguments)
         return value
 

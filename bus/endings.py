@@ -57,6 +57,8 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
     blob = plain.pop("blob", None)
     if blob is not None:
         plain["blob"] = blob.model_dump(exclude_defaults=True)
+    if not result.chunks:
+        del plain["chunks"]
     body = codec.encode(plain, envelope.content_type, subject=subject)
     if len(body) > connection.settings.blob_above and result.value is not None:
         raise PayloadTooLargeError(subject, len(body), connection.settings.blob_above, "REVO_BLOB_ABOVE")
@@ -99,6 +101,7 @@ def make_result(
     instance: str,
     started_at: float = 0.0,
     trace_id: str = "",
+    chunks: int = 0,
 ) -> Result:
     """The end of a task, not yet stored. A task that nobody started began and ended at once."""
     now = time.time()
@@ -119,6 +122,7 @@ def make_result(
         "finished_at": now,
         "trace_id": trace_id,
         "blob": None,
+        "chunks": chunks,
     }
     # What `model_construct` does at its end. Before it looks at every field; here all of them are given.
     result = Result.__new__(Result)

@@ -465,6 +465,29 @@ class TaskCancelledError(BusError):
         return f"task {self.task_id} was cancelled by {self.by}"
 
 
+class SupersededError(BusError):
+    """Another attempt has taken the task over: this one was thought dead. What it has done since is kept nowhere."""
+
+    def __init__(self, task_id: str, run: int) -> None:
+        super().__init__(task_id, run)
+        self.task_id = task_id
+        self.run = run
+
+    def __str__(self) -> str:
+        return f"run {self.run} of task {self.task_id} is superseded: a later one goes on from its last checkpoint"
+
+
+class AttemptEndedError(BusError):
+    """The attempt that wanted to say or save something has ended before. Nothing was sent."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+
+    def __str__(self) -> str:
+        return f"the attempt at task {self.task_id} has ended; nothing is said or saved in its name any more"
+
+
 class DeliveriesExhaustedError(BusError):
     """The server delivers the task no more: its consumer allows only so many deliveries."""
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
-from bus import estimates, stewards
+from bus import estimates, following, stewards
 from bus.arrivals import Arrival, Arrivals, closed
 from bus.connection import Connection
 from bus.errors import ResultTimeoutError, TaskFailedError
@@ -103,6 +104,23 @@ class Handle:
         return await estimates.ask(
             client.connection, client.telemetry, self.capability, task_id=self.task_id, client=client.name
         )
+
+    def follow(self, after: int = 0) -> AsyncGenerator[following.Item, None]:
+        """What the task's handler says, from the number behind `after` on: each `Progress` and `Chunk` once and in
+        order, until the task has ended and all is given. `result` says how it ended.
+
+        Numbers run from 1 on over all attempts, so whoever stops, or starts late, or in another process, goes on where
+        he likes; for an hour, or until `progress_max_bytes` newer ones are stored. What is gone is a `Lost`. However
+        slow the reader is, the worker does not wait for him. Close it (`contextlib.aclosing`) to leave before its end.
+
+        Raises:
+            ConfigError: `after` is no number from 0 on.
+            NoStewardError, TransportError: what was not heard cannot be read; following again goes on.
+            BusClosedError: the mesh was closed meanwhile.
+        """
+        client = self._client
+        name = (client.name, self.capability, self.task_id)
+        return following.follow(client.connection, client.telemetry, name, self.outcome, after)
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

@@ -166,6 +166,8 @@ class Result(BaseModel):
     trace_id: str = ""
     blob: Blob | None = None
     """Where the value stands while it is not in here: it is too large for a message."""
+    chunks: int = 0
+    """The number of the last thing that its handler emitted; on the wire only where there is one."""
 
 
 class DeadLetter(BaseModel):

@@ -28,6 +28,7 @@ class Happening(enum.Enum):
     KILLED_ITS_PROCESS = "too many processes died while they ran nothing else"
     ENDED_BEFORE = "a result is stored already"
     HANDED_BACK = "the worker drains, or had no slot for too long"
+    SUPERSEDED = "a later run has taken the task over"
 
 
 class Settle(enum.Enum):
@@ -36,6 +37,8 @@ class Settle(enum.Enum):
     ACK = b"+ACK"
     TERM = b"+TERM"
     NAK = b"-NAK"
+    NOTHING = b""
+    """Not at all: it is with somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,7 @@ TABLE: dict[Happening, Outcome] = {
     Happening.CANCELLED: Outcome(result="cancelled", dead=False, settle=Settle.TERM),
     Happening.ENDED_BEFORE: Outcome(result=None, dead=False, settle=Settle.ACK),
     Happening.HANDED_BACK: Outcome(result=None, dead=False, settle=Settle.NAK),
+    Happening.SUPERSEDED: Outcome(result=None, dead=False, settle=Settle.NOTHING),
 }
 
 

@@ -13,6 +13,7 @@ from bus.family import Family
 from bus.messages import Attempts, Envelope, InHand, Result
 from bus.outcomes import Happening, Policy
 from bus.telemetry import Span
+from bus.workbench import Workbench
 
 Handler = Callable[[Envelope], Awaitable[object]]
 """Takes a task and returns its value (plain or pydantic). An interceptor takes a handler and returns one.
@@ -34,6 +35,8 @@ class Capability:
     name: str
     handler: Handler
     policy: Policy
+    saves: bool = False
+    """Whether its handler keeps what it has so far, so that the next attempt goes on from there."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +67,7 @@ class Run:
     """Its result, once one is known to be stored."""
     span: Span = NOTHING
     family: Family | None = None
+    bench: Workbench | None = None
     way: int = 0
     """By which way its breaker let it start (`bus.breaker`); 0: by none, or what came of it has been told."""
     trial: bool = False

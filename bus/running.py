@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from bus import attempts, beside, blobs, budgets, endings, rpc, subjects
+from bus import attempts, beside, blobs, budgets, checkpoints, endings, rpc, subjects
 from bus.connection import Connection
 from bus.deadlines import TERM, Term
 from bus.errors import (
@@ -20,6 +20,7 @@ from bus.errors import (
     DecodeError,
     EncodeError,
     PayloadTooLargeError,
+    SupersededError,
     TimeLimitError,
     TransportError,
     WorkerDiedError,
@@ -33,6 +34,7 @@ from bus.settling import Settler
 from bus.suspicion import is_poison, others_die_alone
 from bus.telemetry import Attributes, Span, Telemetry
 from bus.wallet import Wallet
+from bus.workbench import WORKBENCH, Workbench
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,8 @@ class Runner:
             run.failed = happening in _FAILED
             self._judge(run, happening, payload)
             await self._settler.conclude(run, span, happening, payload)
+            if run.capability.saves:
+                self._forget_saved(run, happening)
             if self._telemetry.metrics.counting:
                 self._count(run, happening)
             await self._cancel_children(run)
@@ -120,11 +124,21 @@ class Runner:
             outcome = decide(happening, attempt=run.envelope.attempt, policy=run.capability.policy)
             self._recovery.met(run, payload, last=outcome.result is not None)
 
+    def _forget_saved(self, run: Run, happening: Happening) -> None:
+        """What an ended task had so far is of no use to anybody; most have nothing."""
+        ended = run.standing is not None or happening is Happening.ENDED_BEFORE
+        if ended and (run.envelope.deliveries > 1 or run.envelope.named or (run.bench is not None and run.bench.saves)):
+            checkpoints.forget(self._connection, run.envelope)
+
     def _count(self, run: Run, happening: Happening) -> None:
         envelope, standing, metrics = run.envelope, run.standing, self._telemetry.metrics
         if standing is None:
             # What ended before is of another delivery; what was not ended here comes again.
-            again = {Happening.ENDED_BEFORE: "ended_before", Happening.RAISED: "retried"}
+            again = {
+                Happening.ENDED_BEFORE: "ended_before",
+                Happening.RAISED: "retried",
+                Happening.SUPERSEDED: "superseded",
+            }
             outcome = again.get(happening, "handed_back")
         elif standing.instance == self._settler.instance:
             outcome = standing.status
@@ -167,9 +181,7 @@ class Runner:
                 return Happening.UNREADABLE, envelope.fault
             if envelope.deadline <= time.time():
                 return Happening.EXPIRED, DeadlineExceededError(envelope.task_id, envelope.deadline)
-            if BLOB in envelope.headers:
-                return await self._fetch_and_handle(run, span)
-            return await self._handle(run, span, envelope)
+            return await self._attempt(run, span)
         except TransportError as error:
             # The server could not be asked about earlier tries, for as long as we are patient.
             return Happening.HANDED_BACK, error
@@ -205,16 +217,25 @@ class Runner:
         question = {"own": own, "within": within}
         return bool(await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "others_die", question))
 
-    async def _fetch_and_handle(self, run: Run, span: Span) -> tuple[Happening, object]:
-        """Its message stands beside it. The handler gets the whole; what is buried or handed back stays as it came."""
-        try:
-            whole = await beside.whole(self._connection, run.envelope)
-        except (CodecError, PayloadTooLargeError) as error:
-            return Happening.UNREADABLE, error
-        span.event("large payload read", size=len(whole.body))
-        return await self._handle(run, span, whole)
+    async def _attempt(self, run: Run, span: Span) -> tuple[Happening, object]:
+        """Run the handler. Of a run that a later one has taken over nothing counts, whatever its handler made of it."""
+        whole = run.envelope
+        if BLOB in whole.headers:  # the handler gets the whole; what is buried or handed back stays as it came
+            try:
+                whole = await beside.whole(self._connection, whole)
+            except (CodecError, PayloadTooLargeError) as error:
+                return Happening.UNREADABLE, error
+            span.event("large payload read", size=len(whole.body))
+        run.bench = bench = Workbench(self._connection, run.envelope, lambda: run.stop(Happening.SUPERSEDED))
+        if run.capability.saves:
+            try:
+                await self._settler.persist(run, bench.claim)
+            except SupersededError as error:
+                return Happening.SUPERSEDED, error
+        ended = await self._handle(run, bench, span, whole)
+        return ended if bench.superseded is None else (Happening.SUPERSEDED, bench.superseded)
 
-    async def _handle(self, run: Run, span: Span, whole: Envelope) -> tuple[Happening, object]:
+    async def _handle(self, run: Run, bench: Workbench, span: Span, whole: Envelope) -> tuple[Happening, object]:
         envelope, policy = run.envelope, run.capability.policy
         try:
             run.family = self._family(envelope)
@@ -230,11 +251,9 @@ class Runner:
         FAMILY.set(run.family)
         term = Term(now + limit)
         TERM.set(term)
+        WORKBENCH.set(bench)
         try:
-            value = await run.capability.handler(whole)
-            if run.family.wallet is not None:
-                await run.family.wallet.settle()
-            return Happening.RETURNED, value
+            return Happening.RETURNED, await _work(run, bench, whole)
         except asyncio.CancelledError as error:
             if run.stopped is Happening.RAISED:
                 run.uncancel()
@@ -251,6 +270,7 @@ class Runner:
             return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
         finally:
             run.in_handler = False
+            bench.close()
             term.end()
             run.family.deadline = math.inf  # nor what it left running beside
             run.took = max(0.0, time.time() - now)
@@ -289,3 +309,18 @@ class Runner:
         await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
         if run.in_handler:
             run.stop(Happening.EXPIRED)
+
+
+async def _work(run: Run, bench: Workbench, whole: Envelope) -> object:
+    """The handler's value, once all that it has said, saved and spent is stored: no result stands before."""
+    try:
+        value = await run.capability.handler(whole)
+        if run.family is not None and run.family.wallet is not None:
+            await run.family.wallet.settle()
+    except Exception:
+        if bench.used:
+            await bench.wind_up()
+        raise
+    if bench.used:
+        await bench.flush()
+    return value

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from bus import attempts, blobs, codec, endings, subjects
 from bus.connection import Connection
-from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError
+from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError, WrongSequenceError
 from bus.extender import Extender
 from bus.messages import Attempts, Blob, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
@@ -92,6 +92,8 @@ class Settler:
                 assert isinstance(payload, Result)
                 await self._make_sure_of_the_rest(run, payload)
                 await self._settle(run, outcome.settle)
+            elif happening is Happening.SUPERSEDED:
+                await self._let_go(run, span)
             elif outcome.result is None:
                 await self._give_back(run, span, outcome)
             else:
@@ -198,6 +200,23 @@ class Settler:
         await self.persist(run, lambda: attempts.change(self._connection, envelope, edit))
         await self._settle(run, outcome.settle, delay=delay)
 
+    async def _let_go(self, run: Run, span: Span) -> None:
+        """Another worker has the task, so the server is told nothing: it would take that for word of the other one. Our
+        delivery came back, and the record says so: nobody shall take it for a death.
+        """
+        log.warning("task %s: run %d is superseded", run.envelope.task_id, run.envelope.deliveries)
+        span.event("superseded", deliveries=run.envelope.deliveries)
+        span.set("revo.outcome", "superseded")
+        self._extender.release(run.envelope.sequence)
+
+        def edit(record: Attempts) -> Attempts:
+            return record.model_copy(update={"returned": max(record.returned, run.envelope.deliveries)})
+
+        try:
+            await attempts.change(self._connection, run.envelope, edit)
+        except (TransportError, WrongSequenceError) as error:
+            log.warning("task %s: its record could not be written: %s", run.envelope.task_id, error)
+
     async def _settle(self, run: Run, settle: Settle, *, delay: float = 0.0) -> None:
         """Tell the server what became of the delivery: the only place that does."""
         self._extender.release(run.envelope.sequence)
@@ -221,6 +240,7 @@ class Settler:
             instance=self.instance,
             started_at=run.started_at,
             trace_id=trace_id,
+            chunks=run.bench.chunks if run.bench is not None else 0,
         )
 
     def hurry(self) -> None:

@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from actors.memory.model import Entry, Namespace
     from actors.registry.client import RegistryClient
     from bus.budgets import Budget
-    from bus.errors import BudgetExceededError, BusError, ConfigError, PromptRefusedError, Retry, TaskFailedError
+    from bus.errors import (
+        BudgetExceededError,
+        BusError,
+        ConfigError,
+        PromptRefusedError,
+        Retry,
+        SupersededError,
+        TaskFailedError,
+    )
+    from bus.following import Chunk, Lost, Progress
     from bus.mesh import Handle, Mesh, Schedule
     from bus.messages import Result
     from bus.prompts import Attachment
@@ -41,6 +50,7 @@ __all__ = [
     "Budget",
     "BudgetExceededError",
     "BusError",
+    "Chunk",
     "ConfigError",
     "ConflictError",
     "DeadlockError",
@@ -48,10 +58,12 @@ __all__ = [
     "Handle",
     "LockLostError",
     "LockTimeoutError",
+    "Lost",
     "Memory",
     "Mesh",
     "Namespace",
     "NoSuchVersionError",
+    "Progress",
     "Prompt",
     "PromptRefusedError",
     "RegistryClient",
@@ -60,6 +72,7 @@ __all__ = [
     "Schedule",
     "Settings",
     "StaleFenceError",
+    "SupersededError",
     "TaskContext",
     "TaskFailedError",
     "TooManyConflictsError",
@@ -93,8 +106,10 @@ _HOMES: Final = {
         "ConfigError",
         "PromptRefusedError",
         "Retry",
+        "SupersededError",
         "TaskFailedError",
     ),
+    "bus.following": ("Chunk", "Lost", "Progress"),
     "bus.mesh": ("Handle", "Mesh", "Schedule"),
     "bus.messages": ("Result",),
     "bus.prompts": ("Attachment",),

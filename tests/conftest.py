@@ -67,6 +67,7 @@ async def start_worker(settings: Settings, mesh: Mesh) -> AsyncIterator[StartWor
             concurrency: int = 1,
             overrides: dict[str, Any] | None = None,
             raw: bool = False,
+            saves: bool = False,
             traced: bool = False,
         ) -> Worker:
             own = settings.model_copy(update=overrides or {})
@@ -83,7 +84,7 @@ async def start_worker(settings: Settings, mesh: Mesh) -> AsyncIterator[StartWor
             worker = Worker(
                 connection,
                 telemetry,
-                [Capability(capability, handler if raw else decode, held)],
+                [Capability(capability, handler if raw else decode, held, saves)],
                 agent="tester",
                 instance=f"tester-{id(connection):x}",
                 concurrency=concurrency,

@@ -68,8 +68,10 @@ def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
 
 
 @contextlib.asynccontextmanager
-async def at_work(folder: Path, agent: str, capability: str) -> AsyncIterator[Guarded]:
-    """Such a server for one agent, with the shipped policy, and for client `alice`. Both have accounts of their own."""
+async def at_work(folder: Path, agent: str, capability: str, policy: Policy | None = None) -> AsyncIterator[Guarded]:
+    """Such a server for one agent, with the shipped policy if no other is given, and for client `alice`. Both have
+    accounts of their own.
+    """
     keyring = Keyring(folder / "keys")
     keyring.init()
     keyring.ensure(agent, "agent", Wish(does=(capability,)))
@@ -78,7 +80,7 @@ async def at_work(folder: Path, agent: str, capability: str) -> AsyncIterator[Gu
         here = Guarded(server, keyring)
         async with here.mesh("operator") as mesh:
             for address in (capability, f"@{agent}"):
-                await topology.ensure_capability(mesh.connection, address, default_policy(Settings()), agent)
+                await topology.ensure_capability(mesh.connection, address, policy or default_policy(Settings()), agent)
         yield here
 
 

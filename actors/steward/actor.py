@@ -24,6 +24,7 @@ from actors.steward.families import Families
 from actors.steward.scheduling import Scheduling
 from actors.steward.shedding import Shed, Shedder, Shortage
 from actors.steward.storage import Storing
+from actors.steward.telling import Telling
 from bus import subjects, topology
 from bus.advisories import Advisories
 from bus.backlog import Backlog
@@ -89,7 +90,7 @@ class Company(BaseModel):
     within: float = Field(gt=0, le=3600)
 
 
-class Steward(Estimating, Families, Scheduling, Storing):
+class Steward(Estimating, Families, Scheduling, Storing, Telling):
     """Ends what no worker ends: deadlines, cancels, tasks that are delivered no more; redrives dead letters."""
 
     name = subjects.STEWARD

@@ -29,6 +29,7 @@ from revo.bench.echo import IN_FLIGHT
 STREAM: Final = "PLAIN"
 SUBJECT: Final = "plain.task"
 ASKED: Final = "plain.ask"
+SAID: Final = "plain.said"
 CONSUMER: Final = "plain"
 REPLY: Final = "Reply"
 BODY: Final = b"x" * 1024
@@ -127,6 +128,30 @@ async def drained(url: str, count: int) -> float:
         return count / (time.perf_counter() - began)
     finally:
         await client.close()
+
+
+async def heard(url: str, count: int, pause: float) -> list[float]:
+    """Publish so many messages with pauses (seconds) and hear them; returns the seconds that each took."""
+    speaker, listener = await nats.connect(url), await nats.connect(url)
+    times: list[float] = []
+    all_there = asyncio.Event()
+
+    async def hear(message: Msg) -> None:
+        times.append(time.monotonic() - float(message.data))
+        if len(times) == count:
+            all_there.set()
+
+    try:
+        await listener.subscribe(SAID, cb=hear)
+        await listener.flush()
+        for _ in range(count):
+            await speaker.publish(SAID, b"%.9f" % time.monotonic())
+            await asyncio.sleep(pause)
+        await all_there.wait()
+    finally:
+        await speaker.close()
+        await listener.close()
+    return times
 
 
 @asynccontextmanager

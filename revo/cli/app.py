@@ -132,6 +132,7 @@ def run(
     epilog="Examples: revo submit echo text=hi --wait | revo submit code_review path=app.py --priority high -o json"
     " | revo submit report --cron '0 9 * * 1-5' --timezone Europe/Berlin --schedule daily"
     " | revo submit code_review --each 'src/**/*.py' --results reviews.jsonl | revo submit echo --jsonl work.jsonl"
+    " | revo submit crawl url=https://example.org --follow"
 )
 def submit(
     capability: Annotated[
@@ -164,6 +165,7 @@ def submit(
         str | None, typer.Option("--schedule", help="its id with one of these; one of the same id is replaced")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="the same, and show what it says meanwhile")] = False,
     timeout: Annotated[
         float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
     ] = None,
@@ -188,7 +190,7 @@ def submit(
     work = Work(each, jsonl, path_field, text_field, results, batch, at_once)
     if work.given:
         return work_off(request, work, timeout=timeout, url=url, output=output)
-    return send(request, wait=wait, timeout=timeout, url=url, output=output)
+    return send(request, wait=wait, follow=follow, timeout=timeout, url=url, output=output)
 
 
 @app.command(epilog="Examples: revo prompt hermes 'what is new?' | revo prompt hermes - --attach a.png < question.txt")

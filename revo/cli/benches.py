@@ -98,6 +98,18 @@ def bench_priorities(count: TasksOption = 20_000, output: OutputOption = Output.
     return priorities(count, output=output)
 
 
+@bench.command("emit", epilog="Examples: revo bench emit | revo bench emit --chunks 5000 --output json")
+def bench_emit(
+    count: Annotated[int, typer.Option("--chunks", min=100, help="how many a round")] = 1000,
+    rounds: RoundsOption = 3,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Measure how soon what a handler shows is seen, against a publish of plain nats-py, which stores nothing."""
+    from revo.bench.emit import emit
+
+    return emit(count, rounds, output=output)
+
+
 @bench.command("backlog", epilog="Example: revo bench backlog --tasks 100000")
 def bench_backlog(
     count: Annotated[int, typer.Option("--tasks", min=20_000, help="how many wait")] = 100_000,

@@ -31,7 +31,7 @@ from bus.messages import Result
 from bus.prompts import Attachment
 from bus.server import Server
 from bus.settings import KEYS, Settings
-from revo.cli import demo_guest, demo_memory
+from revo.cli import demo_guest, demo_memory, demo_survey
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 from revo.cli.demo_story import Story, as_json
 
@@ -47,8 +47,6 @@ ASKED_ABOUT: Final = 10_000
 """About so many bytes has the file that the code analyst is prompted about."""
 LOOK_EVERY: Final = 0.05
 """Seconds between two questions to the registry."""
-KILL_AFTER: Final = 0.2
-"""The share of the files that is done when a replica is killed."""
 
 
 def demo(path: Path | None, *, files: int, output: Output) -> int:
@@ -77,7 +75,7 @@ class Demo:
         self._quiet = quiet
         self._has_guest = demo_guest.is_there()
         self._replicas: list[ActorProcess] = []
-        self._noticing: asyncio.Task[None] | None = None
+        self._noticed = asyncio.Event()
         self._stack = AsyncExitStack()
         self._keyring: Keyring
         self._settings: Settings
@@ -102,23 +100,31 @@ class Demo:
         guarded = self._files[::GUARDED_EVERY]
         summed_up = demo_guest.share(self._files) if self._has_guest else []
         story.guarded, story.summed_up = len(guarded), len(summed_up)
+        surveyed = demo_survey.of(self._files)
+        story.surveyed = len(surveyed)
         began = time.perf_counter()
+        long = await mesh.submit(demo_survey.CAPABILITY, {"paths": [self._message(path)["path"] for path in surveyed]})
+        survey = demo_survey.Survey(long, len(surveyed))
+        watching.create_task(survey.follow())
+        watching.create_task(self._kill_one(story, mesh, survey))
         handles = [await mesh.submit("code_review", self._message(path)) for path in self._files]
         handles += [await mesh.submit("security_review", self._message(path)) for path in guarded]
         handles += await demo_guest.submit(mesh, summed_up)
         hopeless = await mesh.submit(HOPELESS, {}, deadline=HOPELESS_DEADLINE)
-        results = await self._await_all(story, handles, mesh, watching)
+        results = await self._await_all([long, *handles])
+        survey.count(story, next(result for result in results if result.task_id == long.task_id))
         story.seconds = time.perf_counter() - began
         story.question, story.answer = await self._prompt(mesh)
         story.hopeless = (await hopeless.outcome(timeout=30)).status
-        if self._noticing is not None:
-            await self._noticing
+        await self._noticed.wait()
         await asyncio.gather(*map(_end, self._replicas))  # what they still have to tell of their spans is told by then
         await self._count(story, mesh, results)
         await demo_memory.count(story, mesh)
         story.audit = await self._read_separately()
-        story.direct, story.direct_risks = await asyncio.gather(
-            asyncio.to_thread(direct_totals, self._files), asyncio.to_thread(direct_risks, guarded)
+        story.direct, story.direct_survey, story.direct_risks = await asyncio.gather(
+            asyncio.to_thread(direct_totals, self._files),
+            asyncio.to_thread(direct_totals, surveyed),
+            asyncio.to_thread(direct_risks, guarded),
         )
         return story
 
@@ -186,10 +192,8 @@ class Demo:
         self._replicas.append(replica)
         return replica
 
-    async def _await_all(
-        self, story: Story, handles: list[Handle], mesh: Mesh, watching: asyncio.TaskGroup
-    ) -> list[Result]:
-        """Show the progress; kill a replica on the way, while it holds a task."""
+    async def _await_all(self, handles: list[Handle]) -> list[Result]:
+        """Show the progress until all have ended."""
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
         terminal = console(stderr=True)
@@ -202,27 +206,38 @@ class Demo:
                 for done in asyncio.as_completed([group.create_task(handle.outcome()) for handle in handles]):
                     results.append(await done)
                     progress.advance(bar)
-                    if not story.killed and len(results) >= len(handles) * KILL_AFTER:
-                        await self._kill_one(story, mesh, watching)
         return results
 
-    async def _kill_one(self, story: Story, mesh: Mesh, watching: asyncio.TaskGroup) -> None:
-        """SIGKILL a replica, if it holds a task at this moment, and start another one.
+    async def _kill_one(self, story: Story, mesh: Mesh, survey: demo_survey.Survey) -> None:
+        """SIGKILL the replica that is in the middle of the long task, start another one, and see that noticed."""
+        await survey.far.wait()
+        victim = await self._kill(story, mesh, survey)
+        if victim is not None:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._see_it_noticed(story, mesh, time.perf_counter()))
+                await victim.wait()
+                self._replicas.remove(victim)
+                await self._start_replica(*ANALYST, mesh.connection.url)
+        self._noticed.set()
+
+    async def _kill(self, story: Story, mesh: Mesh, survey: demo_survey.Survey) -> ActorProcess | None:
+        """Kill the replica that holds the task; None: the task has ended.
 
         It is stopped first, so that nothing changes while we look. A tool that is its child, alive or not yet
         reaped, says that it is in the middle of a review.
         """
-        victim = next(replica for replica in self._replicas if replica.name == ANALYST[0])
-        os.kill(victim.pid, signal.SIGSTOP)
-        if not await asyncio.to_thread(has_children, victim.pid):
+        while True:
+            holder = await survey.holder(mesh)
+            victim = next((replica for replica in self._replicas if replica.instance == holder), None)
+            if victim is None:
+                return None
+            os.kill(victim.pid, signal.SIGSTOP)
+            if await asyncio.to_thread(has_children, victim.pid):
+                story.killed = victim.instance
+                victim.kill()
+                return victim
             os.kill(victim.pid, signal.SIGCONT)
-            return
-        story.killed = victim.instance
-        victim.kill()
-        self._noticing = watching.create_task(self._see_it_noticed(story, mesh, time.perf_counter()))
-        await victim.wait()
-        self._replicas.remove(victim)
-        await self._start_replica(*ANALYST, mesh.connection.url)
+            await asyncio.sleep(LOOK_EVERY)
 
     async def _see_it_noticed(self, story: Story, mesh: Mesh, killed_at: float) -> None:
         """Ask the registry, as anybody may, until it knows the one that was killed no more, and its successor."""
@@ -247,8 +262,9 @@ class Demo:
         story.risks = add_up_risks(result.value for result in good if result.capability == "security_review")
         unparseable = sum(result.status != "succeeded" and result.capability == "code_review" for result in results)
         story.totals = Totals(totals.rules, totals.functions, totals.complexity, unparseable)
-        if redelivered:
-            story.trace = await mesh.trace(redelivered[0].task_id)
+        if redelivered:  # of the long task it is long, too
+            shown = min(redelivered, key=lambda result: result.capability == demo_survey.CAPABILITY)
+            story.trace = await mesh.trace(shown.task_id)
 
     async def _read_separately(self) -> Audit:
         """Count from the streams, over a connection of its own that knows nothing of what we were told."""

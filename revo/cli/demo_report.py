@@ -81,6 +81,11 @@ def _count(story: Story) -> list[Text]:
         Text(f"code-analyst was prompted, by the Synadia Agent Protocol: {story.question}"),
         _verdict(f"it said: {story.answer}", good=bool(story.answer)),
         *_guest(story),
+        _verdict(
+            f"1 task on {story.surveyed} of the files outlived its worker: "
+            f"{story.repeated} of them {'was' if story.repeated == 1 else 'were'} reviewed twice",
+            good=story.survey_good,
+        ),
         _verdict(f"redelivered: {story.redelivered}", good=story.redelivered > 0),
         _verdict(
             f"accepted: {story.audit.accepted}  ended: {story.audit.ended}  doubled: {story.audit.doubled}",

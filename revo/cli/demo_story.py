@@ -19,6 +19,13 @@ class Story:
     """How many of them were reviewed for security too."""
     summed_up: int = 0
     """How many of them went to the guest too."""
+    surveyed: int = 0
+    """How many of them were reviewed once more, in one long task."""
+    survey: Totals | None = None
+    direct_survey: Totals | None = None
+    survey_deliveries: int = 0
+    repeated: int = 0
+    """How many of those were begun with again after the kill."""
     guest: str = ""
     """The instance of the agent that is not ours, by the registry's word; empty where there is none."""
     answered: int = 0
@@ -67,7 +74,12 @@ class Story:
     @property
     def tasks(self) -> int:
         """How many tasks there were for the agents."""
-        return self.files + self.guarded + self.summed_up
+        return self.files + self.guarded + self.summed_up + bool(self.surveyed)
+
+    @property
+    def survey_good(self) -> bool:
+        """Whether the long task outlived its replica, and did no more again than the file that it was at."""
+        return self.survey == self.direct_survey and self.survey_deliveries > 1 and self.repeated <= 1
 
     @property
     def good(self) -> bool:
@@ -77,7 +89,8 @@ class Story:
             return False
         all_ended = audit.ended == self.tasks + 1 and self.hopeless == "expired"
         went_on = self.redelivered > 0 and bool(self.successor)
-        return all_ended and went_on and self.equal and bool(self.answer) and self.guest_good
+        well = self.equal and self.survey_good and bool(self.answer) and self.guest_good
+        return all_ended and went_on and well
 
     @property
     def guest_good(self) -> bool:
@@ -92,6 +105,12 @@ def as_json(story: Story) -> dict[str, Any]:
         "files": story.files,
         "guarded": story.guarded,
         "summed_up": story.summed_up,
+        "survey": {
+            "files": story.surveyed,
+            "deliveries": story.survey_deliveries,
+            "repeated": story.repeated,
+            "equal_to_direct": story.survey == story.direct_survey,
+        },
         "guest": story.guest,
         "answered": story.answered,
         "question": story.question,

@@ -69,6 +69,23 @@ def tasks_show(task_id: TaskId, url: UrlOption = None, output: OutputOption = Ou
     return show(task_id, url=url, output=output)
 
 
+@tasks.command("follow", epilog="Example: revo tasks follow 55110d561f2abc5cd77d05f1c50de13a --after 20 --output json")
+def tasks_follow(
+    task_id: TaskId,
+    after: Annotated[int, typer.Option("--after", min=0, help="leave out what has numbers up to this")] = 0,
+    capability: Annotated[
+        str, typer.Option("--capability", "-c", help="of a task of our own: spares looking for it")
+    ] = "",
+    timeout: Annotated[float | None, typer.Option("--timeout", min=0.001, help="seconds; then exit 4")] = None,
+    url: UrlOption = None,
+    output: OutputOption = Output.TEXT,
+) -> int:
+    """Show what a task says, from the start or any number on, until it has ended; then how."""
+    from revo.cli.follow import follow
+
+    return follow(task_id, capability, after=after, timeout=timeout, url=url, output=output)
+
+
 @tasks.command("cancel", epilog="Example: revo tasks cancel 55110d561f2abc5cd77d05f1c50de13a")
 def tasks_cancel(
     task_id: TaskId,

@@ -25,6 +25,7 @@ from revo.cli.common import (
     waiting,
     write_all,
 )
+from revo.cli.follow import Follower
 from revo.cli.schedule import Timing
 
 
@@ -84,20 +85,38 @@ def _value(text: str) -> Any:
         return text
 
 
-def submit(request: Request, *, wait: bool, timeout: float | None, url: str | None, output: Output) -> int:
-    """Submit and, if asked, wait; returns the exit status."""
+def submit(
+    request: Request,
+    *,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+    output: Output,
+    follow: bool = False,
+) -> int:
+    """Submit and, if asked, wait, or show what the task says meanwhile; returns the exit status."""
     quiet_logs()
     due = request.timing.when()
     if due is not None and not due.once:
-        if wait or request.task_id is not None:
-            option = "--wait" if wait else "--id"
+        options = {"--wait": wait, "--follow": follow, "--id": request.task_id is not None}
+        if any(options.values()):
+            option = next(name for name, given in options.items() if given)
             raise ConfigError(option, "is of one task, and this is due again and again; name it by --schedule")
         return run_async(_schedule(request, request.message(), url=url, output=output))
-    return run_async(_submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output))
+    follower = Follower(output) if follow else None
+    work = _submit(request, request.message(), wait=wait, timeout=timeout, url=url, output=output, follower=follower)
+    return run_async(work) if follower is None else follower.run(work)
 
 
 async def _submit(
-    request: Request, message: dict[str, Any], *, wait: bool, timeout: float | None, url: str | None, output: Output
+    request: Request,
+    message: dict[str, Any],
+    *,
+    wait: bool,
+    timeout: float | None,
+    url: str | None,
+    output: Output,
+    follower: Follower | None,
 ) -> int:
     async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
         handle = await mesh.submit(
@@ -111,6 +130,8 @@ async def _submit(
             deadline=request.deadline,
             **request.timing.once(),
         )
+        if follower is not None:
+            return show(await follower.follow(handle, timeout=timeout), output, kind="result")
         if not wait:
             if output is Output.JSON:
                 start = await _estimate(mesh, handle)
@@ -128,7 +149,7 @@ async def _submit(
             if output is Output.JSON:
                 print_json({"task_id": handle.task_id, "status": "waiting"})
             return say_error(error)
-    return _show(result, output)
+    return show(result, output)
 
 
 async def _schedule(request: Request, message: dict[str, Any], *, url: str | None, output: Output) -> int:
@@ -163,9 +184,10 @@ async def _estimate(mesh: Mesh, handle: Handle) -> Estimate | None:
     )
 
 
-def _show(result: Result, output: Output) -> int:
+def show(result: Result, output: Output, *, kind: str = "") -> int:
+    """Print how a task ended, in JSON as something of that kind; returns the exit status."""
     if output is Output.JSON:
-        print_json(result.model_dump(mode="json"))
+        print_json(({"kind": kind} if kind else {}) | result.model_dump(mode="json"))
     elif result.status == "succeeded":
         text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
         write_all(f"{text}\n")

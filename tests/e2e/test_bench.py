@@ -46,6 +46,15 @@ def test_what_can_be_compared_is(
     assert found[figure] > least
 
 
+def test_what_is_shown_is_seen_at_once(shell: Shell, figures: Callable[[str], None]) -> None:
+    found = shell.json("bench", "emit", "--chunks", "300", "--rounds", "1", timeout=100)
+    figures(
+        f"emit: p50 {found['mesh_p50_ms']:.2f} ms, p99 {found['mesh_p99_ms']:.2f} (plain {found['plain_p99_ms']:.2f}); "
+        f"{found['chunks_per_s']:,.0f} a second"
+    )
+    assert found["mesh_p50_ms"] < 10
+
+
 def test_a_backlog_is_worked_off_at_a_flat_rate_by_a_worker_that_does_not_grow(shell: Shell) -> None:
     found = shell.json("bench", "backlog", "--tasks", "20000", timeout=100)
     assert len(found["submit"]) == len(found["drain"]) == 2

@@ -28,10 +28,13 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert story["remembered"], "each finding is in shared memory, once"
     assert story["kept"] == {"files": 60, "by_both": 15, "contradicted": 0}
     assert (story["files"], story["guarded"], story["summed_up"]) == (60, 15, 6)
-    counted = {"accepted": 82, "ended": 82, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
+    assert (story["survey"]["files"], story["survey"]["equal_to_direct"]) == (12, True)
+    assert story["survey"]["deliveries"] > 1, "its worker was killed in the middle of it"
+    assert story["survey"]["repeated"] <= 1, "only the file that it was at is reviewed again"
+    counted = {"accepted": 83, "ended": 83, "waiting": 0, "lost": 0, "limbo": 0, "doubled": 0, "unburied": 0}
     assert story["audit"].items() >= counted.items()
     assert story["hopeless"] == "expired"
-    assert sum(story["by_replica"].values()) == 81
+    assert sum(story["by_replica"].values()) == 82
     agents = {"code-analyst", "security-guardian", "revo-bridge"}
     assert {name.rpartition("-")[0] for name in story["by_replica"]} == agents
     assert story["guest"].startswith("summarizer-"), "met by the bridge"
@@ -40,7 +43,7 @@ def test_the_demo_loses_nothing_although_a_replica_is_killed(shell: Shell, tmp_p
     assert 0 < story["noticed_s"] < 4.0 + 1.0, "two heartbeats, and a busy machine"
     assert story["successor"].startswith("code-analyst-")
     assert story["successor"] != story["killed"]
-    assert "process code_review" in {span["name"] for span in story["trace"]}
+    assert {"process code_review", "process code_survey"} & {span["name"] for span in story["trace"]}
     assert left_behind(tmp_path / "tmp") == []
     assert not shell.home.exists()
 

@@ -71,6 +71,13 @@ FOUND_AGAIN += "test_children_of_a_handler_that_was_killed_are_found_again_and_r
 UNAWAITED = "tests/integration/test_budgets.py::"
 UNAWAITED += "test_what_nobody_awaits_is_spent_before_the_task_ends_and_its_error_is_the_task_s"
 SPENT_UP = "tests/integration/test_budgets.py::test_a_budget_that_is_used_up_stops_the_whole_tree_and_nobody_else"
+PROGRESS = "tests/integration/test_progress.py::"
+ALL_SAID = PROGRESS + "test_who_follows_gets_each_number_once_and_in_order_from_any_number_on"
+UNHEARD = PROGRESS + "test_what_is_not_heard_is_read"
+CHECKPOINTS = "tests/integration/test_checkpoints.py::"
+ZOMBIE = CHECKPOINTS + "test_a_worker_that_was_thought_dead_cannot_overwrite_its_successor"
+SAID_FIRST = CHECKPOINTS + "test_what_was_said_before_a_save_is_stored_before_it"
+
 URGENT = "tests/integration/test_priorities.py::"
 URGENT += "test_a_critical_task_behind_ten_thousand_low_ones_is_the_next_to_start"
 REGISTRY = "tests/integration/test_registry.py::"
@@ -571,6 +578,54 @@ MUTANTS = [
         "            pass\n",
         FORGOTTEN,
         "lost=1",
+    ),
+    Mutant(
+        "a result is stored before all that its handler has said",
+        "bus/running.py",
+        "        await bench.flush()\n",
+        "        pass\n",
+        ALL_SAID,
+        "test_progress.py",
+    ),
+    Mutant(
+        "whoever listens does not see that he has missed something",
+        "bus/following.py",
+        "if link != self._position:",
+        "if False:",
+        UNHEARD,
+        "nothing is lost",
+    ),
+    Mutant(
+        "a later run numbers what it says from one on again",
+        "bus/emitting.py",
+        "self.number = 1 + (number_of(standing) if standing is not None else 0)",
+        "self.number = 1",
+        ZOMBIE,
+        "test_checkpoints.py",
+    ),
+    Mutant(
+        "what an attempt says that was thought dead is shown",
+        "bus/following.py",
+        "if run < self._run or not number:",
+        "if not number:",
+        ZOMBIE,
+        "test_checkpoints.py",
+    ),
+    Mutant(
+        "a checkpoint is written whatever stands there",
+        "bus/checkpoints.py",
+        "            EXPECTED_SUBJECT_SEQUENCE: str(expected),\n",
+        "",
+        ZOMBIE,
+        "not within",
+    ),
+    Mutant(
+        "a state is stored before what was shown before it",
+        "bus/checkpoints.py",
+        "while save.mark is not None and not save.mark.done:",
+        "while False:",
+        SAID_FIRST,
+        "of two that wait only the newer is stored",
     ),
     Mutant(
         "a flush that is given up cancels its future",

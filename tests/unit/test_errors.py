@@ -46,6 +46,8 @@ EXAMPLES: list[BusError] = [
     errors.WorkerDiedError("t1", 3),
     errors.TaskCancelledError("t1", "client a"),
     errors.DeliveriesExhaustedError("t1", 5),
+    errors.SupersededError("t1", 1),
+    errors.AttemptEndedError("t1"),
     errors.NoStewardError("cancel"),
     errors.PromptRefusedError("send a picture", 400),
     errors.RemoteError("oops", "it broke", True, {"n": 1}),

@@ -18,6 +18,7 @@ DESIGN = [
     (Happening.EXPIRED, "expired", False, Settle.TERM),
     (Happening.ENDED_BEFORE, None, False, Settle.ACK),
     (Happening.HANDED_BACK, None, False, Settle.NAK),
+    (Happening.SUPERSEDED, None, False, Settle.NOTHING),
 ]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Final
 
-from actors.actor import Agent, Prompt, prompt, task
+from actors.actor import Agent, Prompt, TaskContext, prompt, task
 from actors.agents.answers import report_text, send_reports, table
 from actors.agents.code_analyst.analysis import complexities, report, ruff_findings
-from actors.agents.code_analyst.model import CodeReview, Finding, FunctionComplexity, Report
+from actors.agents.code_analyst.model import CodeReview, CodeSurvey, Finding, FunctionComplexity, Report, Survey
+from actors.agents.errors import SourceError
 from actors.agents.findings import NAMESPACE, Findings
 from actors.agents.review import ReviewSettings, source_of
 from actors.agents.tools import first_error
@@ -48,6 +50,32 @@ class CodeAnalyst(Agent):
             kept = {"rules": found.rules, "functions": found.function_count, "complexity": found.total_complexity}
             await self._findings.keep(message.path, kept)
         return found
+
+    @task("code_survey", saves=Survey, time_limit=3600.0)
+    async def survey(self, message: CodeSurvey, context: TaskContext) -> Survey:
+        """Review many files in one task, and add up what is found. It says which file it begins with, shows what it
+        found in each, and goes on behind the last one that it had ended when its process dies.
+
+        Raises:
+            ToolError: a tool could not do its work.
+        """
+        so_far: Survey = context.saved or Survey()
+        for number in range(so_far.files, len(message.paths)):
+            path = message.paths[number]
+            await context.progress(number / len(message.paths), path)
+            try:
+                name, source = await source_of(CodeReview(path=path), self.settings)
+                found = await self._report(name, source)
+            except SourceError as error:
+                so_far.failed[path] = str(error)
+            else:
+                so_far.rules = dict(Counter(so_far.rules) + Counter(found.rules))
+                so_far.function_count += found.function_count
+                so_far.total_complexity += found.total_complexity
+                context.emit({"path": path, "rules": found.rules, "complexity": found.total_complexity})
+            so_far.files = number + 1
+            await context.save(so_far)
+        return so_far
 
     @prompt
     async def answer(self, prompt: Prompt) -> None:

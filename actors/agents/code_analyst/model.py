@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from typing import Annotated
 
-from actors.agents.review import SourceTask
+from pydantic import BaseModel, Field
+
+from actors.agents.review import Name, SourceTask
 
 
 class CodeReview(SourceTask):
@@ -42,3 +44,21 @@ class Report(BaseModel):
     max_complexity: int
     truncated: bool = False
     """Whether `findings` or `functions` lists only the first of what was found, to fit a message. Counts are whole."""
+
+
+class CodeSurvey(BaseModel):
+    """The task: files below the agent's root, which are reviewed one after the other."""
+
+    paths: Annotated[list[Name], Field(min_length=1, max_length=5000)]
+
+
+class Survey(BaseModel):
+    """What was found in the first `files` of them, in all: the result, and before that the checkpoint."""
+
+    files: int = 0
+    rules: dict[str, int] = {}
+    """Findings by rule."""
+    function_count: int = 0
+    total_complexity: int = 0
+    failed: dict[str, str] = {}
+    """The files that could not be reviewed, and why."""

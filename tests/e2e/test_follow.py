@@ -1,0 +1,117 @@
+"""What a task says, as a user sees it: `revo submit --follow` and `revo tasks follow`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bus.server import Server
+from tests.e2e.conftest import BIN, Shell
+from tests.eventually import eventually
+from tests.integration.streaming import WOKEN, read
+from tests.processes import ActorProcess, actor
+
+
+@pytest.fixture
+async def teller(server: Server, shell: Shell, tmp_path: Path) -> AsyncIterator[ActorProcess]:
+    shell.env["REVO_NATS_URL"] = server.url
+    async with actor("tests.integration.streaming:Teller", server.url, tmp_path / "log") as process:
+        yield process
+
+
+def objects(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def on_a_terminal(shell: Shell, *arguments: str) -> str:
+    """All that is shown of a command on a terminal."""
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [str(BIN / "revo"), *arguments],
+        cwd=shell.folder,
+        env={**shell.env, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=subprocess.DEVNULL,
+        stdout=slave,
+        stderr=slave,
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                some = os.read(master, 65536)
+            except OSError:  # the last one that held its end has gone
+                break
+            if not some:
+                break
+            shown += some
+    os.close(master)
+    assert process.returncode == 0, shown
+    return shown.decode(errors="replace")
+
+
+async def test_a_task_is_followed_as_it_runs_and_afterwards(shell: Shell, teller: ActorProcess) -> None:
+    done = shell.revo("submit", "tell", "pages=2", "--follow", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    task, *said, result = objects(done.stdout)
+    assert [(one["kind"], one["number"]) for one in said] == [
+        ("chunk", 1),
+        ("progress", 2),
+        ("chunk", 3),
+        ("progress", 4),
+    ]
+    assert (said[1]["share"], said[1]["text"], said[2]["value"]["page"]) == (0.5, "page 0", 1)
+    assert (result["kind"], result["value"], result["chunks"]) == ("result", 2, 4)
+
+    late = shell.revo("tasks", "follow", task["task_id"], "--after", "3", "-o", "json")
+    assert [one["kind"] for one in objects(late.stdout)] == ["task", "progress", "result"]
+    same = shell.revo("tasks", "follow", task["task_id"], "--after", "3", "--capability", "tell", "-o", "json")
+    assert same.stdout == late.stdout
+    text = shell.revo("tasks", "follow", task["task_id"])
+    assert [json.loads(line)["page"] for line in text.stdout.splitlines()[:2]] == [0, 1]
+    assert text.stdout.splitlines()[2:] == ["2"]
+    assert not text.stderr, "a bar is for a terminal"
+
+    shown = await asyncio.to_thread(on_a_terminal, shell, "submit", "tell", "pages=2", "--follow")
+    assert "100%" in shown
+    assert "page 1" in shown
+    assert '"page": 0' in shown
+
+    unknown = shell.revo("tasks", "follow", "nobody")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    assert "task nobody: it neither waits nor runs" in unknown.stderr
+    for wrong in (("follow", "a.b"), ("follow", "x", "--after", "-1"), ("follow", "x", "--capability", "a b")):
+        assert shell.revo("tasks", *wrong).returncode == 2
+
+
+async def test_whoever_leaves_is_told_how_to_go_on_and_the_task_goes_on(
+    shell: Shell, teller: ActorProcess, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    told = ("submit", "tell", "pages=4", "hold=1", "holds=1", f"journal={journal}", "--follow", "-o", "json")
+    with subprocess.Popen(
+        [str(BIN / "revo"), *told], cwd=shell.folder, env=shell.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        lines = [await asyncio.to_thread(process.stdout.readline) for _ in range(5)]
+        process.send_signal(signal.SIGINT)
+        _, complaint = await asyncio.to_thread(process.communicate)
+    task_id, last = json.loads(lines[0])["task_id"], json.loads(lines[-1])["number"]
+    assert process.returncode == 130
+    assert f"the task goes on; revo tasks follow {task_id} --after {last} shows the rest" in complaint.decode()
+    late = shell.revo("tasks", "follow", task_id, "--timeout", "0.3")
+    assert late.returncode == 4
+    assert f"task {task_id} has no result after 0.3 s; it goes on" in late.stderr
+    await eventually(lambda: [line for line in read(journal) if line[0] == "hold"])
+    teller.signal(signal.SIGUSR1)
+    rest = objects(shell.revo("tasks", "follow", task_id, "--after", str(last), "-o", "json").stdout)
+    assert [one["number"] for one in rest[1:-1]] == list(range(last + 1, 9 + WOKEN))
+    assert rest[-1]["value"] == 4
