@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from bus import codec, endings, events, jetstream, later, subjects
+from bus import codec, endings, events, jetstream, standing, subjects
 from bus.connection import Connection
 from bus.errors import BusError, DeadlineExceededError, DecodeError, InvalidSubjectError, NotFoundError, ServerError
-from bus.later import Later, Standing
+from bus.later import Later
 from bus.messages import (
     CAPABILITY,
     CONTENT_TYPE,
@@ -36,6 +36,7 @@ from bus.messages import (
 from bus.outcomes import Settle
 from bus.pull import Puller, Source
 from bus.schedules import Making, ScheduleInfo
+from bus.standing import Standing
 from bus.telemetry import NOT_COUNTED, Metrics
 from bus.topology import server_time
 from bus.wire import Message
@@ -131,7 +132,7 @@ class Due:
 
     async def _move(self, message: Message, ack: subjects.AckToken) -> None:
         client, schedule_id = subjects.parse_schedule(message.subject)
-        making = later.read_making(message.headers, message.subject)
+        making = standing.read_making(message.headers, message.subject)
         once = making.due.once
         task_id = schedule_id if once else f"{schedule_id}-{ack.sequence}"
         subjects.token(task_id, "task id")
@@ -187,7 +188,7 @@ class Due:
             priority=making.priority,
             deadline=making.seconds,
         )
-        envelope = later.never_queued(info, [stored], task_id, due_at=stored.stored_at)
+        envelope = standing.never_queued(info, [stored], task_id, due_at=stored.stored_at)
         result = endings.make_result(envelope, status, error, agent=self._agent, instance=self._instance)
         await endings.store_result(self._connection, envelope, result)
         self._metrics.ended(making.address, making.priority, status)
@@ -210,41 +211,41 @@ class Due:
         """
         now = await server_time(self._connection, subjects.LATER)
         missed = 0
-        for standing in await kept.everything(recurring=True):
-            active = standing.messages.get("later")
-            if not standing.messages.keys() - {"occurred"}:
-                await kept.forget(standing)
-            if active is None or "due" in standing.messages:
+        for held in await kept.everything(recurring=True):
+            active = held.messages.get("later")
+            if not held.messages.keys() - {"occurred"}:
+                await kept.forget(held)
+            if active is None or "due" in held.messages:
                 continue
-            expected = _expected(standing, active)
+            expected = _expected(held, active)
             if expected is not None and expected < now - MISSED:
-                await self._fall_due(standing, active.sequence, expected)
+                await self._fall_due(held, active.sequence, expected)
                 missed += 1
         return missed
 
-    async def _fall_due(self, standing: Standing, sequence: int, expected: float) -> None:
+    async def _fall_due(self, held: Standing, sequence: int, expected: float) -> None:
         stored = await jetstream.at(self._connection, subjects.LATER, sequence)
         if stored is None:
             return  # it was changed, and begins anew
         headers = without_control_headers(stored.headers)
-        headers[MSG_ID] = f"missed.{standing.client}.{standing.schedule_id}.{expected:.0f}"  # once for all stewards
-        subject = subjects.due(standing.client, standing.schedule_id)
+        headers[MSG_ID] = f"missed.{held.client}.{held.schedule_id}.{expected:.0f}"  # once for all stewards
+        subject = subjects.due(held.client, held.schedule_id)
         await jetstream.store(self._connection, subject, stored.body, headers)
-        log.warning("schedule %s was due while no server ran, and is due now", standing.schedule_id)
+        log.warning("schedule %s was due while no server ran, and is due now", held.schedule_id)
 
     def _fail(self, error: BusError) -> None:
         self._spawn(_raise(error))
 
 
-def _expected(standing: Standing, active: jetstream.StoredMessage) -> float | None:
+def _expected(held: Standing, active: jetstream.StoredMessage) -> float | None:
     """When a recurring schedule must have been due after what is known of it; None: it is none."""
     try:
-        making = later.read_making(active.headers, active.subject)
+        making = standing.read_making(active.headers, active.subject)
     except DecodeError:
         return None
     if making.due.once:
         return None  # of these the server knows
-    occurred = later.read_occurrence(standing.messages.get("occurred"), standing.schedule_id)
+    occurred = standing.read_occurrence(held.messages.get("occurred"), held.schedule_id)
     base = max(active.stored_at, occurred.at if occurred else 0.0)
     return making.due.after(base, base=base)
 

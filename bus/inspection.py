@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from bus import beside, blobs, codec, early, endings, jetstream, later, reading, subjects
+from bus import beside, blobs, codec, early, endings, jetstream, reading, standing, subjects
 from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import DecodeError, InvalidSubjectError, NotFoundError, PayloadTooLargeError
@@ -168,7 +168,7 @@ async def find_task(connection: Connection, task_id: str) -> TaskView:
         result = await endings.stored_result(connection, subject)
         if result is not None:
             return TaskView(ended=await beside.filled(connection, result))
-        planned = await later.find_once(connection, task_id)
+        planned = await standing.find_once(connection, task_id)
         if planned is not None:
             return TaskView(later=planned)
         for beat in await workers(connection, task_id=task_id):

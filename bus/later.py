@@ -10,16 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pydantic import ValidationError
-
-from bus import codec, endings, jetstream, reading, schedules, subjects
+from bus import endings, jetstream, reading, schedules, subjects, when
 from bus.connection import Connection
 from bus.errors import (
     ConfigError,
-    DecodeError,
     InvalidSubjectError,
     NotFoundError,
     PayloadTooLargeError,
@@ -29,16 +25,15 @@ from bus.messages import (
     CAPABILITY,
     CONTENT_TYPE,
     HEADROOM,
-    MAX_DEADLINE,
     SCHEDULE,
     TIME_ZONE,
     TRACEPARENT,
     WHEN,
     WHERE,
-    Envelope,
     without_control_headers,
 )
-from bus.schedules import Listing, Making, Occurrence, Plan, Planned, ScheduleInfo
+from bus.schedules import Listing, Making, Plan, Planned, ScheduleInfo
+from bus.standing import Standing, never_queued, next_of, read_making
 
 FULL: Final = 0.4
 """Of LATER, which would evict what is oldest: then no more are taken. Each may take twice its room once it is due."""
@@ -46,75 +41,6 @@ SHOWN: Final = 1000
 """Schedules of one listing."""
 _LOOKED: Final = 1.0
 """Seconds for which it is taken for granted how full LATER is, but for what was added since."""
-
-
-@dataclass(slots=True)
-class Standing:
-    """What LATER holds of one schedule, by the kind of subject: `later`, `paused`, `due` and `occurred`."""
-
-    client: str
-    schedule_id: str
-    messages: dict[str, jetstream.StoredMessage] = field(default_factory=dict)
-
-    def info(self, now: float) -> ScheduleInfo | None:
-        """How it stands; None: it is none any more, or not one that we wrote."""
-        stored = self.messages.get("later") or self.messages.get("paused") or self.messages.get("due")
-        if stored is None:
-            return None
-        try:
-            making = read_making(stored.headers, stored.subject)
-        except DecodeError:
-            return None
-        occurred = read_occurrence(self.messages.get("occurred"), self.schedule_id)
-        active, due = self.messages.get("later"), self.messages.get("due")
-        if active is None and due is not None and "paused" not in self.messages and not making.due.once:
-            return None  # taken away after it fell due for the last time
-        base = max(stored.stored_at, occurred.at if occurred else 0.0)
-        return ScheduleInfo(
-            schedule_id=self.schedule_id,
-            client=self.client,
-            capability=making.address,
-            work=stored.headers.get(CAPABILITY, ""),
-            when=making.when,
-            zone=making.zone,
-            priority=making.priority,
-            deadline=making.seconds,
-            created_at=making.at,
-            paused=active is None and "paused" in self.messages,
-            next_at=_next(making, now, base) if active else None,
-            due_since=due.stored_at if due else None,
-            last=occurred,
-        )
-
-
-def _next(making: Making, now: float, base: float) -> float | None:
-    return making.due.after(0.0 if making.due.once else now, base=base)
-
-
-def read_making(headers: dict[str, str], subject: str) -> Making:
-    """What makes a task of a message in LATER.
-
-    Raises:
-        DecodeError: it is not one that a steward wrote.
-    """
-    try:
-        making = Making.model_validate_json(headers.get(SCHEDULE, ""))
-        subjects.task(making.address, making.priority)
-        schedules.parse(making.when, making.zone)
-        return making
-    except (ValidationError, ConfigError) as error:
-        raise DecodeError(subject, f"header {SCHEDULE}: {error}") from error
-
-
-def read_occurrence(stored: jetstream.StoredMessage | None, schedule_id: str) -> Occurrence | None:
-    """The last occurrence that is noted; None: there was none, or none that can be read."""
-    if stored is None:
-        return None
-    try:
-        body = codec.read(dict, stored.headers, stored.body, subject=stored.subject)
-        return Occurrence(task_id=f"{schedule_id}-{int(body['sequence'])}", at=float(body["at"]))
-    except (DecodeError, KeyError, TypeError, ValueError):
-        return None
 
 
 class Later:
@@ -136,7 +62,7 @@ class Later:
             PayloadTooLargeError: no task could be made of it.
             TransportError: it may be stored or not; doing it again is safe.
         """
-        due = schedules.parse(plan.when, plan.zone)
+        due = when.parse(plan.when, plan.zone)
         subjects.task(address, plan.priority, client)
         if plan.work:
             subjects.token(plan.work, "capability")
@@ -170,7 +96,7 @@ class Later:
             kinds = (kind for kind in before.messages if kind != "later")
             await self._take_away(client, plan.schedule_id, kinds, up_to=stored.sequence)
         replaced = before is not None and before.messages.keys() != {"occurred"}
-        return Planned(schedule_id=plan.schedule_id, next_at=_next(making, now, now), replaced=replaced)
+        return Planned(schedule_id=plan.schedule_id, next_at=next_of(making, now, now), replaced=replaced)
 
     async def _before(self, plan: Plan, once: bool, address: str, client: str) -> Standing | Planned | None:  # noqa: FBT001
         """What stands there already, or the answer where nothing is to be stored."""
@@ -351,53 +277,5 @@ class Later:
             await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
 
 
-def never_queued(
-    info: ScheduleInfo, messages: Iterable[jetstream.StoredMessage], task_id: str, *, due_at: float | None = None
-) -> Envelope:
-    """The task of a schedule that ends without ever having stood in the queue: its sequence is 0."""
-    stored = next(iter(messages))
-    now = time.time()
-    due = due_at if due_at is not None else info.due_since or info.next_at or now
-    return Envelope(
-        subject=subjects.task(info.capability, info.priority, info.client),
-        capability=info.capability,
-        priority=info.priority,
-        client=info.client,
-        task_id=task_id,
-        body=stored.body,
-        headers=without_control_headers(stored.headers),
-        content_type=codec.content_type_of(stored.headers),
-        sequence=0,
-        stored_at=due_at or info.created_at,
-        deadline=min(due + info.deadline, now + MAX_DEADLINE),
-        deliveries=0,
-        reply="",
-        named=True,
-        attempt=0,
-    )
-
-
 def _not_found(schedule_id: str) -> NotFoundError:
     return NotFoundError(f"schedule {schedule_id}", "there is none; `revo schedule ls` shows those that are kept")
-
-
-async def find_once(connection: Connection, task_id: str) -> ScheduleInfo | None:
-    """A task that is not due yet, or is no task yet, by its id alone; None: there is none.
-
-    Raises:
-        NotFoundError: what has this id is due again and again: its tasks have ids of their own.
-    """
-    for kind in ("later", "paused", "due"):
-        try:
-            stored = await jetstream.last(connection, subjects.LATER, f"revo.{kind}.*.{subjects.token(task_id)}")
-        except NotFoundError:
-            return None  # a mesh of an earlier version, without that stream
-        if stored is None:
-            continue
-        client, _ = subjects.parse_schedule(stored.subject)
-        info = Standing(client, task_id, {kind: stored}).info(time.time())
-        if info is not None and info.once:
-            return info
-        if info is not None:
-            raise NotFoundError(f"task {task_id}", f"it is a schedule; see `revo schedule show {task_id}`")
-    return None

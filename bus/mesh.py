@@ -23,10 +23,11 @@ from bus.handle import Client, Handle
 from bus.messages import Cancelled, DeadLetter, Redriven, SpanRecord
 from bus.prompts import MAX_SILENCE, Attachment
 from bus.scheduled import Schedule, Scheduler, What
-from bus.schedules import ScheduleInfo, Span, Time, when
+from bus.schedules import ScheduleInfo
 from bus.settings import Settings
 from bus.submitting import Submitter
 from bus.telemetry import Telemetry
+from bus.when import Span, Time, when
 
 __all__ = ["Handle", "Mesh", "Schedule"]
 

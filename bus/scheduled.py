@@ -13,9 +13,10 @@ from bus import codec, schedules, subjects
 from bus.errors import ConfigError, NotFoundError
 from bus.handle import Client, Handle
 from bus.messages import MAX_DEADLINE, TRACEPARENT
-from bus.schedules import Plan, Planned, ScheduleInfo, When
+from bus.schedules import Plan, Planned, ScheduleInfo
 from bus.submitting import Submitter
 from bus.telemetry import Attributes
+from bus.when import When
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,9 @@ from bus import endings, schedules, subjects
 from bus.errors import ConfigError, NotFoundError
 from bus.mesh import Mesh
 from bus.messages import Result
-from bus.schedules import ScheduleInfo, When
+from bus.schedules import ScheduleInfo
 from bus.settings import Settings
+from bus.when import When, when
 from revo.cli.common import DONE, Output, ago, console, guarded_text, print_json, quiet_logs, run_async, table
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -46,7 +47,7 @@ class Timing:
         """
         if self == Timing():
             return None
-        return schedules.when(**self.arguments())
+        return when(**self.arguments())
 
     def once(self) -> dict[str, Any]:
         """What `Mesh.submit` takes of it for a task that is done once, or now."""

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 
@@ -27,7 +27,7 @@ from bus.errors import (
     QueueFullError,
     ServerError,
 )
-from bus.mesh import Handle, Mesh
+from bus.mesh import Handle, Mesh, Schedule
 from bus.messages import CONTENT_TYPE, JSON, MSGPACK, WHEN, WHERE
 from bus.server import Server
 from tests.conftest import Gate, StartWorker, nothing_queued
@@ -92,6 +92,7 @@ async def test_a_task_is_done_when_it_is_due_and_its_handle_knows_of_it(
     await start_worker(Counting())
     due = time.time() + 1.0
     later = await mesh.submit("echo", {"n": 1}, at=due, task_id="later")
+    assert_type(later, Handle)
     await mesh.submit("echo", {"n": 2}, after=datetime.timedelta(hours=1), schedule_id="much-later")
     view = await inspection.find_task(mesh.connection, "later")
     assert view.later is not None
@@ -113,6 +114,7 @@ async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
 ) -> None:
     await start_worker(counting := Counting())
     schedule = await mesh.submit("echo", {"n": 1}, every=1, schedule_id="tick", priority="high")
+    assert_type(schedule, Schedule)
     await eventually(lambda: bool(counting.runs))
     info = await schedule.info()
     assert info.last is not None

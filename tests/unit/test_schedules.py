@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bus import schedules
+from bus import when
 from bus.cron import Cron
 from bus.errors import ConfigError
-from bus.schedules import When
+from bus.when import When
 
 BERLIN = "Europe/Berlin"
 UTC = datetime.UTC
@@ -36,10 +36,10 @@ UTC = datetime.UTC
 def test_what_a_caller_says_is_what_the_server_takes_and_reads_back_as_the_same(
     said: dict[str, Any], text: str
 ) -> None:
-    due = schedules.when(**said)
+    due = when.when(**said)
     assert due.text == text
     assert due.once == ("at" in said)
-    assert schedules.parse(due.text, due.zone) == due
+    assert when.parse(due.text, due.zone) == due
 
 
 @pytest.mark.parametrize(
@@ -74,14 +74,14 @@ def test_what_a_caller_says_is_what_the_server_takes_and_reads_back_as_the_same(
 )
 def test_what_the_server_would_refuse_is_refused_in_the_caller_s_words(said: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError) as raised:
-        schedules.when(**said)
+        when.when(**said)
     assert says in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["@at soon", "@every 5m", "@every -5s", "@reboot", "0 9 * * *x", ""])
 def test_what_stands_on_the_wire_and_means_nothing_is_refused_by_a_steward_too(text: str) -> None:
     with pytest.raises(ConfigError):
-        schedules.parse(text, "")
+        when.parse(text, "")
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_what_is_due_every_so_often_is_counted_from_when_it_was_last() -> None:
     assert due.after(100.2, base=100.2) == 110.0
     assert due.after(125.0, base=100.4) == 130.0
     assert due.after(130.0, base=100.0) == 140.0
-    once = schedules.when(after=60)
+    once = when.when(after=60)
     assert once.after(0.0) == pytest.approx(time.time() + 60, abs=5)
     assert once.after(time.time() + 100) is None
