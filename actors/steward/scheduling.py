@@ -47,7 +47,7 @@ class Scheduling(Actor):
     @rpc("schedule", scoped=True)
     async def schedule(self, plan: Plan) -> Planned:
         """Keep a schedule for whoever asks. The scope is where its tasks are sent: permissions decide who may."""
-        client = _whose(plan.client, plan.schedule_id)
+        client = _whose(plan.client, f"schedule {plan.schedule_id}")
         if not client:
             raise ConfigError(f"schedule {plan.schedule_id}", "names no client")
         planned = await self._later.put(plan, SCOPE.get(), client)
@@ -59,12 +59,12 @@ class Scheduling(Actor):
     @rpc("schedules")
     async def schedules(self, whose: Whose) -> Listing:
         """The schedules of a client, or everybody's."""
-        return await self._later.listing(_whose(whose.client, whose.client), whose.schedule_id)
+        return await self._later.listing(_whose(whose.client, f"schedules of {whose.client}"), whose.schedule_id)
 
     @rpc("unschedule")
     async def unschedule(self, which: Which) -> ScheduleInfo:
         """Take a schedule away; a task that was to be done once ends as cancelled."""
-        client = _whose(which.client, which.schedule_id)
+        client = _whose(which.client, f"schedule {which.schedule_id}")
         info = await self._later.remove(client, which.schedule_id, by=CALLER.get() or which.by)
         await self._tell(info.schedule_id, "removed", client=info.client, capability=info.capability)
         return info
@@ -72,14 +72,14 @@ class Scheduling(Actor):
     @rpc("pause_schedule")
     async def pause_schedule(self, which: Which) -> ScheduleInfo:
         """Let a schedule fall due no more for now."""
-        info = await self._later.pause(_whose(which.client, which.schedule_id), which.schedule_id)
+        info = await self._later.pause(_whose(which.client, f"schedule {which.schedule_id}"), which.schedule_id)
         await self._tell(info.schedule_id, "paused", client=info.client, capability=info.capability)
         return info
 
     @rpc("resume_schedule")
     async def resume_schedule(self, which: Which) -> ScheduleInfo:
         """Let a paused schedule go on."""
-        info = await self._later.resume(_whose(which.client, which.schedule_id), which.schedule_id)
+        info = await self._later.resume(_whose(which.client, f"schedule {which.schedule_id}"), which.schedule_id)
         await self._tell(info.schedule_id, "resumed", client=info.client, capability=info.capability)
         return info
 
@@ -118,5 +118,5 @@ def _whose(client: str, what: str) -> str:
     """
     caller = CALLER.get()
     if caller and client not in ("", caller):
-        raise NotFoundError(f"schedule {what}", f"client {caller} has none of this id")
+        raise NotFoundError(what, f"client {caller} sees its own alone, and has none such")
     return caller or (client and subjects.token(client, "client"))
