@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from bus import jetstream, stewards, subjects, tasks, topology
 from bus.budgets import Budget
-from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError
+from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError, PermissionDeniedError
 from bus.family import FAMILY
 from bus.handle import Client, Handle
 from bus.messages import MSG_ID
@@ -113,7 +113,7 @@ class Submitter:
         while True:
             try:
                 some = await stewards.ask(self._connection, self._telemetry, "children", message)
-            except NoStewardError as error:
+            except (NoStewardError, PermissionDeniedError) as error:  # or credentials of an earlier version
                 log.warning("children of %s that wait may be submitted again: %s", parent, error)
                 return found
             found |= some["standing"]

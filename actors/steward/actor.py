@@ -98,6 +98,7 @@ class Steward(Families, Actor):
         self._shedder = Shedder(connection, RegistryClient(self.mesh), telemetry.instance)
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)
+        self._stopping: dict[tuple[str, str], asyncio.Task[int]] = {}
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()
