@@ -13,7 +13,14 @@ from pydantic import BaseModel
 
 from bus import beside, jetstream, stewards, subjects, tasks, topology
 from bus.budgets import Budget
-from bus.errors import BusError, ConfigError, NoStewardError, NotFoundError, QueueFullError
+from bus.errors import (
+    BusError,
+    ConfigError,
+    NoStewardError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueueFullError,
+)
 from bus.estimates import Room
 from bus.family import FAMILY
 from bus.handle import Client, Handle
@@ -118,7 +125,7 @@ class Submitter:
         while True:
             try:
                 some = await stewards.ask(self._connection, self._telemetry, "children", message)
-            except NoStewardError as error:
+            except (NoStewardError, PermissionDeniedError) as error:  # or credentials of an earlier version
                 log.warning("children of %s that wait may be submitted again: %s", parent, error)
                 return found
             found |= some["standing"]

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
 from typing import Any, Final
 
-from bus import jetstream, rpc, subjects
+from bus import jetstream, stewards, subjects
 from bus.budgets import Budget, Purse, shown
 from bus.connection import Connection
 from bus.errors import BusError
@@ -140,7 +140,7 @@ class Wallet:
     async def _told(self, purse: Purse) -> None:
         message = {"budget": purse.id, "root": purse.root}
         try:
-            await rpc.call(self._connection, self._telemetry, subjects.STEWARD, "overspent", message)
+            await stewards.ask(self._connection, self._telemetry, "overspent", message)
         except BusError as error:
             log.warning("the family of %s has used up its budget and may run on: %s", purse.root, error)
         finally:

@@ -105,6 +105,7 @@ class Steward(Estimating, Families, Scheduling, Storing, Telling):
         self._watch = Watch(connection)
         self._obituary = Obituary(connection, telemetry)
         self._fair = Fair(connection, self._backlog, self._watch, telemetry.metrics)
+        self._stopping: dict[tuple[str, str], asyncio.Task[int]] = {}
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()

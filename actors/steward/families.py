@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Final
 
 from pydantic import BaseModel, Field, StringConstraints
@@ -17,6 +18,8 @@ from bus.rpc import CALLER
 
 AT_ONCE: Final = 5000
 """Children that one answer names: of more it would not fit in a message."""
+SIDE_BY_SIDE: Final = 32
+"""Tasks that are ended at once."""
 
 _NAME: Final = "[A-Za-z0-9_-]{1,64}"
 FullName = Annotated[str, StringConstraints(pattern=rf"^{_NAME}\.@?{_NAME}\.{_NAME}$")]
@@ -56,6 +59,8 @@ class Families:
     mesh: Mesh
     _ender: Ender
     _backlog: Backlog
+    _stopping: dict[tuple[str, str], asyncio.Task[int]]
+    """Sweeps through families that go on, by budget and root."""
 
     @rpc("children")
     async def children(self, parent: Parent) -> Children:
@@ -72,8 +77,16 @@ class Families:
         """For a handler that has used up a budget: end the task that it was given to, and all that descends from it.
 
         Nobody's word is taken for it: a task ends when its own header says that it may spend no more than the counters
-        say. Asked again it ends those that were submitted since.
+        say. Asked again it ends those that were submitted since. All that ask at the same time wait for one sweep.
         """
+        key = (told.budget, told.root)
+        sweep = self._stopping.get(key)
+        if sweep is None:
+            self._stopping[key] = sweep = asyncio.get_running_loop().create_task(self._stop(told))
+            sweep.add_done_callback(lambda _: self._stopping.pop(key))
+        return Stopped(ended=await asyncio.shield(sweep))
+
+    async def _stop(self, told: Overspent) -> int:
         spent = await budgets.spent(self.mesh.connection, told.budget)
         await self._backlog.refresh()
         ended, seen, left = 0, {told.root}, [told.root]
@@ -82,14 +95,19 @@ class Families:
             if over is not None:
                 ended += (await self._ender.end(root, "failed", over)).status == "failed"
         while left and len(seen) < MAX_FAMILY:
-            for child in await self._backlog.children(left.pop()):
-                if child.name not in seen:
-                    seen.add(child.name)
-                    left.append(child.name)
-                if _over(child, told, spent) is not None:
-                    why = TaskCancelledError(child.task_id, f"the budget of {told.root}, which is used up")
-                    ended += (await self._ender.end(child, "cancelled", why)).status == "cancelled"
-        return Stopped(ended=ended)
+            children = await self._backlog.children(left.pop())
+            for start in range(0, len(children), SIDE_BY_SIDE):
+                some = children[start : start + SIDE_BY_SIDE]
+                ended += sum(await asyncio.gather(*(self._stop_child(one, told, spent) for one in some)))
+            left += [child.name for child in children if child.name not in seen]
+            seen.update(child.name for child in children)
+        return ended
+
+    async def _stop_child(self, child: Envelope, told: Overspent, spent: dict[str, int]) -> bool:
+        if _over(child, told, spent) is None:
+            return False
+        why = TaskCancelledError(child.task_id, f"the budget of {told.root}, which is used up")
+        return (await self._ender.end(child, "cancelled", why)).status == "cancelled"
 
 
 def _over(task: Envelope, told: Overspent, spent: dict[str, int]) -> BudgetExceededError | None:

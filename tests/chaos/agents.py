@@ -8,7 +8,7 @@ import signal
 
 from pydantic import BaseModel
 
-from revo import Agent, task
+from revo import Agent, TaskContext, task
 
 
 class Job(BaseModel):
@@ -34,3 +34,26 @@ class Chaotic(Agent):
             raise ValueError("as told")
         await asyncio.sleep(job.seconds)  # noqa: TID251  (the work itself)
         return job.data or job.id
+
+
+class Brood(BaseModel):
+    first: int
+    children: int
+    journal: str
+
+
+class Brooding(Agent):
+    """Has others do all of its work, some before it submits the rest."""
+
+    concurrency = 4
+    submits = ("chaos",)
+
+    @task("brood", ack_wait=1.0)
+    async def brood(self, brood: Brood, context: TaskContext) -> list[int]:
+        ids = range(brood.first, brood.first + brood.children)
+        messages = [{"id": number, "journal": brood.journal, "seconds": 0.2} for number in ids]
+        half = len(messages) // 2
+        done = await self.mesh.gather(*(await self.mesh.submit_many("chaos", messages[:half])))
+        rest = [await self.mesh.submit("chaos", message) for message in messages[half:]]
+        context.spend(tokens=1)
+        return [*done, *(await self.mesh.gather(*rest))]

@@ -35,8 +35,9 @@ async def pause(seconds: float) -> None:
 class Fleet:
     """`size` workers, each started again when it dies, as a supervisor does. Use it as a context manager."""
 
-    def __init__(self, url: str, folder: Path, size: int, **env: str) -> None:
+    def __init__(self, url: str, folder: Path, size: int, *, target: str = AGENT, **env: str) -> None:
         self._url = url
+        self._target = target
         self._folder = folder
         self._size = size
         self._env = env
@@ -50,9 +51,9 @@ class Fleet:
     async def _keep(self, number: int) -> None:
         while not self._leaving:
             self.starts += 1
-            log = self._folder / f"worker-{number}-{self.starts}.log"
+            log = self._folder / f"{self._target.rpartition(':')[2]}-{number}-{self.starts}.log"
             try:
-                async with actor(AGENT, self._url, log, **self._env) as process:
+                async with actor(self._target, self._url, log, **self._env) as process:
                     self.alive[number] = process
                     await process.wait(10_000)
             except AssertionError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bus import family, inspection, jetstream, subjects
+from bus import budgets, family, inspection, jetstream, stewards, subjects
 from bus.audit import audit
 from bus.budgets import Budget
 from bus.errors import BudgetExceededError, ConfigError, TaskFailedError
@@ -18,6 +18,7 @@ from bus.handle import Handle
 from bus.mesh import Mesh
 from bus.messages import BUDGET, TASK_ID
 from bus.server import Server
+from bus.wallet import Wallet
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import PATIENCE, eventually
 from tests.processes import ActorProcess, actor
@@ -113,6 +114,31 @@ async def test_what_a_killed_handler_spent_is_spent_and_its_children_count_once(
         await first.wait()
     async with actor(SPENDER, server.url, tmp_path / "second.log"):
         assert await handle.result(timeout=20) == {"tokens": 80, "money": None, "tasks": 7}
+
+
+async def test_a_steward_that_was_away_is_told_by_the_next_spend_and_believes_no_word_but_the_header(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    handle, other = [await mesh.submit("nobody", {}, budget=Budget(tokens=n)) for n in (1, 5)]
+    queued = [one async for one in inspection.queued(mesh.connection)]
+    (purse,), (others,) = (budgets.read(one.headers, "") for one in queued)
+    wallet = Wallet(mesh.connection, mesh.telemetry, (purse, others))
+    with pytest.raises(BudgetExceededError, match="1 tokens is used up: 2 have"):
+        await wallet.spend(tokens=2)
+    await wallet.close()
+    async with actor("actors.steward:Steward", server.url, tmp_path / "steward.log"):
+        lie = {"budget": others.id, "root": others.root}
+        assert await stewards.ask(mesh.connection, mesh.telemetry, "overspent", lie) == {"ended": 0}
+        lie = {"budget": purse.id, "root": others.root}
+        assert await stewards.ask(mesh.connection, mesh.telemetry, "overspent", lie) == {"ended": 0}
+        assert len([one async for one in inspection.queued(mesh.connection)]) == 2
+        with pytest.raises(BudgetExceededError, match="1 tokens is used up: 3 have"):
+            await wallet.spend(tokens=1)
+        outcome = await handle.outcome(timeout=20)
+        assert outcome.error is not None
+        assert (outcome.status, outcome.error.code, outcome.agent) == ("failed", "budget_exceeded", "revo-steward")
+        await wallet.close()
+        assert not other.arrival.done
 
 
 async def test_a_plain_handler_spends_too_and_hears_at_once_that_all_is_spent(

@@ -809,8 +809,8 @@ MUTANTS = [
     Mutant(
         "who is of a family without a budget left goes on",
         "actors/steward/families.py",
-        "if _over(child, told, spent) is not None:",
         "if _over(child, told, spent) is None:",
+        "if True:",
         SPENT_UP,
         "not within",
     ),
