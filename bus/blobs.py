@@ -37,6 +37,8 @@ PIECE: Final = 512 * 1024
 """Bytes of a piece, where the server takes as much."""
 WINDOW: Final = 4
 """Pieces that are on their way at once: so much is in memory besides the whole, and a slow line is not drowned."""
+SMALL: Final = 1024
+"""Bytes; the setting `blob_above` is at least that."""
 _HEADERS: Final = 4096
 """Bytes of a message that its headers may take."""
 _LATE: Final = 5.0
@@ -61,7 +63,7 @@ class Place(NamedTuple):
 
 
 def is_large(connection: Connection, size: int) -> bool:
-    """Whether a task's message of so many bytes travels beside its message."""
+    """Whether a task's message of so many bytes travels beside it. Up to `SMALL` none does: nobody need ask."""
     return size > connection.settings.blob_above or size + HEADROOM + _HEADERS > connection.max_payload
 
 

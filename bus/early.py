@@ -244,9 +244,9 @@ class Ender:
             MSG_ID: f"{client}.{capability}.{new_id}",
             DEADLINE: f"{time.time() + span:.3f}",
         }
+        old, new = Place(client, capability, task_id), Place(client, capability, new_id)
         blob = blobs.named_in(stored.headers, stored.subject)
         if blob is not None:  # a message of its own: that of the dead letter goes with the letter
-            old, new = Place(client, capability, task_id), Place(client, capability, new_id)
             await blobs.copy(connection, blob, old, new)
         kept = await jetstream.store(connection, subject, stored.body, headers, room=HEADROOM)
         if blob is not None and kept.duplicate:

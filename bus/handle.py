@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,7 @@ class Handle:
             TransportError: its large value could not be read now; waiting again reads it again.
         """
         client, arrival = self._client, self._arrival
-        until = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        until = None if timeout is None else time.monotonic() + timeout
         arrivals = client.arrivals
         if not arrivals.listening:
             await arrivals.listen()
@@ -73,7 +74,7 @@ class Handle:
         if arrival.result.blob is None:
             return arrival.result
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(None if until is None else until - time.monotonic()):
                 return await arrival.filled(client.connection)
         except TimeoutError:
             assert timeout is not None

@@ -121,12 +121,20 @@ class Settler:
         """Store the result, make sure of the dead letter, settle: in this order, whatever dies in between."""
         assert outcome.result is not None
         result = self.result(run, outcome.result, error, None if error else payload, trace_id=span.trace_id)
+        store = endings.store_result
         try:
-            standing = await self._store(run, result)
+            try:
+                standing = await store(self._connection, run.envelope, result)
+            except TransportError as first:
+                standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)
+            except PayloadTooLargeError:
+                if result.value is None:
+                    raise
+                standing = await self._store_beside(run, result)
         except (EncodeError, PayloadTooLargeError) as unfit:
             span.fail(unfit)
             failed = self.result(run, "failed", unfit, trace_id=span.trace_id)
-            standing = await self._store(run, failed)
+            standing = await self.persist(run, lambda: store(self._connection, run.envelope, failed))
         run.standing = standing
         span.set("revo.outcome", standing.status)
         if standing.status == "failed":
@@ -134,21 +142,8 @@ class Settler:
         await self._make_sure_of_the_rest(run, standing)
         await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)
 
-    async def _store(self, run: Run, result: Result) -> Result:
-        """Store a result unless the task has one, and return the one that stands."""
-        store, envelope = endings.store_result, run.envelope
-        try:
-            try:
-                return await store(self._connection, envelope, result)
-            except TransportError as first:
-                return await self.persist(run, lambda: store(self._connection, envelope, result), first)
-        except PayloadTooLargeError:
-            if result.value is None:
-                raise
-        return await self._store_beside(run, result)
-
     async def _store_beside(self, run: Run, result: Result) -> Result:
-        """The same for a value that is too large for a message: it goes beside the result, and before it.
+        """Store a result whose value is too large for a message: that goes beside it, and before it.
 
         Raises:
             PayloadTooLargeError: beyond the setting `blob_max`; nothing was sent.

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from bus import beside, codec, jetstream, subjects
-from bus.blobs import Place, is_large
+from bus.blobs import SMALL, Place, is_large
 from bus.connection import Connection
 from bus.errors import ConfigError, DecodeError, NoTimeLeftError
 from bus.messages import (
@@ -133,7 +133,7 @@ async def submit(
     """
     subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
     with _sending(telemetry, order.capability, subject, task_id, body, headers):
-        if not is_large(connection, len(body)):
+        if len(body) <= SMALL or not is_large(connection, len(body)):
             return await jetstream.store(connection, subject, body, headers, room=HEADROOM)
         place = Place(order.client, order.capability, task_id)
         headers[BLOB] = await beside.put(connection, telemetry, place, subject, body)
@@ -155,7 +155,7 @@ async def begin(
     """
     subject, body, headers = _message(connection, order, message, task_id, fresh=fresh)
     with _sending(telemetry, order.capability, subject, task_id, body, headers):
-        if is_large(connection, len(body)):
+        if len(body) > SMALL and is_large(connection, len(body)):
             place = Place(order.client, order.capability, task_id)
             headers[BLOB], body = await beside.put(connection, telemetry, place, subject, body), b""
         return jetstream.begin(connection, subject, body, headers, room=HEADROOM)

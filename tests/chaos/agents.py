@@ -16,13 +16,14 @@ class Job(BaseModel):
     seconds: float = 0.05
     what: str = "work"
     journal: str = ""
+    data: bytes = b""
 
 
 class Chaotic(Agent):
     concurrency = 4
 
     @task("chaos")
-    async def chaos(self, job: Job) -> int:
+    async def chaos(self, job: Job) -> int | bytes:
         if job.journal:  # one write, in one piece: several processes write at once
             file = os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
             os.write(file, f"{job.id}\n".encode())
@@ -32,4 +33,4 @@ class Chaotic(Agent):
         if job.what == "raise":
             raise ValueError("as told")
         await asyncio.sleep(job.seconds)  # noqa: TID251  (the work itself)
-        return job.id
+        return job.data or job.id

@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from bus import subjects
+from actors.steward.storage import Storage
+from bus import reading, subjects
+from bus.backlog import Backlog
+from bus.connection import Connection
 from bus.mesh import Mesh
 from bus.server import Server
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
@@ -26,6 +29,9 @@ TASKS = 2000
 STORM = 15.0
 ROUNDS = int(os.environ.get("REVO_CHAOS_ROUNDS", "1"))
 POISON, RAISING = 500, 700
+EVERY = 99
+"""One of so many has a message, and a value, that is too large for one."""
+LARGE = bytes(range(256)) * 4096
 
 
 async def storm(fleet: Fleet, server: Server) -> None:
@@ -46,7 +52,15 @@ async def storm(fleet: Fleet, server: Server) -> None:
 
 def message(number: int, journal: Path) -> dict[str, object]:
     what = {POISON: "die", RAISING: "raise"}.get(number, "work")
-    return {"id": number, "what": what, "journal": str(journal), "seconds": 0.12}
+    data = LARGE if number % EVERY == 0 else b""
+    return {"id": number, "what": what, "journal": str(journal), "seconds": 0.12, "data": data}
+
+
+async def payloads_left(connection: Connection) -> list[str]:
+    """Of which tasks large payloads stand when all are done and a steward has looked through them."""
+    await Storage(connection, Backlog(connection)).sweep(older_than=0)
+    firsts = await reading.subjects_in(connection, subjects.BLOBS, subjects.blob("*", "*", "*", "*", 0))
+    return [subjects.parse_blob(subject)[2] for subject in firsts]
 
 
 @pytest.mark.xdist_group("chaos")
@@ -75,6 +89,10 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         await submitting
         await eventually(lambda: at_rest(mesh.connection), timeout=90)
         found = await count(mesh.connection)
+        large = [f"task-{number}" for number in range(0, ROUNDS * TASKS, EVERY)]
+        for task_id in large:
+            assert await client.handle("chaos", task_id).result(timeout=30) == LARGE
+        left = await payloads_left(mesh.connection)
         kills = fleet.kills
     wrong = {f"task-{POISON}", f"task-{RAISING}"}
     began_often = executions(journal)
@@ -86,6 +104,7 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         f"{time.monotonic() - began:.1f} s"
     )
     assert found.dead == wrong
+    assert sorted(left) == sorted(large), "of each the value stands, once, and nothing else"
     assert set(found.results) == {f"task-{number}" for number in range(ROUNDS * TASKS)}
     assert set(found.results.values()) == {1}
     assert {task_id for task_id, status in found.statuses.items() if status != "succeeded"} == wrong

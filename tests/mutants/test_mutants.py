@@ -387,7 +387,7 @@ MUTANTS = [
     Mutant(
         "a result that cannot be stored is not tried again",
         "bus/settling.py",
-        "return await self.persist(run, lambda: store(self._connection, envelope, result), first)",
+        "standing = await self.persist(run, lambda: store(self._connection, run.envelope, result), first)",
         "raise",
         RETRIED,
         "it ran again although its worker had the result",
