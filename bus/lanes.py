@@ -127,14 +127,18 @@ class Lanes:
         info = await self._info(queue)
         if info is None:
             return 0, in_lane > 0
-        pairs = await self._unfinished(queue, int(info["delivered"]["stream_seq"])) if in_lane else []
+        delivered = int(info["delivered"]["stream_seq"])
         room = min(moves, self._share - in_lane)
         wanted: dict[str, list[int]] = {}
         if room > 0 and int(info["num_pending"]) > 2 * self._share and not info.get("paused"):
-            wanted = self._pick(queue, counts, int(info["delivered"]["stream_seq"]), room)
+            wanted = self._pick(queue, counts, delivered, room)
         if in_lane or wanted:
             await self._ensure(queue, info["config"])
-        done = await self._settle(queue, pairs) if pairs else 0
+        done = 0
+        if in_lane:
+            pairs, checked = await self._unfinished(queue, delivered)
+            done = await self._settle(queue, pairs)
+            self._checked[queue.name] = checked
         for some in _chunks(await self._read(queue, wanted), AT_ONCE):
             copies, full = await self._copy(some)
             done += await self._settle(queue, copies)
@@ -194,9 +198,14 @@ class Lanes:
                 heapq.heappush(turns, (in_lane + 1, sequences[left[client]], client))
         return found
 
-    async def _unfinished(self, queue: _Queue, delivered: int) -> list[Moved]:
-        """Moves that somebody began and did not end: an original stands with its copy. Each copy is looked at once."""
-        checked = last = self._checked.get(queue.name, 0)
+    async def _unfinished(self, queue: _Queue, delivered: int) -> tuple[list[Moved], int]:
+        """Moves that somebody began and did not end: an original stands with its copy. Each copy is looked at once, up
+        to the sequence that is returned, too.
+        """
+        checked = self._checked.get(queue.name, 0)
+        if checked > self._backlog.last:
+            checked = 0  # the stream was made anew
+        last = checked
         found: list[Moved] = []
         for client, lane in queue.lane.items():
             new = {
@@ -210,8 +219,7 @@ class Lanes:
             near = line.sequences[start : start + self._share]
             found += [(one, new[task_id]) for one in near if (task_id := self._backlog.id_of(one)) in new]
         certain = [pair for pair in found if await self._is_copy(*pair)]
-        self._checked[queue.name] = last
-        return certain
+        return certain, last
 
     async def _is_copy(self, sequence: int, copy: int) -> bool:
         stored = await jetstream.at(self._connection, subjects.TASKS, copy)
@@ -265,8 +273,8 @@ class Lanes:
 
     async def _settle(self, queue: _Queue, copies: Sequence[Moved]) -> int:
         """Delete the originals, or the copies of those that may be in somebody's hands by now; how many were moved."""
-        info = await self._info(queue)
-        if info is None or not copies:
+        info = await self._info(queue) if copies else None
+        if info is None:
             return 0
         delivered = int(info["delivered"]["stream_seq"])
         left = [sequence if sequence > delivered else copy for sequence, copy in copies]

@@ -38,7 +38,7 @@ async def test_in_a_steady_state_the_start_is_told_within_a_factor_of_two(
     server: Server, mesh: Mesh, tmp_path: Path, figures: Callable[[str], None]
 ) -> None:
     async with actor(STEWARD, server.url, tmp_path / "s.log"), actor(TOILER, server.url, tmp_path / "t.log"):
-        await mesh.submit_many("toil", ({"seconds": 0.05} for _ in range(200)))
+        await mesh.submit_many("toil", ({"seconds": 0.05} for _ in range(140)))
         await eventually(lambda: known(mesh, "toil"))
         handle = await mesh.submit("toil", {"seconds": 0.05})
         asked_at, said = time.time(), await handle.estimate()

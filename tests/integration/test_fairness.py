@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -66,21 +67,33 @@ async def test_who_has_few_tasks_is_not_kept_waiting_by_twenty_thousand_of_anoth
 ) -> None:
     async with client(server, "flood") as many, client(server, "light") as few:
         await flood(many, 20_000)
-        async with actor(STEWARD, server.url, tmp_path / "steward.log"), actor(TOILER, server.url, tmp_path / "a.log"):
+        async with (
+            actor(STEWARD, server.url, tmp_path / "steward.log") as steward,
+            actor(TOILER, server.url, tmp_path / "a.log"),
+        ):
             one = await (await few.submit("toil", {"id": 1})).outcome(timeout=60)
             alone = await overtaken_by(few.connection, [one])
             handles = [await few.submit("toil", {"id": n}) for n in range(50)]
             fifty = [await handle.outcome(timeout=60) for handle in handles]
             together = await overtaken_by(few.connection, fifty)
+            steward.signal(signal.SIGKILL)
+            await steward.wait()
+            handle = await few.submit("toil", {"id": 2})
+            async with actor(STEWARD, server.url, tmp_path / "second.log"):
+                back = time.time()
+                last = await handle.outcome(timeout=60)
+                after = await overtaken_by(few.connection, [last.model_copy(update={"submitted_at": back})])
             found = await audit(few.connection)
-    figures(f"behind 20,000 tasks: one waited for {alone} of them, fifty for {together}")
+    figures(f"behind 20,000 tasks: one waited for {alone} of them, fifty for {together}; one that came while there was")
+    figures(f"no steward: for {after} from the next one's start on")
     share = Settings().fair_share
     assert alone < 3 * share
     assert together < 3 * share
-    assert {end.status for end in [one, *fifty]} == {"succeeded"}
+    assert after < 3 * share
+    assert {end.status for end in [one, *fifty, last]} == {"succeeded"}
     assert found.good, found
-    assert found.accepted == 20_051
-    assert found.waiting > 5_000, "the flood was not over by then"
+    assert found.accepted == 20_052
+    assert found.waiting > 2_000, "the flood was not over by then"
 
 
 async def test_a_steward_that_is_killed_in_the_middle_loses_no_task_and_runs_none_twice(
