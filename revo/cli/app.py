@@ -12,6 +12,7 @@ from typer.exceptions import TyperException
 from revo.cli import benches, common, completion, groups, memory, scheduling
 from revo.cli.common import Output, guarded
 from revo.cli.options import (
+    AgainOption,
     AtOnceOption,
     BatchOption,
     CapabilityOption,
@@ -176,18 +177,20 @@ def submit(
     results: ResultsOption = None,
     batch: BatchOption = None,
     at_once: AtOnceOption = 1000,
+    again: AgainOption = False,
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,
 ) -> int:
     """Submit one task, now or later, or one for each file or line. A task is durable then, and ends in one result."""
-    from revo.cli.files import Work, work_off
+    from revo.cli.files import work_off
     from revo.cli.schedule import Timing
     from revo.cli.submit import Request
     from revo.cli.submit import submit as send
+    from revo.cli.work import Work
 
     timing = Timing(at, after, every, cron, timezone, schedule_id)
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent, timing)
-    work = Work(each, jsonl, path_field, text_field, results, batch, at_once)
+    work = Work(each, jsonl, path_field, text_field, results, batch, at_once, again)
     if work.given:
         return work_off(request, work, timeout=timeout, url=url, output=output)
     return send(request, wait=wait, follow=follow, timeout=timeout, url=url, output=output)

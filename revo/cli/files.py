@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from bus import subjects, tasks
+from bus import subjects
 from bus.errors import BusError, CodecError, ConfigError, PayloadTooLargeError, QueueFullError, TransportError
 from bus.handle import Handle
 from bus.mesh import Mesh
@@ -37,8 +37,9 @@ from revo.cli.common import (
     say_line,
 )
 from revo.cli.reader import Before, Reader
-from revo.cli.source import Files, Item, Lines, Source
-from revo.cli.submit import Request, fields_of
+from revo.cli.source import Item, Source
+from revo.cli.submit import Request
+from revo.cli.work import Work
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -49,50 +50,6 @@ AGAIN: Final = (0.1, 0.5)
 """Seconds until a result is looked for again after the connection was lost: JetStream comes up after the server."""
 PAUSES: Final = (0.5, 5.0)
 """Seconds between two looks at a queue that is full, from the first to the longest."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """Where many messages come from and where their results go, as the user wrote it."""
-
-    each: str | None
-    jsonl: str | None
-    path_field: str | None
-    text_field: str | None
-    results: Path | None
-    batch: str | None
-    at_once: int
-
-    @property
-    def given(self) -> bool:
-        """Whether there is anything of it."""
-        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch)
-        return any(one is not None for one in said)
-
-    def source(self, fields: list[str]) -> Files | Lines:
-        """What to read.
-
-        Raises:
-            ConfigError: options that do not go together, or nothing to be read.
-        """
-        if (self.each is None) == (self.jsonl is None):
-            raise ConfigError("--each, --jsonl", "name one of them: where do the messages come from?")
-        if any("=" not in one for one in fields) and self.each is not None:
-            raise ConfigError(f"--each {self.each}", f"put the pattern in quotes: the shell made {fields[0]!r} of it")
-        added, batch = fields_of(fields), self.batch or ""
-        made: Files | Lines
-        if self.each is not None:
-            made = Files(self.each, self.path_field or "path", self.text_field, added, batch)
-            if made.path_field == made.text_field:
-                raise ConfigError(f"--content {self.text_field}", "is the field that the path goes to; see --as")
-        else:
-            for name, value in (("--as", self.path_field), ("--content", self.text_field)):
-                if value is not None:
-                    raise ConfigError(f"{name} {value}", "goes with --each: a line is a whole message")
-            assert self.jsonl is not None
-            made = Lines(self.jsonl, added, batch)
-        made.check()
-        return made
 
 
 def work_off(request: Request, work: Work, *, timeout: float | None, url: str | None, output: Output) -> int:
@@ -109,7 +66,7 @@ def work_off(request: Request, work: Work, *, timeout: float | None, url: str | 
     subjects.priority(request.priority)
     source = work.source(request.fields)
     with ends.opened(work.results) as results:
-        run = Run(request, source, results, work.at_once)
+        run = Run(request, work, source, results)
         try:
             status = run_async(run.all(url, timeout))
         except KeyboardInterrupt:
@@ -126,9 +83,9 @@ class Run:
     """One run of the command."""
 
     request: Request
+    work: Work
     source: Source
     results: ends.Ends
-    at_once: int
     begun: bool = False
     """Whether anything was submitted, or there was nothing to submit."""
     ended: bool = False
@@ -149,7 +106,7 @@ class Run:
             BusError: the mesh is gone, or does not take what is submitted for a reason that all of it shares.
         """
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-submit") as mesh:
-            reader = Reader(self.source, self.results, self.before, self.at_once, mesh.connection.secret)
+            reader = Reader(self.source, self.results, self.before, self.work, mesh.connection.secret)
             try:
                 with _progress() as progress:
                     self._draw(progress)
@@ -223,7 +180,7 @@ class Run:
             item.message,
             agent=request.agent,
             priority=request.priority,
-            task_id=tasks.task_id_of_key(item.key, mesh.connection.secret),
+            task_id=item.task_id,
             deadline=request.deadline,
         )
 

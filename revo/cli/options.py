@@ -49,6 +49,9 @@ ResultsOption = Annotated[
 BatchOption = Annotated[
     str | None, typer.Option("--batch", help="a name for the work: under another one it is done anew")
 ]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="of many tasks, do those anew that failed by the word of --results")
+]
 AtOnceOption = Annotated[
     int, typer.Option("--at-once", min=1, max=100_000, help="of many tasks, so many wait or run at a time")
 ]

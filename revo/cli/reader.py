@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from bus import tasks
 from bus.errors import ConfigError
 from revo.cli.ends import Ends
 from revo.cli.source import Item, Source
+from revo.cli.work import Work
 
 
 @dataclass
@@ -26,12 +28,13 @@ class Reader:
     The thread is a daemon, for nothing ends a read of a terminal.
     """
 
-    def __init__(self, source: Source, results: Ends, before: Before, at_once: int, secret: bytes) -> None:
-        self.slots = threading.Semaphore(at_once)
+    def __init__(self, source: Source, results: Ends, before: Before, work: Work, secret: bytes) -> None:
+        self.slots = threading.Semaphore(work.at_once)
         """One for each piece that is submitted and has not ended."""
         self._source = source
         self._results = results
         self._before = before
+        self._again = work.again
         self._secret = secret
         self._stopped = False
         self._loop = asyncio.get_running_loop()
@@ -73,13 +76,21 @@ class Reader:
         self._hand(end)
 
     def _is_new(self, item: Item) -> bool:
+        """Whether it is to be done, and as which task: one that failed before is done again as another one."""
         if item.message is None:
             return True
-        good = self._results.before(tasks.task_id_of_key(item.key, self._secret))
-        if good is None:
-            return True
-        self._before.succeeded += good
-        self._before.failed += not good
+        for failures in itertools.count():
+            key = f"{item.key}\0{failures}" if failures else item.key
+            item.task_id = tasks.task_id_of_key(key, self._secret)
+            good = self._results.before(item.task_id)
+            if good:
+                self._before.succeeded += 1
+                return False
+            if good is None and (self._again or not failures):
+                return True
+            if good is None:
+                break
+        self._before.failed += 1
         return False
 
     def _hand(self, item: Item | Exception | None) -> None:

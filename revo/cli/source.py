@@ -36,6 +36,8 @@ class Item:
     """Why there is no message."""
     key: str = ""
     """The same text for the same piece of the same work, and for no other."""
+    task_id: str = ""
+    """What that makes of it; who reads it for good sets it."""
 
     @property
     def where(self) -> str:

@@ -36,6 +36,7 @@ ECHO = f"{ROOT / 'examples' / 'echo_agent.py'}:Echo"
         (("submit", "echo", "--results", "r"), 2, "name one of them"),
         (("submit", "echo", "--jsonl", "-", "--as", "x"), 2, "goes with --each"),
         (("submit", "echo", "--each", "/etc/host*", "--content", "path"), 2, "is the field that the path goes to"),
+        (("submit", "echo", "--jsonl", "-", "--again"), 2, "--again: goes with --results"),
         (("submit", "echo", "--jsonl", "-", "nonsense"), 2, "key=value"),
         (("submit", "echo", "--jsonl", "-", "--id", "x"), 2, "--id: names one task"),
         (("submit", "echo", "--jsonl", "-", "--by-content"), 2, "--by-content: names one task"),

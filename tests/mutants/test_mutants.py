@@ -267,9 +267,9 @@ MUTANTS = [
     ),
     Mutant(
         "a line of a file of work is another task each time",
-        "revo/cli/files.py",
-        "            task_id=tasks.task_id_of_key(item.key, mesh.connection.secret),\n",
-        "            task_id=tasks.new_task_id(),\n",
+        "revo/cli/reader.py",
+        "            item.task_id = tasks.task_id_of_key(key, self._secret)\n",
+        "            item.task_id = tasks.new_task_id()\n",
         TAKEN_UP,
         "assert 40 == 20",
     ),
