@@ -224,28 +224,34 @@ class Bench:
     async def _update(self, config: dict[str, Any]) -> None:
         await jetstream.call(self.connection, "STREAM.UPDATE", subjects.RESULTS, body=config)
 
-    async def start(self) -> None:
-        """Start the worker and return when it does tasks.
+    async def ready(self) -> None:
+        """Return when the worker does tasks.
 
         Raises:
-            Unmet: it does not; says what it said.
+            Unmet: it does none, or its process has ended; says what it said.
         """
-        if self.candidate is None:
-            raise NotRun("only with --command")
-        await self.candidate.start()
-        await self.ready()
-
-    async def ready(self) -> None:
-        """Return when the worker does tasks."""
-        task = await self.submit()
+        done = asyncio.create_task(self.done(await self.submit(), START))
+        ended = asyncio.create_task(self._ended())
         try:
-            await self.done(task, START)
+            await asyncio.wait((done, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not done.done():
+                raise Unmet(f"its command ended with status {ended.result()}")
+            done.result()
         except Unmet as error:
-            status, said = (self.candidate.status, self.candidate.said) if self.candidate else (None, "")
-            ended = "" if status is None else f"; the command ended with status {status}"
-            raise Unmet(
-                f"it does no task: {error}{ended}{f'; its output ends with: {said[-500:]}' if said else ''}"
-            ) from error
+            said = self.candidate.said if self.candidate is not None else ""
+            more = f"; its output ends with: {said[-500:]}" if said else ""
+            raise Unmet(f"it does no task: {error}{more}") from error
+        finally:
+            for one in (done, ended):
+                one.cancel()
+            await asyncio.gather(done, ended, return_exceptions=True)
+
+    async def _ended(self) -> int:
+        """The exit status of the worker's process, once it has one; where it is not ours, never."""
+        if self.candidate is None:
+            never: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            return await never
+        return await self.candidate.ended()
 
     async def restart(self) -> None:
         """Kill the worker and start it again."""

@@ -78,10 +78,10 @@ class Candidate:
         finally:
             await self.kill()
 
-    @property
-    def status(self) -> int | None:
-        """The exit status if it has ended by itself."""
-        return self._child.status if self._child is not None else None
+    async def ended(self) -> int:
+        """Wait for its end and return the exit status."""
+        assert self._child is not None
+        return await self._child.wait()
 
     @property
     def said(self) -> str:

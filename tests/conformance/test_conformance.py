@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import subprocess
@@ -139,14 +140,11 @@ def test_the_suite_imports_nothing_of_our_own_worker() -> None:
     assert ours & set(done.stdout.split()) == set()
 
 
-async def test_a_command_that_does_no_task_fails_every_check_and_says_what_it_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("revo.conformance.bench.START", 0.5)
+async def test_a_command_that_ends_at_once_fails_every_check_and_says_what_it_said() -> None:
     report = await run(Plan("plain", command=f"{sys.executable} -c 'print(\"no such luck\")'", only=["json", "kill"]))
     assert not report.conforms
     assert [one.verdict for one in report.outcomes] == ["failed", "failed"]
-    assert all("no such luck" in one.why for one in report.outcomes)
+    assert all("status 0; its output ends with: no such luck" in one.why for one in report.outcomes)
 
 
 async def test_where_the_worker_and_the_server_are_others_what_would_kill_them_is_left_out(
@@ -161,3 +159,22 @@ async def test_where_the_worker_and_the_server_are_others_what_would_kill_them_i
         await process.wait()
     assert report.conforms
     assert [one.verdict for one in report.outcomes] == ["ok", "skipped", "skipped", "skipped"]
+
+
+@pytest.mark.parametrize(("where", "verdict"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])
+def test_without_the_modules_of_node_ci_fails_and_nobody_else_takes_it_for_tested(
+    where: str, verdict: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.setup_node.MODULES", tmp_path / "none")
+    monkeypatch.setenv("CI", where)
+    with pytest.raises(verdict, match="cannot be run"):
+        worker_on_node(tmp_path)
+
+
+def test_the_lock_of_the_worker_on_node_pins_what_it_installs_and_names_no_registry() -> None:
+    lock = json.loads((ROOT / "examples" / "worker-node" / "package-lock.json").read_text())
+    packages = {name: package for name, package in lock["packages"].items() if name}
+    assert {"node_modules/@nats-io/transport-node", "node_modules/@nats-io/nats-core"} <= set(packages)
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
+    assert not any("resolved" in package for package in packages.values())
+    assert set(lock["packages"][""]["dependencies"]) == {"@nats-io/transport-node"}
