@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 from bus import subjects
+from bus.following import Chunk
 from bus.mesh import Mesh
 from bus.server import Server
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
@@ -26,6 +29,8 @@ TASKS = 2000
 STORM = 15.0
 ROUNDS = int(os.environ.get("REVO_CHAOS_ROUNDS", "1"))
 POISON, RAISING = 500, 700
+STEPS_EVERY = 10
+"""One of so many tasks has steps, saves each and says so."""
 
 
 async def storm(fleet: Fleet, server: Server) -> None:
@@ -45,8 +50,24 @@ async def storm(fleet: Fleet, server: Server) -> None:
 
 
 def message(number: int, journal: Path) -> dict[str, object]:
-    what = {POISON: "die", RAISING: "raise"}.get(number, "work")
-    return {"id": number, "what": what, "journal": str(journal), "seconds": 0.12}
+    usual = "steps" if number % STEPS_EVERY == 1 else "work"
+    what = {POISON: "die", RAISING: "raise"}.get(number, usual)
+    saves = str(journal.with_name("saves"))
+    return {"id": number, "what": what, "journal": str(journal), "saves": saves, "seconds": 0.12}
+
+
+async def check_steps(client: Mesh, journal: Path) -> int:
+    """See that no step was saved twice and that all was said that is shown; returns how many said something twice."""
+    saved = Counter(journal.with_name("saves").read_text().splitlines())
+    assert max(saved.values()) == 1, "who was thought dead saved what his successor had"
+    again = 0
+    for number in range(1, ROUNDS * TASKS, STEPS_EVERY):
+        said = [item async for item in client.handle("chaos", f"task-{number}").follow()]
+        chunks = [item for item in said if isinstance(item, Chunk)]
+        assert [item.number for item in chunks] == list(range(1, len(said) + 1)), said
+        assert [value for value, _ in groupby(item.value for item in chunks)] == [0, 1, 2], chunks
+        again += len(chunks) > 3
+    return again
 
 
 @pytest.mark.xdist_group("chaos")
@@ -76,13 +97,15 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         await eventually(lambda: at_rest(mesh.connection), timeout=90)
         found = await count(mesh.connection)
         kills = fleet.kills
+        resumed = await check_steps(client, journal)
     wrong = {f"task-{POISON}", f"task-{RAISING}"}
     began_often = executions(journal)
     again = sum(times - 1 for number, times in began_often.items() if number not in (POISON, RAISING))
     figures(
         f"storm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
         f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
-        f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
+        f"{again} executions repeated, {resumed} of {ROUNDS * TASKS // STEPS_EVERY} went on from a checkpoint, "
+        f"lost {found.audit.lost}, doubled {found.audit.doubled}, "
         f"{time.monotonic() - began:.1f} s"
     )
     assert found.dead == wrong
