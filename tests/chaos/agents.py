@@ -17,21 +17,40 @@ class Job(BaseModel):
     what: str = "work"
     journal: str = ""
     data: bytes = b""
+    saves: str = ""
+    """Where it notes each step that it has saved, of work that has some."""
+
+
+class Steps(BaseModel):
+    done: int = 0
+
+
+def write(path: str, line: str) -> None:
+    """One write, in one piece: several processes write at once."""
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{line}\n".encode())
+    os.close(file)
 
 
 class Chaotic(Agent):
     concurrency = 4
 
-    @task("chaos")
-    async def chaos(self, job: Job) -> int | bytes:
-        if job.journal:  # one write, in one piece: several processes write at once
-            file = os.open(job.journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-            os.write(file, f"{job.id}\n".encode())
-            os.close(file)
+    @task("chaos", saves=Steps)
+    async def chaos(self, job: Job, context: TaskContext) -> int | bytes:
+        if job.journal:
+            write(job.journal, f"{job.id}")
         if job.what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         if job.what == "raise":
             raise ValueError("as told")
+        if job.what == "steps":
+            so_far = context.saved or Steps()
+            for step in range(so_far.done, 3):
+                context.emit(step)
+                await asyncio.sleep(job.seconds / 3)  # noqa: TID251  (the work itself)
+                await context.save(Steps(done=step + 1))
+                write(job.saves, f"{job.id} {step}")
+            return job.id
         await asyncio.sleep(job.seconds)  # noqa: TID251  (the work itself)
         return job.data or job.id
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from actors.steward.storage import Storage
 from bus import reading, subjects
 from bus.backlog import Backlog
 from bus.connection import Connection
+from bus.following import Chunk
 from bus.mesh import Mesh
 from bus.server import Server
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
@@ -30,9 +33,11 @@ TASKS = 2000
 STORM = 15.0
 ROUNDS = int(os.environ.get("REVO_CHAOS_ROUNDS", "1"))
 POISON, RAISING = 500, 700
-EVERY = 99
+LARGE_EVERY = 99
 """One of so many has a message, and a value, that is too large for one."""
 LARGE = bytes(range(256)) * 4096
+STEPS_EVERY = 10
+"""One of so many tasks has steps, saves each and says so."""
 LATER = 7
 """The last digit of those that are scheduled."""
 
@@ -53,10 +58,24 @@ async def storm(fleet: Fleet, server: Server) -> None:
     await stopped
 
 
+def is_large(number: int) -> bool:
+    return number % LARGE_EVERY == 0
+
+
+def has_steps(number: int) -> bool:
+    return number % STEPS_EVERY == 1 and not is_large(number)
+
+
+def is_later(number: int) -> bool:
+    """What is large cannot wait for its time."""
+    return number % 10 == LATER and not is_large(number)
+
+
 def message(number: int, journal: Path) -> dict[str, object]:
-    what = {POISON: "die", RAISING: "raise"}.get(number, "work")
-    data = LARGE if number % EVERY == 0 else b""
-    return {"id": number, "what": what, "journal": str(journal), "seconds": 0.12, "data": data}
+    what = {POISON: "die", RAISING: "raise"}.get(number, "steps" if has_steps(number) else "work")
+    data = LARGE if is_large(number) else b""
+    saves = str(journal.with_name("saves"))
+    return {"id": number, "what": what, "journal": str(journal), "saves": saves, "seconds": 0.12, "data": data}
 
 
 async def payloads_left(connection: Connection) -> list[str]:
@@ -64,6 +83,20 @@ async def payloads_left(connection: Connection) -> list[str]:
     await Storage(connection, Backlog(connection)).sweep(older_than=0)
     firsts = await reading.subjects_in(connection, subjects.BLOBS, subjects.blob("*", "*", "*", "*", 0))
     return [subjects.parse_blob(subject)[2] for subject in firsts]
+
+
+async def check_steps(client: Mesh, journal: Path) -> int:
+    """See that no step was saved twice and that all was said that is shown; returns how many said something twice."""
+    saved = Counter(journal.with_name("saves").read_text().splitlines())
+    assert max(saved.values()) == 1, "who was thought dead saved what his successor had"
+    again = 0
+    for number in filter(has_steps, range(ROUNDS * TASKS)):
+        said = [item async for item in client.handle("chaos", f"task-{number}").follow()]
+        chunks = [item for item in said if isinstance(item, Chunk)]
+        assert [item.number for item in chunks] == list(range(1, len(said) + 1)), said
+        assert [value for value, _ in groupby(item.value for item in chunks)] == [0, 1, 2], chunks
+        again += len(chunks) > 3
+    return again
 
 
 @pytest.mark.xdist_group("chaos")
@@ -83,7 +116,7 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         async def submit_all() -> None:
             async with asyncio.TaskGroup() as scheduling:
                 for number in range(ROUNDS * TASKS):
-                    if number % 10 == LATER:  # by way of the steward, which may be away: the others do not wait for it
+                    if is_later(number):  # by way of the steward, which may be away: the others do not wait for it
                         later = submit(client, f"task-{number}", message(number, journal), after=1.0)
                         scheduling.create_task(later)
                     else:
@@ -97,18 +130,20 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
         await submitting
         await eventually(lambda: at_rest(mesh.connection), timeout=90)
         found = await count(mesh.connection)
-        large = [f"task-{number}" for number in range(0, ROUNDS * TASKS, EVERY)]
+        large = [f"task-{number}" for number in filter(is_large, range(ROUNDS * TASKS))]
         for task_id in large:
             assert await client.handle("chaos", task_id).result(timeout=30) == LARGE
         left = await payloads_left(mesh.connection)
         kills = fleet.kills
+        resumed = await check_steps(client, journal)
     wrong = {f"task-{POISON}", f"task-{RAISING}"}
     began_often = executions(journal)
     again = sum(times - 1 for number, times in began_often.items() if number not in (POISON, RAISING))
     figures(
         f"storm: {ROUNDS * TASKS} tasks, {kills} workers killed, server killed {3 * ROUNDS} times, "
         f"{found.redelivered} redelivered (at most {found.max_deliveries} deliveries), "
-        f"{again} executions repeated, lost {found.audit.lost}, doubled {found.audit.doubled}, "
+        f"{again} executions repeated, {resumed} went on from a checkpoint, "
+        f"lost {found.audit.lost}, doubled {found.audit.doubled}, "
         f"{time.monotonic() - began:.1f} s"
     )
     assert found.dead == wrong
