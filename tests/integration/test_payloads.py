@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import nats
 import pytest
 
 from actors.steward.storage import Storage
@@ -349,3 +351,36 @@ async def test_a_payload_of_which_a_piece_is_gone_is_never_taken_for_the_whole(m
     await jetstream.call(mesh.connection, "STREAM.PURGE", subjects.BLOBS, body=body)
     with pytest.raises(DamagedBlobError, match="piece 3 of 4 is gone"):
         await blobs.get(mesh.connection, place, blob)
+
+
+async def test_a_client_that_knows_nats_alone_sends_and_gets_large_payloads(
+    mesh: Mesh, server: Server, start_worker: StartWorker
+) -> None:
+    async def echo(message: dict[str, str]) -> Any:
+        return message
+
+    await start_worker(echo)
+    given = {"text": "large " * 300_000}
+    body = json.dumps(given).encode()
+    pieces = [body[:700_000], body[700_000:700_001], body[700_001:1_500_000], body[1_500_000:]]
+    said = {"id": "own", "size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pieces": len(pieces)}
+    client = await nats.connect(server.url)
+    try:
+        done = await client.subscribe("revo.done.anon.echo.*")
+        for number, piece in enumerate(pieces):
+            first = {"Nats-Expected-Last-Subject-Sequence": "0"}
+            stored = await client.request(f"revo.blob.anon.echo.plain.own.{number}", piece, headers=first)
+            assert json.loads(stored.data)["stream"] == "BLOBS"
+        headers = {"Revo-Task-Id": "plain", "Revo-Blob": json.dumps(said)}
+        await client.request("revo.task.echo.normal", b"", headers=headers)
+        result = json.loads((await done.next_msg(timeout=10)).data)
+        blob = result["blob"]
+        found = [
+            (await client.request(f"$JS.API.DIRECT.GET.BLOBS.revo.blob.anon.echo.plain.{blob['id']}.{number}")).data
+            for number in range(blob["pieces"])
+        ]
+    finally:
+        await client.close()
+    assert (result["status"], result["value"], blob["content_type"]) == ("succeeded", None, "application/json")
+    assert hashlib.sha256(b"".join(found)).hexdigest() == blob["sha256"]
+    assert json.loads(b"".join(found)) == given
