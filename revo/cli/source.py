@@ -53,6 +53,7 @@ class Source(Protocol):
 
     def items(self) -> Iterator[Item]:
         """The pieces, in an order that is the same each time while nothing changes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,7 +103,7 @@ def _text(made: object, form: SpecForm) -> str:
     class Plain(yaml.SafeDumper):
         """Writes out what stands in several places: other tools need not know YAML's anchors."""
 
-        def ignore_aliases(self, _: Any) -> bool:
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002  (yaml's own name)
             return True
 
     return yaml.dump(made, Dumper=Plain, sort_keys=False, allow_unicode=True, width=120)
