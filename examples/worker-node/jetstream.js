@@ -1,6 +1,7 @@
 // What a worker asks of the server: store and know it, read what is stored, make consumers.
 
 import { headers } from "@nats-io/transport-node";
+import { decode, JSON_TYPE } from "./codec.js";
 
 export const NS = 1e9;
 export const EXPECTED = "Nats-Expected-Last-Subject-Sequence";
@@ -60,7 +61,10 @@ export class JetStream {
   async last(stream, subject) {
     try {
       const { message } = await this.persist(`$JS.API.STREAM.MSG.GET.${stream}`, { last_by_subj: subject });
-      return { sequence: message.seq, value: JSON.parse(Buffer.from(message.data ?? "", "base64").toString() || "{}") };
+      const head = Buffer.from(message.hdrs ?? "", "base64").toString();
+      if (/^(KV-Operation|Nats-Marker-Reason):/im.test(head)) return { sequence: message.seq, value: {} }; // it is gone
+      const type = /^Content-Type: *([^;\r]+)/im.exec(head)?.[1] ?? JSON_TYPE;
+      return { sequence: message.seq, value: decode(Buffer.from(message.data ?? "", "base64"), type) };
     } catch (error) {
       if (error instanceof Refused && error.code === NO_MESSAGE) return null;
       throw error;

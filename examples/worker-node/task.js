@@ -1,6 +1,7 @@
 // A delivery of TASKS as a task: never throws, what makes no sense stands in `fault`.
 
 import { blake2b } from "./blake2b.js";
+import { decode, JSON_TYPE, MSGPACK } from "./codec.js";
 
 const TOKEN = /^[A-Za-z0-9_-]{1,64}$/;
 const MONTH = 30 * 86400;
@@ -34,17 +35,18 @@ export function readTask(delivery) {
   const deadline = Number(head["Revo-Deadline"] ?? task.storedAt + DEFAULT_DEADLINE);
   const sensible = deadline > 0 && deadline <= task.storedAt + MONTH + 60;
   task.deadline = sensible ? deadline : task.storedAt + DEFAULT_DEADLINE;
-  const type = (head["Content-Type"] ?? "application/json").split(";")[0].trim().toLowerCase();
+  const type = (head["Content-Type"] ?? JSON_TYPE).split(";")[0].trim().toLowerCase();
+  task.type = type === MSGPACK ? MSGPACK : JSON_TYPE;
   if (task.client !== client) task.fault = "the client in its subject is no token";
   else if (said && !TOKEN.test(said)) task.fault = "its Revo-Task-Id is no token";
   else if (!sensible) task.fault = "its Revo-Deadline is no time within 30 days";
   else if ("Revo-Blob" in head) task.fault = "its body stands in a blob, which this worker does not read";
-  else if (type !== "application/json") task.fault = `its body is ${type}, and this worker reads JSON`;
+  else if (type !== task.type) task.fault = `its body is ${type}, and this worker reads JSON and msgpack`;
   else {
     try {
-      task.message = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(body));
+      task.message = decode(body, type);
     } catch (error) {
-      task.fault = `its body is no JSON: ${error.message}`;
+      task.fault = `its body is no ${type}: ${error.message}`;
     }
   }
   return task;

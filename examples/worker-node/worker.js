@@ -1,6 +1,7 @@
 // A worker of a Revo mesh on nothing but the NATS client. What it must do is in docs/conformance.md, by number.
 
 import { connect } from "@nats-io/transport-node";
+import { decode, encode } from "./codec.js";
 import { EXPECTED, JetStream, NS } from "./jetstream.js";
 import { readTask } from "./task.js";
 
@@ -246,14 +247,14 @@ export class Worker {
 
   /** 2.1, 2.2, 2.3, 2.5, 2.11, 2.13: the result that stands from now on, ours or the one that was first. */
   async store(task, result) {
-    let body = Buffer.from(JSON.stringify(result));
+    let body = encode(result, task.type);
     if (body.length > this.nc.info.max_payload - 65536) {
       const error = { code: "payload_too_large", message: `a result of ${body.length} bytes`, retryable: false };
       result = { ...result, status: "failed", value: null, error };
-      body = Buffer.from(JSON.stringify(result));
+      body = encode(result, task.type);
     }
     const ttl = Math.ceil(Math.max(3600, task.deadline - Date.now() / 1000)) + 1;
-    const extra = { [EXPECTED]: "0", "Nats-TTL": `${ttl}s`, "Revo-Task-Id": task.taskId, "Content-Type": "application/json" };
+    const extra = { [EXPECTED]: "0", "Nats-TTL": `${ttl}s`, "Revo-Task-Id": task.taskId, "Content-Type": task.type };
     if (task.headers.traceparent) extra.traceparent = task.headers.traceparent;
     const stored = await this.streams.first(`revo.result.${task.name}`, body, extra);
     return stored ? result : (await this.streams.last("RESULTS", `revo.result.${task.name}`)).value;
@@ -290,12 +291,20 @@ export class Worker {
   /** 4.3, 5.5 */
   order(message) {
     const verb = message.subject.split(".").at(-1);
-    const ended = verb === "end" ? this.inHand.get(message.json().sequence) : undefined;
-    if (ended) {
-      ended.ended = true;
-      ended.stop?.();
-    }
+    if (verb === "end") this.end(message);
     if (verb === "tasks" && message.reply) message.respond(JSON.stringify(this.said()));
+  }
+
+  end(message) {
+    try {
+      const order = decode(message.data, message.headers?.get("Content-Type"));
+      const task = this.inHand.get(order.sequence);
+      if (!task) return;
+      task.ended = true;
+      task.stop?.();
+    } catch (error) {
+      console.error("an order that cannot be read:", error);
+    }
   }
 
   /** 5.4 */

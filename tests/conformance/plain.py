@@ -1,4 +1,6 @@
-"""A worker on nothing but nats-py, which breaks one requirement where it is told to: what the suite must catch.
+"""A worker on nats-py alone that does tasks in JSON, and breaks a requirement where it is told to.
+
+What it breaks the suite must catch.
 
 `python -m tests.conformance.plain [FAULT]`. Without a fault it does all that is asked of it.
 """
@@ -14,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgpack
 import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -105,7 +108,7 @@ class Worker:
     async def order(self, message: Msg) -> None:
         verb = message.subject.rpartition(".")[2]
         if verb == "end" and not broken("does not hear that a task was cancelled"):
-            task = self.in_hand.get(json.loads(message.data)["sequence"])
+            task = self.in_hand.get(read(message)["sequence"])
             if task is not None and task.work is not None:
                 task.work.cancel()
         elif verb == "tasks" and not broken("does not answer"):
@@ -237,7 +240,7 @@ class Worker:
         headers = answer.headers or {}
         if headers.get("Status"):
             return none, 0
-        return {**none, **json.loads(answer.data)}, int(headers["Nats-Sequence"])
+        return {**none, **read(answer)}, int(headers["Nats-Sequence"])
 
     async def again(self, task: Task, record: dict[str, Any], revision: int) -> None:
         if not broken("keeps no record"):
@@ -321,6 +324,13 @@ class Worker:
                 subject = f"revo.audit.double.{task.sequence}"
                 await self.api(subject, note, **{"Nats-Expected-Last-Subject-Sequence": "0"})
         await self.client.publish(task.message.reply, word)
+
+
+def read(message: Msg) -> dict[str, Any]:
+    """What a steward or another worker wrote."""
+    packed = (message.headers or {}).get("Content-Type") == "application/msgpack"
+    found: dict[str, Any] = msgpack.unpackb(message.data) if packed else json.loads(message.data)
+    return found
 
 
 def head(task: Task) -> dict[str, str]:

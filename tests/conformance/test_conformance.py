@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 
 from bus import topology
+from bus.audit import audit
 from bus.connection import Connection
+from bus.mesh import Mesh
 from bus.server import Server
 from revo.conformance.proving import CHECKS
 from revo.conformance.requirements import BY_NAME, REQUIREMENTS
 from revo.conformance.runner import Plan, Report, run
 from tests.conformance.told import FAULTS
+from tests.conftest import nothing_queued
+from tests.eventually import eventually
 from tests.node import worker_on_node
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +163,47 @@ async def test_where_the_worker_and_the_server_are_others_what_would_kill_them_i
         await process.wait()
     assert report.conforms
     assert [one.verdict for one in report.outcomes] == ["ok", "skipped", "skipped", "skipped"]
+
+
+async def test_what_the_python_client_submits_the_worker_on_node_does_and_the_audit_finds_nothing_wrong(
+    server: Server, mesh: Mesh, tmp_path: Path
+) -> None:
+    command = worker_on_node(tmp_path)
+    await topology.apply(mesh.connection)
+    process = await asyncio.create_subprocess_exec(*command, env={**os.environ, "REVO_NATS_URL": server.url})
+    try:
+        numbers = [
+            0,
+            1,
+            -1,
+            127,
+            128,
+            -32,
+            -33,
+            255,
+            256,
+            65535,
+            65536,
+            -129,
+            -32769,
+            2**31,
+            2**32,
+            -(2**40),
+            2**53 - 1,
+        ]
+        value = {"numbers": numbers, "floats": [0.5, -1e300], "texts": ["", "ü" * 40, "x" * 70_000], "none": None}
+        value |= {"lists": [[n] * n for n in (0, 15, 16, 70_000)], "map": {str(n): n for n in range(20)}}
+        assert await (await mesh.submit("node", {"do": "echo", "value": value})).result(timeout=30) == value
+        failed = await (await mesh.submit("node", {"do": "fail-for-good"})).outcome(timeout=30)
+        assert (failed.status, failed.error and failed.error.code) == ("failed", "as_told")
+        for _ in range(2):  # the second finds the result of the first, written by Node in msgpack
+            again = await mesh.submit("node", {"do": "echo", "value": 1}, task_id="twice")
+            assert await again.result(timeout=30) == 1
+        await eventually(lambda: nothing_queued(mesh))
+    finally:
+        process.kill()
+        await process.wait()
+    assert (await audit(mesh.connection)).good
 
 
 @pytest.mark.parametrize(("where", "verdict"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)])

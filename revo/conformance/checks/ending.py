@@ -17,7 +17,7 @@ from revo.conformance.told import expect
 
 @proves("first-stands", "running")
 async def first_stands(bench: Bench) -> None:
-    task = await bench.submit("wait", seconds=0.5, value="by its handler")
+    task = await bench.submit("wait", seconds=1.0, value="by its handler")
     await bench.begun(task)
     await bench.store_result(task, "succeeded", "by another worker")
     await bench.settled(task)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 
-from bus import attempts, jetstream, subjects
+from bus import attempts, codec, jetstream, subjects
+from bus.messages import CONTENT_TYPE, MSGPACK
 from revo.conformance.bench import ERROR, Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
@@ -100,9 +101,9 @@ async def poison(bench: Bench) -> AsyncGenerator[None, None]:
     task = await bench.submit(priority="urgent")
     await bench.take("urgent")
     told = {"errors": 0, "returned": 0, "suspect": True, "alone": 100}
-    headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-TTL": "600s"}
+    headers = {"Nats-Expected-Last-Subject-Sequence": "0", "Nats-TTL": "600s", CONTENT_TYPE: MSGPACK}
     subject = subjects.attempt(task.client, task.capability, task.task_id)
-    await jetstream.store(bench.connection, subject, json.dumps(told).encode(), headers)
+    await jetstream.store(bench.connection, subject, codec.encode(told), headers)
     yield
     end = await bench.done(task)
     expect((end["status"], bench.begins(task)), ("failed", 0), "status and runs of a task that processes died of")

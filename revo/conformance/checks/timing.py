@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncGenerator
 
-from bus import jetstream, subjects
+from bus import codec, jetstream, subjects
+from bus.messages import CONTENT_TYPE, MSGPACK
 from revo.conformance.bench import Bench
 from revo.conformance.proving import proves
 from revo.conformance.tap import Seen, Unmet
@@ -42,10 +42,9 @@ async def end_order(bench: Bench) -> None:
     await bench.begun(task)
     await bench.store_result(task, "cancelled", error="task_cancelled")
     await jetstream.delete(bench.connection, subjects.TASKS, task.sequence)
-    order = {"sequence": task.sequence, "status": "cancelled"}
-    await bench.connection.publish(
-        subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end"), json.dumps(order).encode()
-    )
+    order = codec.encode({"sequence": task.sequence, "status": "cancelled"})
+    subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
+    await bench.connection.publish(subject, order, {CONTENT_TYPE: MSGPACK})
     ordered = time.time()
 
     def ended(seen: Seen) -> bool:
