@@ -32,8 +32,8 @@ async def steward(server: Server, mesh: Mesh, tmp_path: Path) -> AsyncIterator[A
         yield process
 
 
-async def test_what_children_spend_is_spent_of_the_family_s_budget_and_of_their_own(
-    server: Server, mesh: Mesh, tmp_path: Path
+async def test_what_children_and_plain_handlers_spend_is_spent_of_the_family_s_budget_and_of_their_own(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
 ) -> None:
     async with actor(SPENDER, server.url, tmp_path / "log"):
         then = {"tokens": 20, "money": 0.1, "errands": 2, "then": {"tokens": 5}}
@@ -45,6 +45,12 @@ async def test_what_children_spend_is_spent_of_the_family_s_budget_and_of_their_
         assert await within.result(timeout=20) == {"tokens": 0, "money": None, "tasks": None}
         without = await mesh.submit("errand", {"tokens": 3})
         assert await without.result(timeout=20) == {}
+        thread = await mesh.submit("thread_errand", {"tokens": 10}, budget=Budget(tokens=10))
+        assert await thread.result(timeout=20) == "spent"
+        thread = await mesh.submit("thread_errand", {"tokens": 11}, budget=Budget(tokens=10))
+        outcome = await thread.outcome(timeout=20)  # it hears of it at once, and so does the steward
+        said = outcome.value if outcome.error is None else outcome.error.message
+        assert "the budget of 10 tokens is used up: 11 have been spent" in said
 
 
 async def test_a_budget_that_is_used_up_stops_the_whole_tree_and_nobody_else(
@@ -139,18 +145,6 @@ async def test_a_steward_that_was_away_is_told_by_the_next_spend_and_believes_no
         assert (outcome.status, outcome.error.code, outcome.agent) == ("failed", "budget_exceeded", "revo-steward")
         await wallet.close()
         assert not other.arrival.done
-
-
-async def test_a_plain_handler_spends_too_and_hears_at_once_that_all_is_spent(
-    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
-) -> None:
-    async with actor(SPENDER, server.url, tmp_path / "log"):
-        handle = await mesh.submit("thread_errand", {"tokens": 10}, budget=Budget(tokens=10))
-        assert await handle.result(timeout=20) == "spent"
-        handle = await mesh.submit("thread_errand", {"tokens": 11}, budget=Budget(tokens=10))
-        outcome = await handle.outcome(timeout=20)
-        said = outcome.value if outcome.error is None else outcome.error.message
-        assert "the budget of 10 tokens is used up: 11 have been spent" in said
 
 
 async def test_what_nobody_awaits_is_spent_before_the_task_ends_and_its_error_is_the_task_s(

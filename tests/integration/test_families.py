@@ -86,7 +86,9 @@ async def test_children_of_a_handler_that_was_killed_are_found_again_and_run_onc
     assert (report.accepted, report.doubles, report.good) == (11, 0, True), report
 
 
-async def test_another_attempt_after_an_error_has_children_of_its_own(mesh: Mesh, start_worker: StartWorker) -> None:
+async def test_another_attempt_after_an_error_has_children_of_its_own(
+    mesh: Mesh, steward: ActorProcess, start_worker: StartWorker
+) -> None:
     runs: list[Any] = []
 
     async def child(message: Any) -> Any:
