@@ -31,7 +31,7 @@ def blocks(language: str) -> list[str]:
 
 def test_the_readme_has_no_block_that_no_test_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"sh", "python", "toml"}
-    assert (len(blocks("sh")), len(blocks("python")), len(blocks("toml"))) == (6, 2, 1)
+    assert (len(blocks("sh")), len(blocks("python")), len(blocks("toml"))) == (7, 2, 1)
 
 
 def test_the_agent_in_the_readme_is_the_example() -> None:
@@ -47,7 +47,7 @@ def test_the_mesh_file_in_the_readme_is_the_example_and_is_valid() -> None:
     assert set(MeshFile.load(ROOT / "examples" / "mesh.toml").actors) == {"code-analyst", "echo"}
 
 
-@pytest.mark.parametrize("number", range(6))
+@pytest.mark.parametrize("number", range(7))
 def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path) -> None:
     shell = Shell(tmp_path)
     folder, script = ROOT, blocks("sh")[number]
