@@ -62,7 +62,7 @@ class Plan(BaseModel):
     priority: str = "normal"
     seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)] = 3600.0
     work: str = ""
-    traceparent: str = Field("", max_length=60, pattern=r"\A[0-9a-f-]*\z")
+    traceparent: str = Field("", max_length=60, pattern=r"^[0-9a-f-]*$")
     fresh: bool = False
     """The id is random and new: there is nothing to be replaced."""
 

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft7Validator, Draft202012Validator
+from jsonschema import Draft7Validator, Draft202012Validator, validators
+from jsonschema.protocols import Validator
 
 OFFICIAL = Path(__file__).parent / "asyncapi" / "3.0.0.json"
 _PARAMETER = re.compile(r"\\\{([a-z_]+)\\\}")
+
+_TYPES = Draft7Validator.TYPE_CHECKER.redefine("string", lambda _, value: isinstance(value, str | bytes))
+_WithBytes: type[Validator] = validators.extend(Draft7Validator, type_checker=_TYPES)  # type: ignore[no-untyped-call]
 
 
 @functools.cache
@@ -70,9 +74,9 @@ def check(document: dict[str, Any]) -> None:
             assert not faults, (message["name"], faults)
 
 
-def validator(document: dict[str, Any], schema: dict[str, Any]) -> Draft7Validator:
-    """For a schema that refers to others of the document."""
-    return Draft7Validator({**schema, "components": document["components"]})
+def validator(document: dict[str, Any], schema: dict[str, Any]) -> Validator:
+    """For a schema that refers to others of the document. Bytes, which only msgpack has, are a string of it."""
+    return _WithBytes({**schema, "components": document["components"]})
 
 
 def payload_faults(document: dict[str, Any], message: dict[str, Any], payload: Any) -> list[str]:

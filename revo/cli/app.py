@@ -192,7 +192,7 @@ def submit(
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent, timing)
     work = Work(each, jsonl, path_field, text_field, results, batch, at_once, again)
     if work.given:
-        return work_off(request, work, timeout=timeout, url=url, output=output)
+        return work_off(request, work, timeout=timeout, url=url, output=output, follow=follow)
     return send(request, wait=wait, follow=follow, timeout=timeout, url=url, output=output)
 
 

@@ -12,7 +12,7 @@ import random
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -52,18 +52,12 @@ PAUSES: Final = (0.5, 5.0)
 """Seconds between two looks at a queue that is full, from the first to the longest."""
 
 
-def work_off(request: Request, work: Work, *, timeout: float | None, url: str | None, output: Output) -> int:
+def work_off(
+    request: Request, work: Work, *, timeout: float | None, url: str | None, output: Output, follow: bool = False
+) -> int:
     """Submit all of it and write each result as it comes; returns the exit status: 0 when all have succeeded."""
     quiet_logs()
-    for name, given in (("--json", request.json_text), ("--id", request.task_id), ("--key", request.key)):
-        if given is not None:
-            raise ConfigError(name, "names one task; leave it out with --each and --jsonl")
-    if request.timing.when() is not None:
-        raise ConfigError("--each and --jsonl", "submit tasks that are done now; leave out when they are to be done")
-    if request.by_content:
-        raise ConfigError("--by-content", "names one task; leave it out with --each and --jsonl")
-    subjects.address(request.capability)
-    subjects.priority(request.priority)
+    _check(request, follow=follow)
     source = work.source(request.fields)
     with ends.opened(work.results) as results:
         run = Run(request, work, source, results)
@@ -76,6 +70,29 @@ def work_off(request: Request, work: Work, *, timeout: float | None, url: str | 
     if run.begun:
         run.report(work.results, output)
     return status
+
+
+def _check(request: Request, *, follow: bool) -> None:
+    """See that it is a request for many tasks.
+
+    Raises:
+        ConfigError: it says what only one task can have.
+    """
+    names = {"--json": request.json_text, "--id": request.task_id, "--key": request.key}
+    times = {
+        "--schedule" if name == "schedule_id" else f"--{name}": said for name, said in asdict(request.timing).items()
+    }
+    refused: dict[str, dict[str, object]] = {
+        "names one task": {**names, "--by-content": request.by_content or None},
+        "shows what one task says": {"--follow": follow or None},
+        "is of tasks that are done later, and these are done now": times,
+    }
+    for why, options in refused.items():
+        for name, given in options.items():
+            if given is not None:
+                raise ConfigError(name, f"{why}; leave it out with --each and --jsonl")
+    subjects.address(request.capability)
+    subjects.priority(request.priority)
 
 
 @dataclass
@@ -168,8 +185,7 @@ class Run:
                 try:
                     return await self._send(mesh, item)
                 except QueueFullError as error:
-                    known: float | None = getattr(error, "come_back", None)
-                    await asyncio.sleep((known or pause) * random.uniform(0.8, 1.2))  # noqa: S311
+                    await asyncio.sleep((error.come_back or pause) * random.uniform(0.8, 1.2))  # noqa: S311
                     pause = min(longest, 2 * pause)
 
     async def _send(self, mesh: Mesh, item: Item) -> Handle:

@@ -7,11 +7,13 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from bus import subjects
-from bus.messages import JSON, DeadLetter
+from bus.messages import JSON, Blob, DeadLetter
+from bus.schedules import Making
+from revo.spec.addresses import PARAMETERS, address, place, task_address
 from revo.spec.examples import HEADERS
 from revo.spec.shapes import Shapes
 from revo.spec.sources import Capability, Found, Method
-from revo.spec.ways import PARAMETERS, RESULT, STORED, Said, Way, address, place, task_address, ways
+from revo.spec.ways import RESULT, STORED, Said, Way, ways
 
 ABOUT: Final = (
     "Revo moves tasks and requests over NATS. This document describes the wire from a client's side: an operation "
@@ -39,7 +41,8 @@ class Writer:
 
     def write(self, found: Found, server: str) -> dict[str, Any]:
         """The document."""
-        self._shapes.model(DeadLetter)  # which a header carries
+        for model in (DeadLetter, Making, Blob):  # which headers carry
+            self._shapes.model(model)
         for way in ways():
             self._way(way)
         for capability in found.capabilities:

@@ -1,10 +1,11 @@
-"""Headers by the kind of message, and examples of messages: what no model says."""
+"""Headers by the kind of message, and examples of messages that have a model: what no model says."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 from bus import messages, subjects
+from bus.wallet import INCR
 
 _ID: Final = "^[A-Za-z0-9_-]{1,64}$"
 _TIME: Final = 1767225600.25
@@ -22,7 +23,12 @@ _TRACING: Final = {
     messages.TRACEPARENT: _text("W3C trace context: the spans join that trace"),
     messages.TRACESTATE: _text("W3C trace context"),
 }
-_BLOB: Final = {messages.BLOB: _text("where the body stands that is too large for a message, as JSON")}
+_BLOB: Final = {messages.BLOB: _text("the body is too large and stands beside the message: JSON of the schema Blob")}
+_RUN: Final = {messages.RUN: _text("which run of the task said it: later ones have higher numbers")}
+_EXPECTED: Final = {
+    messages.EXPECTED_SUBJECT_SEQUENCE: _text("where the last message of the subject stands; 0: there is none")
+}
+_TTL: Final = {messages.MSG_TTL: _text("how long it is kept, as `90s`")}
 _TASK: Final = {
     **_TYPE,
     messages.TASK_ID: _text("names the task: the same id is the same task", pattern=_ID),
@@ -33,6 +39,7 @@ _TASK: Final = {
     messages.DEPTH: _text("how many generations of tasks stand above it"),
     messages.BUDGET: _text("what the task's family may spend"),
     messages.REDRIVE_OF: _text("the id of the dead task that it was made of", pattern=_ID),
+    messages.SCHEDULED: _text("of a task that recurs: the schedule that made it", pattern=_ID),
     messages.VERSION: _text("of the wire", enum=[messages.WIRE_VERSION]),
     messages.MSG_ID: _text("`<client>.<capability>.<task id>`: the server drops a second one within two minutes"),
     **_BLOB,
@@ -48,56 +55,49 @@ _REPLY: Final = {
     messages.SERVICE_ERROR: _text("why it failed; the body has `code`, `message`, `retryable` and `details`"),
     messages.SERVICE_ERROR_CODE: _text("a number, as in HTTP"),
 }
+_MAKING: Final = {
+    **_TYPE,
+    messages.SCHEDULE: _text("what makes a task of it: JSON of the schema Making"),
+    messages.CAPABILITY: _TASK[messages.CAPABILITY],
+    **_TRACING,
+}
 
 HEADERS: Final[dict[str, dict[str, Any]]] = {
     "task": _TASK,
     "result": {**_TYPE, **_OF_RESULT, **_BLOB},
     "dead": {**_TASK, messages.DEAD_LETTER: _text("why it died: JSON of the schema DeadLetter")},
+    "lane": {
+        **_TASK,
+        messages.SUBMITTED: _text("when it was submitted, in unix seconds"),
+        messages.FROM: _text("its sequence in TASKS then"),
+    },
     "emitted": {
         **_TYPE,
+        **_RUN,
         messages.CHUNK: _text("its number, from 1 on over the whole task"),
-        messages.RUN: _text("which run of the task said it: later ones have higher numbers"),
+        messages.MSG_ID: _text("the same again, so that it is stored once"),
+        **_EXPECTED,
+        "Nats-Sequence": _text("of what is republished: where it stands"),
+        "Nats-Last-Sequence": _text("of what is republished: where the one before it for the same task stands"),
     },
-    "schedule": {**_TYPE, "Nats-Schedule": _text("when: `@at`, `@every`, or six fields as cron has them")},
+    "saved": {**_TYPE, **_RUN, messages.MSG_ID: _text("of this one write"), **_TTL, **_EXPECTED},
+    "schedule": {
+        **_MAKING,
+        messages.WHEN: _text("when: `@at` a time, `@every` so often, `@daily` and its like, or six fields as of cron"),
+        messages.WHERE: _text("where the server puts it then"),
+        messages.TIME_ZONE: _text("of the fields as of cron; without it, UTC"),
+    },
+    "making": _MAKING,
+    "piece": {**_EXPECTED, **_TTL},
+    "spent": {
+        INCR: _text("so much is added to the counter", pattern=r"^\+[0-9]+$"),
+        messages.MSG_ID: _text("of this one spending, so that it counts once"),
+    },
+    "typed": _TYPE,
     "request": {**_TYPE, messages.DEADLINE: _text("unix seconds, until when somebody waits"), **_TRACING},
     "reply": _REPLY,
     "entry": {messages.MOVED: _text("of a table of locks: which are waited for no more"), **_TRACING},
 }
-
-STORED_SHAPE: Final[dict[str, Any]] = {
-    "title": "Stored",
-    "type": "object",
-    "properties": {
-        "stream": {"type": "string"},
-        "seq": {"type": "integer", "description": "where it stands"},
-        "duplicate": {"type": "boolean", "description": "an earlier one of this id stands there"},
-        "error": {
-            "type": "object",
-            "description": "it is not stored",
-            "properties": {
-                "code": {"type": "integer"},
-                "err_code": {"type": "integer"},
-                "description": {"type": "string"},
-            },
-        },
-    },
-}
-STORED: Final = (
-    {"stream": subjects.TASKS, "seq": 42},
-    {"stream": "", "seq": 0, "error": {"code": 503, "err_code": 10077, "description": "maximum bytes exceeded"}},
-)
-COUNTER_SHAPE: Final[dict[str, Any]] = {
-    "type": "object",
-    "properties": {"val": {"type": "string"}},
-    "required": ["val"],
-}
-CHUNK_SHAPE: Final[dict[str, Any]] = {
-    "title": "Chunk",
-    "type": "object",
-    "properties": {"type": {"type": "string"}, "data": {}},
-    "required": ["type"],
-}
-CHUNKS: Final = ({"type": "status", "data": "ack"}, {"type": "response", "data": "hello"})
 
 _END: Final = {
     "task_id": "my-first-task",

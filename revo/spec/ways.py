@@ -5,76 +5,25 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
 from actors.registry.model import Definition, Instance, Pause, Subscription, Suspicion
 from bus import subjects
-from bus.control import EndOrder, PauseOrder, ShedOrder, TasksQuestion
+from bus.control import EndOrder, LanesOrder, PauseOrder, ShedOrder, TasksQuestion
 from bus.events import Event
 from bus.messages import Attempts, Beat, Result, SpanBatch
 from bus.prompts.envelope import Envelope as Prompt
 from bus.prompts.presence import Presence
-from revo.spec import examples
+from revo.spec import bodies, examples
+from revo.spec.addresses import address, filled, place, task_address
 
 ANYTHING: Final[dict[str, Any]] = {"description": "the user's own model, as JSON or msgpack"}
 BYTES: Final[dict[str, Any]] = {"description": "bytes"}
-
-PARAMETERS: Final = {
-    "capability": "the kind of work; or one agent, as `@agent`",
-    "priority": "from the most to the least urgent",
-    "client": "who submits: the user's name, or `anon`",
-    "task_id": "the task",
-    "caller": "who asks: the user's name, held by permissions. Operators, and all where the server knows no users, "
-    "leave the token and its dot out",
-    "agent": "the agent",
-    "instance": "one process of it",
-    "service": "an actor's name",
-    "method": "what it is asked",
-    "scope": "within which scope, as a namespace of shared memory",
-    "kind": "what it happened to",
-    "name": "an instance, or a part of the system",
-    "what": "what happened, or what is noted",
-    "topic": "the topic",
-    "namespace": "a namespace of shared memory",
-    "path": "a key: its parts with dots between, and every byte that is no letter, digit, `-` or `_` as `=XX`",
-    "schedule_id": "the schedule",
-    "blob_id": "one payload of the task, by a random name",
-    "piece": "from 0 on",
-    "budget_id": "a budget, by a random name",
-    "unit": "as tokens or money",
-    "owner": "whose agent it is",
-    "session": "which of them; replicas share it",
-    "token": "belongs to one prompt",
-    "verb": "of the micro protocol: PING, INFO, STATS",
+STATE: Final[dict[str, Any]] = {
+    "description": "the handler's own state, as JSON or msgpack; empty: there is none yet, or none any more"
 }
-
-_PLACE: Final = re.compile(r"x-([a-z_]+)-x")
-
-
-def place(parameter: str) -> str:
-    """Stands for a parameter where a builder of `bus.subjects` wants a token."""
-    assert parameter in PARAMETERS, parameter
-    return f"x-{parameter}-x"
-
-
-def address(subject: str) -> str:
-    """The address of a channel: a subject that was built with `place`."""
-    return _PLACE.sub(r"{\1}", subject)
-
-
-def task_address(capability: str) -> str:
-    """Where tasks are published, at any priority."""
-    normal = subjects.task(capability, "normal", place("client"))
-    return address(normal.replace(".normal.", f".{place('priority')}."))
-
-
-def _filled(pattern: str, *parameters: str) -> str:
-    """The address that a subject with wildcards stands for."""
-    for parameter in parameters:
-        pattern = re.sub(r"[*>]", place(parameter), pattern, count=1)
-    return address(pattern)
+MESSAGE: Final[dict[str, Any]] = {"description": "the message of the task that it is to become, as JSON or msgpack"}
 
 
 @dataclass(frozen=True)
@@ -105,44 +54,64 @@ class Way:
 
 
 STORED: Final = Said(
-    "Stored", "the server's word that it is durable, or why it is not", examples.STORED_SHAPE, examples.STORED
+    "Stored", "the server's word that it is durable, or why it is not", bodies.STORED_SHAPE, bodies.STORED
 )
 TASK: Final = Said("Task", "a task: its message, and in headers all that Revo knows of it", ANYTHING, headers="task")
 RESULT: Final = Said("Result", "the one end of a task", Result, examples.RESULTS, headers="result")
 _LETTER: Final = Said("DeadLetter", "the original message of a task that failed for good", ANYTHING, headers="dead")
 _EMITTED: Final = Said(
-    "Emitted", "a handler's word while it runs: how far it is, or a piece of output", ANYTHING, headers="emitted"
+    "Emitted",
+    "a handler's word while it runs: how far it is, or a piece of output",
+    bodies.EMITTED_SHAPE,
+    bodies.EMITTED,
+    headers="emitted",
 )
+_SAVED: Final = Said("Saved", "what a handler has so far, for the next attempt of its task", STATE, headers="saved")
 _BEAT: Final = Said("Beat", "a worker lives, and this is what it has in hand", Beat, examples.BEATS)
-_SCHEDULE: Final = Said("Schedule", "a task that falls due later", ANYTHING, headers="schedule")
+_LANE: Final = Said("TaskInLane", "a task that was moved past others that wait, stored anew", ANYTHING, headers="lane")
+_ACTIVE: Final = Said("Schedule", "a task that falls due later, once or again and again", MESSAGE, headers="schedule")
+_RESTS: Final = Said("Making", "a schedule that is paused, or has fallen due", MESSAGE, headers="making")
+_OCCURRED: Final = Said(
+    "Occurred", "the last occurrence of a schedule", bodies.OCCURRED_SHAPE, bodies.OCCURRED, headers="typed"
+)
 _PRESENCE: Final = Said("Presence", "an agent that takes prompts lives", Presence, examples.PRESENCES)
 _ORDER: Final = {verb: subjects.control(place("agent"), place("instance"), verb) for verb in ("end", "tasks", "pause")}
 _NAMED: Final = (place("client"), place("capability"), place("task_id"))
 
 
 def _tasks() -> list[Way]:
-    done = _filled(subjects.done(place("client")).replace(">", "*.*"), "capability", "task_id")
-    bare = _filled(subjects.BARE_TASKS, "capability", "priority")
+    done = filled(subjects.done(place("client")).replace(">", "*.*"), "capability", "task_id")
+    bare = filled(subjects.BARE_TASKS, "capability", "priority")
     agent = task_address(subjects.agent_address(place("agent")))
+    lane = subjects.TaskAddress(*map(place, ("capability", "priority", "client"))).subject(lane=True)
     return [
         Way("task", task_address(place("capability")), TASK, "client", subjects.TASKS, STORED),
         Way("bareTask", bare, TASK, "client", subjects.TASKS, STORED),
         Way("agentTask", agent, TASK, "client", subjects.TASKS, STORED),
+        Way("laneTask", address(lane), _LANE, "steward", subjects.TASKS),
         Way("result", address(subjects.result(*_NAMED)), RESULT, "worker", subjects.RESULTS),
         Way("done", done, RESULT, "server"),
         Way("dead", address(subjects.dead(*_NAMED)), _LETTER, "worker", subjects.DEAD),
         Way("progress", address(subjects.progress(*_NAMED)), _EMITTED, "worker", subjects.PROGRESS),
         Way("emitted", address(subjects.emitted(*_NAMED)), _EMITTED, "server"),
-        Way("saved", address(subjects.saved(*_NAMED)), _said("Saved", ANYTHING), "worker", subjects.CHECKPOINTS),
+        Way("saved", address(subjects.saved(*_NAMED)), _SAVED, "worker", subjects.CHECKPOINTS),
         Way("attempts", address(subjects.attempt(*_NAMED)), _said("Attempts", Attempts), "worker", subjects.ATTEMPTS),
-        Way("blob", address(subjects.blob(*_NAMED, *map(place, ("blob_id", "piece")))), _PIECE, "client", "BLOBS"),
+        Way(
+            "blob",
+            address(subjects.blob(*_NAMED, *map(place, ("blob_id", "piece")))),
+            _PIECE,
+            "client",
+            subjects.BLOBS,
+            STORED,
+        ),
         Way("spent", address(subjects.spent(place("budget_id"), place("unit"))), _SPENT, "worker", subjects.BUDGETS),
         *(
-            Way(name, address(built(place("client"), place("schedule_id"))), _SCHEDULE, writer, subjects.LATER)
-            for name, built, writer in (
-                ("schedule", subjects.schedule, "steward"),
-                ("paused", subjects.paused, "steward"),
-                ("due", subjects.due, "server"),
+            Way(name, address(built(place("client"), place("schedule_id"))), said, writer, subjects.LATER)
+            for name, built, said, writer in (
+                ("schedule", subjects.schedule, _ACTIVE, "steward"),
+                ("paused", subjects.paused, _RESTS, "steward"),
+                ("due", subjects.due, _RESTS, "server"),
+                ("occurred", subjects.occurred, _OCCURRED, "steward"),
             )
         ),
     ]
@@ -154,10 +123,12 @@ def _workers() -> list[Way]:
     end = Said("End", "the task has ended: whoever runs it stops", EndOrder, ({"sequence": 42, "status": "cancelled"},))
     pause = Said("Pause", "take nothing more; with no reason: go on", PauseOrder, ({"reason": "by hand"},))
     shed = Said("Shed", "leave, if you are idle", ShedOrder, ({"reason": "memory"},))
+    lanes = Said("Lanes", "these lanes hold something", LanesOrder, ({"lanes": ["code_review.normal"]},))
     own = place("agent"), place("instance")
     return [
         Way("beat", address(subjects.beat(*own)), _BEAT, "worker"),
         Way("endAll", address(subjects.control(*everyone, "end")), end, "steward"),
+        Way("lanesToAll", address(subjects.control(*everyone, "lanes")), lanes, "steward"),
         Way("tasksOfAll", address(subjects.control(*everyone, "tasks")), ask, "client", reply=_BEAT),
         Way("tasksOfOne", address(_ORDER["tasks"]), ask, "client", reply=_BEAT),
         Way("pauseOne", address(_ORDER["pause"]), pause, "client", reply=pause),
@@ -205,8 +176,31 @@ def _registry() -> list[Way]:
             subjects.EVENTS,
         ),
         Way("spans", address(subjects.span(place("service"))), _SPANS, "worker", subjects.TRACES),
-        Way("note", address(subjects.note(place("what"))), _NOTE, "steward", subjects.AUDIT),
-        Way("noteOfTask", address(subjects.note(place("what"), *_NAMED)), _NOTE, "worker", subjects.AUDIT),
+    ]
+
+
+def _notes() -> list[Way]:
+    """What the audit must know and no other stream says."""
+    where = {
+        "Anchor": ("steward", subjects.note("anchor")),
+        "Restored": ("operator", subjects.note("restored")),
+        "Moved": ("steward", subjects.note("moved")),
+        "Double": ("worker", subjects.note("double", place("sequence"))),
+        "Lost": ("steward", subjects.note("lost", *_NAMED, place("span_id"))),
+        "Redriven": ("steward", subjects.note("redriven", *_NAMED)),
+        "Dropped": ("steward", subjects.note("dropped", *_NAMED)),
+        "ShedOnHost": ("steward", subjects.note("shed", "host", place("host"))),
+        "ShedOfAgent": ("steward", subjects.note("shed", "agent", place("agent"))),
+    }
+    return [
+        Way(
+            f"note{what}",
+            address(subject),
+            Said(f"Note{what}", bodies.NOTES[what][0], *bodies.note(what), headers="typed"),
+            writer,
+            subjects.AUDIT,
+        )
+        for what, (writer, subject) in where.items()
     ]
 
 
@@ -243,7 +237,7 @@ def _memory() -> list[Way]:
 def _prompts() -> list[Way]:
     whom = subjects.PromptAddress(*map(place, ("agent", "owner", "session")))
     prompt = Said("Prompt", "text, or this as JSON; the answer comes in chunks", Prompt, ({"prompt": "hi"},))
-    chunk = Said("Chunk", "a part of the answer; an empty message ends it", examples.CHUNK_SHAPE, examples.CHUNKS)
+    chunk = Said("Chunk", "a part of the answer; an empty message ends it", bodies.CHUNK_SHAPE, bodies.CHUNKS)
     answer = Said("AnswerToQuery", "the caller's answer to what the agent asked", Prompt, ({"prompt": "yes"},))
     there = subjects.answer(place("agent"), place("instance"), place("token"))
     return [
@@ -259,13 +253,14 @@ def _said(name: str, shape: Any) -> Said:
     return Said(name, about, shape)
 
 
-_PIECE: Final = Said("Piece", "a piece of a payload that is too large for a message", BYTES)
-_SPENT: Final = Said("Spent", "the server's counter of what has been spent", examples.COUNTER_SHAPE, ({"val": "3"},))
+_PIECE: Final = Said("Piece", "a piece of a payload that is too large for a message", BYTES, headers="piece")
+_SPENT: Final = Said(
+    "Spent", "published with an empty body; this is the counter then", bodies.COUNTER_SHAPE, ({"val": "3"},), "spent"
+)
 _EVENT: Final = Said("Event", "something that happened", Event, examples.EVENTS)
 _SPANS: Final = Said("Spans", "finished spans, in msgpack", SpanBatch, examples.SPANS)
-_NOTE: Final = Said("Note", "what the audit must know and no other stream says", ANYTHING)
 
 
 def ways() -> list[Way]:
     """All of them."""
-    return [*_tasks(), *_workers(), *_registry(), *_services(), *_memory(), *_prompts()]
+    return [*_tasks(), *_workers(), *_registry(), *_notes(), *_services(), *_memory(), *_prompts()]

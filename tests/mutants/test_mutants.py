@@ -153,6 +153,7 @@ READ_ON = PAYLOADS + "test_a_server_that_is_killed_in_the_middle_of_a_payload_lo
 
 TAKEN_UP = "tests/integration/test_files_of_work.py::"
 TAKEN_UP += "test_work_that_is_taken_up_again_finds_the_results_of_what_was_submitted"
+TRACED = "tests/unit/test_schedules.py::test_a_trace_that_could_bring_another_header_is_refused"
 MEANS = "tests/unit/test_spec.py::test_what_others_register_means_the_same_too[schema1-values1]"
 
 MUTANTS = [
@@ -264,6 +265,14 @@ MUTANTS = [
         """        return {**made, **there} if made else there""",
         MEANS,
         "assert False == True",
+    ),
+    Mutant(
+        "a trace in a schedule may bring another header",
+        "bus/schedules.py",
+        'pattern=r"^[0-9a-f-]*$")',
+        'pattern=r"^[0-9a-f-]*")',
+        TRACED,
+        "DID NOT RAISE",
     ),
     Mutant(
         "a line of a file of work is another task each time",

@@ -7,10 +7,12 @@ import time
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from bus import when
 from bus.cron import Cron
 from bus.errors import ConfigError
+from bus.schedules import Plan
 from bus.when import When
 
 BERLIN = "Europe/Berlin"
@@ -82,6 +84,14 @@ def test_what_the_server_would_refuse_is_refused_in_the_caller_s_words(said: dic
 def test_what_stands_on_the_wire_and_means_nothing_is_refused_by_a_steward_too(text: str) -> None:
     with pytest.raises(ConfigError):
         when.parse(text, "")
+
+
+@pytest.mark.parametrize("traceparent", ["00-ab\n", "\n00-ab", "00-AB", "00-ab\r\nNats-Rollup: all", "x" * 61])
+def test_a_trace_that_could_bring_another_header_is_refused(traceparent: str) -> None:
+    plan = {"schedule_id": "nightly", "when": "@daily", "body": b"{}"}
+    assert Plan.model_validate({**plan, "traceparent": "00-ab-01"}).traceparent == "00-ab-01"
+    with pytest.raises(ValidationError):
+        Plan.model_validate({**plan, "traceparent": traceparent})
 
 
 @pytest.mark.parametrize(

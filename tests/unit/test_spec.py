@@ -13,8 +13,8 @@ from pydantic import BaseModel, Field
 
 from bus import messages, subjects
 from revo import Actor, Agent, rpc, task
+from revo.spec import addresses, sources, ways
 from revo.spec import document as documents
-from revo.spec import sources, ways
 from revo.spec.sources import Capability, Found
 from tests import specs
 
@@ -174,15 +174,25 @@ def test_every_subject_that_the_code_can_build_stands_in_the_document() -> None:
         for name, one in inspect.getmembers(subjects, inspect.isfunction)
         if '"revo.' in inspect.getsource(one) and not name.startswith(("parse_", "is_"))
     }
-    used = inspect.getsource(ways) + inspect.getsource(documents)
+    used = "".join(inspect.getsource(one) for one in (ways, addresses, documents))
     missing = {name for name in builders - filters if f"subjects.{name}" not in used}
     assert not missing, f"give them a channel in revo/spec/ways.py: {sorted(missing)}"
+
+
+def test_every_note_for_the_audit_that_the_code_writes_stands_in_the_document(document: dict[str, Any]) -> None:
+    code = "".join(path.read_text() for folder in ("bus", "actors") for path in (ROOT / folder).rglob("*.py"))
+    written = set(re.findall(r'\bnote\((?:self\._connection, |connection, )?"([a-z]+)"', code))
+    written |= set(re.findall(r'self\._note\("([a-z]+)"', code))
+    assert {"anchor", "double", "lost", "moved", "redriven", "shed"} <= written, "else they are not found any more"
+    channels = [one["address"] or "" for one in document["channels"].values()]
+    known = {address.split(".")[2] for address in channels if address.startswith("revo.audit.")}
+    assert written == known, "give them a channel in revo/spec/ways.py"
 
 
 def subjects_of(text: str) -> set[str]:
     """The subjects that a document for people names, with a token for each part that varies; `>` is any more."""
     found = set()
-    for said in re.findall(r"(?:\brevo|\bagents|\$KV)\.(?:[^\s`'\"|,;)]|(?<=[{a-z]),(?=[a-z]))+", text):
+    for said in re.findall(r"(?:\brevo|\bagents|\$KV)\.(?:<[^>\n]*>|[^\s`'\"|,;)]|(?<=[{a-z]),(?=[a-z]))+", text):
         plain = re.sub(r"<[^>]*>|\*", "x", said.rstrip(".:") + (".>" if said.endswith("...") else ""))
         for with_option in {plain.replace("[", "").replace("]", ""), re.sub(r"\[.*?\]", "", plain)}:
             braces = re.search(r"\{(.*?)\}", with_option)
@@ -195,7 +205,7 @@ def test_every_subject_in_the_document_of_the_wire_is_one_that_the_code_builds(d
     channels = specs.Channels(document)
     named = subjects_of((ROOT / "docs" / "wire.md").read_text())
     assert len(named) > 35, "else they are not found any more"
-    assert {"revo.task.x.x", "revo.task.@x.x.x", "agents.hb.x.x.x", "revo.done.x.>"} <= named
+    assert {"revo.task.x.x", "revo.task.@x.x.x", "agents.hb.x.x.x", "revo.done.x.>", "revo.later.x.x"} <= named
     wrong = {
         one
         for one in named
