@@ -151,7 +151,8 @@ async def test_nothing_is_lost_or_doubled_in_a_storm(
     assert set(found.results) == {f"task-{number}" for number in range(ROUNDS * TASKS)}
     assert set(found.results.values()) == {1}
     assert {task_id for task_id, status in found.statuses.items() if status != "succeeded"} == wrong
-    assert found.redelivered >= 25
+    assert kills >= 3
+    assert found.redelivered >= kills, "each had up to four tasks in hand"
     assert found.audit.good, found.audit
     assert found.audit.accepted == found.audit.ended
     assert began_often[RAISING] >= 3
