@@ -85,7 +85,7 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
         if progress is not None:
             progress(1)
     buried = await _names(connection, subjects.DEAD)
-    notes = await _read_notes(connection)
+    notes = await _read_notes(connection, restores)
     buried |= {".".join(name) for name, _ in notes["dropped"]}
     # How long results are kept is the mesh's setting, and may not be ours: the stewards have said theirs.
     ttl = min([connection.settings.result_ttl, *(body["ttl"] for _, body in notes["anchor"])])
@@ -95,9 +95,8 @@ async def audit(connection: Connection, *, progress: Progress | None = None) -> 
     if base is None:
         base = results.oldest(waiting)
     doubles = {sequence for (name, *_), _ in notes["double"] if (sequence := int(name)) <= last}
-    # A task that a steward moved to a lane, or back, stands there under another sequence: this one is no task's.
-    left = {sequence for _, body in notes["moved"] for sequence in body["left"] if base < sequence <= last}
-    moved = left - results.ended.keys() - waiting - doubles
+    moved = _moved(notes["moved"], results.ended.keys() | waiting | doubles, last)
+    moved = {sequence for sequence in moved if base < sequence <= last} - results.ended.keys() - waiting - doubles
     known = results.ended.keys() | waiting | doubles | moved
     lost = [sequence for sequence in range(base + 1, last + 1) if sequence not in known]
     limbo = [name for sequence, name in overdue.items() if sequence not in results.ended]
@@ -183,7 +182,7 @@ class _Results:
 Notes = dict[str, list[tuple[tuple[str, ...], dict[str, Any]]]]
 
 
-async def _read_notes(connection: Connection) -> Notes:
+async def _read_notes(connection: Connection, restores: list[_Restore]) -> Notes:
     notes: Notes = {"anchor": [], "double": [], "dropped": [], "moved": []}
     async for message in stored_since(connection, subjects.AUDIT, 0.0):
         _, _, what, *names = message.subject.split(".")
@@ -196,12 +195,26 @@ async def _read_notes(connection: Connection) -> Notes:
             elif what == "double":
                 names = [str(int(names[0]))]
             elif what == "moved":
-                body = {"left": [int(sequence) for sequence in body["left"]]}
+                pairs = [(int(sequence), int(copy)) for sequence, copy in body["moved"]]
+                old = [any(one.is_before(message, sequence) for one in restores) for sequence, _ in pairs]
+                body = {"moved": [pair for pair, was in zip(pairs, old, strict=True) if not was]}
         except (DecodeError, KeyError, TypeError, ValueError) as error:
             log.warning("a note that cannot be read is left out: %s", error)
         else:
             notes[what].append((tuple(names), body))
     return notes
+
+
+def _moved(notes: list[tuple[tuple[str, ...], dict[str, Any]]], known: set[int], last: int) -> set[int]:
+    """The sequences that are no task's any more, for a steward moved the task to a lane, or back: its copy is known of,
+    or came after we began to look, or was itself moved so.
+    """
+    pairs = sorted((pair for _, body in notes for pair in body["moved"]), reverse=True)
+    found: set[int] = set()
+    for sequence, copy in pairs:  # a copy is younger than what it was made of, so its own note was looked at before
+        if copy > sequence and (copy in known or copy > last or copy in found):
+            found.add(sequence)
+    return found
 
 
 def _anchor(body: dict[str, Any], restores: list[_Restore]) -> tuple[float, int]:

@@ -190,11 +190,6 @@ class Backlog:
         self._mark(envelope.sequence, due)
         heapq.heappush(self._near, (due, envelope.sequence))
 
-    def id_of(self, sequence: int) -> int:
-        """What stands for the id of the task at a sequence; 0: it is not in the view."""
-        index = bisect.bisect_left(self._sequences, sequence)
-        return self._ids[index] if index < len(self) and self._sequences[index] == sequence else 0
-
     def _mark(self, sequence: int, deadline: float) -> None:
         index = bisect.bisect_left(self._sequences, sequence)
         if index < len(self._sequences) and self._sequences[index] == sequence:

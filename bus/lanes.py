@@ -5,10 +5,8 @@ steward takes what waits behind more than a fair share and is of a client that h
 the lane beside the queue, which workers serve in turn with the queue (`bus.pull`). Never more than a fair share stands
 in a lane, and who has the least there is the next to be put there: so many light clients share it, too.
 
-A move is: store a copy, see that the original is still far from being delivered, note it for the audit, delete the
-original. After a crash in between both stand, and whichever steward looks next goes on from there. A task that was
-never in anybody's hands has one copy in the end; should both be delivered all the same, because a steward was stopped
-for long within the last two steps, the first result is the result, as ever.
+Where nobody has served lanes for a while, what stands in them goes back into its queue. How tasks are moved is
+`bus.moving`'s.
 """
 
 from __future__ import annotations
@@ -17,42 +15,23 @@ import asyncio
 import bisect
 import heapq
 import itertools
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bus import codec, jetstream, reading, subjects
+from bus import jetstream, reading, subjects
 from bus.backlog import Backlog, Line
 from bus.connection import Connection
-from bus.errors import NotFoundError, PayloadTooLargeError, QueueFullError
-from bus.messages import (
-    CONTENT_TYPE,
-    DEADLINE,
-    FRESH,
-    FROM,
-    HEADROOM,
-    MSG_ID,
-    MSGPACK,
-    SUBMITTED,
-    TASK_ID,
-    Envelope,
-    without_control_headers,
-)
+from bus.errors import NotFoundError
+from bus.messages import Envelope
+from bus.moving import Mover, together
 from bus.tasks import envelope_of
-
-log = logging.getLogger(__name__)
 
 MOVES: Final = 1000
 """Tasks that are moved in one look at the most: a look must end soon, for deadlines wait for the next one."""
-AT_ONCE: Final = 100
-"""Tasks that are moved side by side."""
 READS: Final = 32
 """Clients whose tasks are read side by side."""
-
-Moved = tuple[int, int]
-"""The sequence of an original, and that of its copy."""
 
 
 @dataclass(slots=True)
@@ -70,39 +49,50 @@ class _Queue:
 
 
 class Lanes:
-    """Moves tasks to lanes. One look at a time."""
+    """Moves tasks to lanes. One look at a time, of one steward at a time."""
 
     def __init__(self, connection: Connection, backlog: Backlog) -> None:
         """`backlog` is brought up to date by whoever looks."""
         self._connection = connection
         self._backlog = backlog
         self._share = connection.settings.fair_share
-        self._checked: dict[str, int] = {}
-        self.moved = 0
+        self._mover = Mover(connection, backlog)
+        self._looked = False
+
+    @property
+    def moved(self) -> int:
         """How many tasks were moved."""
+        return self._mover.moved
 
     async def look(self, served: Callable[[str], bool]) -> list[str]:
         """Move what should be moved, up to `MOVES` tasks; return the lanes that hold something, as
-        `capability.priority`. `served` says whether somebody lives who serves the lanes of a capability.
+        `capability.priority`. `served` says whether somebody lives who serves the lanes of a capability. Nothing is
+        done while another steward does it.
 
         Raises:
             BusError: a step could not be done; the next look goes on.
         """
-        if len(self._backlog) <= 2 * self._share and not self._backlog.lanes:
+        if self._looked and len(self._backlog) <= 2 * self._share and not self._backlog.lanes:
             return []
+        queues = [(queue, self._crowded(queue) and served(queue.capability)) for queue in self._queues()]
+        queues = [(queue, crowded) for queue, crowded in queues if queue.lane or crowded]
+        if not queues and (self._looked or not await self._mover.begun()):
+            self._looked = True
+            return []
+        if not await self._mover.hold():
+            return []
+        self._looked = True  # what one who died had begun is done
         holding: list[str] = []
         moves = MOVES
-        for queue in self._queues():
-            crowded = (
-                len(queue.lines) > 1 and sum(len(line.sequences) for line in queue.lines.values()) > 2 * self._share
-            )
-            if not queue.lane and not (crowded and served(queue.capability)):
-                continue
-            done, holds = await self._look_at(queue, moves if crowded and served(queue.capability) else 0)
+        for queue, crowded in queues:
+            done, holds = await self._look_at(queue, moves if crowded else 0)
             moves -= done
             if holds:
                 holding.append(queue.name)
         return holding
+
+    def _crowded(self, queue: _Queue) -> bool:
+        return len(queue.lines) > 1 and sum(len(line.sequences) for line in queue.lines.values()) > 2 * self._share
 
     def _queues(self) -> list[_Queue]:
         found: dict[tuple[str, str], _Queue] = {}
@@ -134,16 +124,7 @@ class Lanes:
             wanted = self._pick(queue, counts, delivered, room)
         if in_lane or wanted:
             await self._ensure(queue, info["config"])
-        done = 0
-        if in_lane:
-            pairs, checked = await self._unfinished(queue, delivered)
-            done = await self._settle(queue, pairs)
-            self._checked[queue.name] = checked
-        for some in _chunks(await self._read(queue, wanted), AT_ONCE):
-            copies, full = await self._copy(some)
-            done += await self._settle(queue, copies)
-            if full:
-                break
+        done, _ = await self._mover.move(await self._read(queue, wanted), lane=True)
         return done, in_lane > 0 or done > 0
 
     async def _info(self, queue: _Queue) -> dict[str, Any] | None:
@@ -198,35 +179,6 @@ class Lanes:
                 heapq.heappush(turns, (in_lane + 1, sequences[left[client]], client))
         return found
 
-    async def _unfinished(self, queue: _Queue, delivered: int) -> tuple[list[Moved], int]:
-        """Moves that somebody began and did not end: an original stands with its copy. Each copy is looked at once, up
-        to the sequence that is returned, too.
-        """
-        checked = self._checked.get(queue.name, 0)
-        if checked > self._backlog.last:
-            checked = 0  # the stream was made anew
-        last = checked
-        found: list[Moved] = []
-        for client, lane in queue.lane.items():
-            new = {
-                self._backlog.id_of(one): one for one in lane.sequences[bisect.bisect_right(lane.sequences, checked) :]
-            }
-            last = max([last, *new.values()])
-            line = queue.lines.get(client)
-            if not new or line is None:
-                continue
-            start = bisect.bisect_right(line.sequences, delivered)
-            near = line.sequences[start : start + self._share]
-            found += [(one, new[task_id]) for one in near if (task_id := self._backlog.id_of(one)) in new]
-        certain = [pair for pair in found if await self._is_copy(*pair)]
-        return certain, last
-
-    async def _is_copy(self, sequence: int, copy: int) -> bool:
-        stored = await jetstream.at(self._connection, subjects.TASKS, copy)
-        return stored is not None and stored.headers.get(FROM) == str(sequence)
-
-    # --- and how ----------------------------------------------------------------------------------------------
-
     async def _read(self, queue: _Queue, wanted: dict[str, list[int]]) -> list[Envelope]:
         """The tasks that still stand there, of as many clients as there are in turn."""
         slots = asyncio.Semaphore(READS)
@@ -243,67 +195,6 @@ class Lanes:
                 self._backlog.gone(gone)  # it has ended, or makes no sense and stays where it is
             return [envelope for envelope in found if envelope.fault is None]
 
-        async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(of(queue.lines[client], some)) for client, some in wanted.items()]
-        in_turn = itertools.zip_longest(*(read.result() for read in reads))
+        reads = await together(of(queue.lines[client], some) for client, some in wanted.items())
+        in_turn = itertools.zip_longest(*reads)
         return [envelope for row in in_turn for envelope in row if envelope is not None]
-
-    async def _copy(self, originals: Sequence[Envelope]) -> tuple[list[Moved], bool]:
-        """Store copies in the lane; return which stand, and whether there is no room for more."""
-
-        async def one(original: Envelope) -> jetstream.Stored:
-            subject = subjects.TaskAddress(original.capability, original.priority, original.client).subject(lane=True)
-            return await jetstream.store(
-                self._connection, subject, original.body, lane_headers(original), room=HEADROOM
-            )
-
-        ends = await asyncio.gather(*(one(original) for original in originals), return_exceptions=True)
-        copies: list[Moved] = []
-        full = False
-        for original, end in zip(originals, ends, strict=True):
-            if isinstance(end, PayloadTooLargeError):
-                self._backlog.gone(original.sequence)  # no room for our headers: it waits where it is
-            elif isinstance(end, QueueFullError):
-                full = True
-            elif isinstance(end, BaseException):
-                raise end
-            else:
-                copies.append((original.sequence, end.sequence))
-        return copies, full
-
-    async def _settle(self, queue: _Queue, copies: Sequence[Moved]) -> int:
-        """Delete the originals, or the copies of those that may be in somebody's hands by now; how many were moved."""
-        info = await self._info(queue) if copies else None
-        if info is None:
-            return 0
-        delivered = int(info["delivered"]["stream_seq"])
-        left = [sequence if sequence > delivered else copy for sequence, copy in copies]
-        await self._note(left)
-        await asyncio.gather(*(jetstream.delete(self._connection, subjects.TASKS, one) for one in left))
-        for one in left:
-            self._backlog.gone(one)
-        moved = sum(sequence > delivered for sequence, _ in copies)
-        self.moved += moved
-        return moved
-
-    async def _note(self, left: list[int]) -> None:
-        """Tell the audit which sequences are no task's any more; before they are deleted, or they would be lost."""
-        body = codec.encode({"left": left})
-        await jetstream.store(self._connection, subjects.note("moved"), body, {CONTENT_TYPE: MSGPACK})
-
-
-def lane_headers(original: Envelope) -> dict[str, str]:
-    """The headers of a task's copy in a lane: those it had, and what was known of it by where it stood."""
-    headers = without_control_headers(original.headers)
-    headers.pop(FRESH, None)  # the original may stand, too, and have a result by the time that the copy is delivered
-    return headers | {
-        TASK_ID: original.task_id,
-        DEADLINE: f"{original.deadline:.3f}",
-        SUBMITTED: f"{original.stored_at:.6f}",
-        FROM: str(original.sequence),
-        MSG_ID: f"{original.name}.{subjects.FAIR}.{original.sequence}",
-    }
-
-
-def _chunks(envelopes: Sequence[Envelope], size: int) -> Iterable[Sequence[Envelope]]:
-    return (envelopes[start : start + size] for start in range(0, len(envelopes), size))

@@ -82,7 +82,8 @@ _AT: Final = {"at": _TIME}
 NOTES: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "Anchor": ("how many tasks there were then, and for how long a result is kept", {**_AT, "last": 42, "ttl": 3600.0}),
     "Restored": ("from a backup: from which sequence on TASKS counts anew", {**_AT, "last": 42, "created": _TIME}),
-    "Moved": ("sequences in TASKS that are no task's any more", {"left": [41, 42]}),
+    "Moved": ("sequences in TASKS that are no task's any more, and those of the copies", {"moved": [[41, 52]]}),
+    "Moving": ("who stored the last of these moves tasks; sequences that it begins with", {"begun": [41, 42]}),
     "Double": ("has no result of its own: an earlier one of its id has it", {"task_id": "mine", "ended_by": 42}),
     "Lost": ("an attempt that ended with its process", {"instance": "echo-1f2e", "reason": "it is silent", **_AT}),
     "Redriven": ("a dead task was submitted anew", {"task_id": "5f0c", **_AT}),

@@ -185,6 +185,7 @@ def _notes() -> list[Way]:
         "Anchor": ("steward", subjects.note("anchor")),
         "Restored": ("operator", subjects.note("restored")),
         "Moved": ("steward", subjects.note("moved")),
+        "Moving": ("steward", subjects.note("moving")),
         "Double": ("worker", subjects.note("double", place("sequence"))),
         "Lost": ("steward", subjects.note("lost", *_NAMED, place("span_id"))),
         "Redriven": ("steward", subjects.note("redriven", *_NAMED)),

@@ -15,17 +15,18 @@ import pytest
 
 from actors.admission import prepare
 from actors.keyring import Keyring, wish_of
-from bus import codec, inspection, jetstream, pull, reading, subjects
+from bus import codec, inspection, jetstream, moving, pull, reading, subjects
 from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
-from bus.errors import ConnectionLostError, PermissionDeniedError
+from bus.errors import BusError, ConnectionLostError, PermissionDeniedError
 from bus.estimates import Estimate
 from bus.grants import Wish
 from bus.handle import Handle
 from bus.lanes import Lanes
 from bus.mesh import Mesh
-from bus.messages import Result
+from bus.messages import Envelope, Result
+from bus.moving import Mover
 from bus.server import Server
 from bus.settings import Settings
 from bus.topology import apply, ensure_capability, pause_capability
@@ -149,8 +150,8 @@ class Crash:
         self.happened = False
         passed = 0
         place, name, past = {
-            "after the copies": (Lanes, "_settle", 0),
-            "before the note": (Lanes, "_note", 0),
+            "after the copies": (Mover, "_settle", 0),
+            "before the note": (Mover, "_note", 0),
             "before the originals are deleted": (jetstream, "delete", 0),
             "after one of them is": (jetstream, "delete", 1),
         }[step]
@@ -213,6 +214,8 @@ async def test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next(
                 await first.look(lambda _: True)
         assert crash.happened
         _, second, own = await sharing(server, stack, 100)  # to whom the queue is not crowded
+        assert await look(second, own) == [], "the other may be at it still"
+        monkeypatch.setattr(moving, "SILENT", 0.0)
         assert await look(second, own) == ["echo.normal"]
         assert await counts(connection) == {"normal.flood": 50, "normal.light.fair": 5}
         ran: list[Any] = []
@@ -228,7 +231,14 @@ async def test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next(
     assert (found.good, found.accepted) == (True, 55), found
 
 
-async def test_what_may_be_in_hand_by_now_is_not_taken_away(
+async def deliver(connection: Connection, last: int) -> None:
+    """Have all of the queue delivered, up to that sequence, to somebody who never says what became of it."""
+    api = subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, subjects.consumer("echo", "normal"))
+    await connection.request(api, b'{"batch":100,"no_wait":true}')
+    await eventually(lambda: delivered(connection, last))
+
+
+async def test_what_may_be_in_hand_by_now_is_not_taken_away_and_no_copy_is_either(
     server: Server, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A steward that was stopped between a copy and the rest finds that the originals have been delivered."""
@@ -237,19 +247,157 @@ async def test_what_may_be_in_hand_by_now_is_not_taken_away(
     await fill(mesh, "light", 5)
     async with contextlib.AsyncExitStack() as stack:
         connection, lanes, backlog = await sharing(server, stack, 20)
-        settle = Lanes._settle
+        settle = Mover._settle
 
-        async def late(self: Lanes, *given: Any) -> int:
-            body = b'{"batch":60,"no_wait":true}'
-            api = subjects.api("CONSUMER.MSG.NEXT", subjects.TASKS, subjects.consumer("echo", "normal"))
-            await connection.request(api, body)
-            await eventually(lambda: delivered(connection, 55))
+        async def late(self: Mover, *given: Any) -> int:
+            await deliver(connection, 55)
             return await settle(self, *given)
 
-        monkeypatch.setattr(Lanes, "_settle", late)
-        assert await look(lanes, backlog) == []
+        monkeypatch.setattr(Mover, "_settle", late)
+        await look(lanes, backlog)
         assert lanes.moved == 0
-        assert await counts(connection) == {"normal.flood": 50, "normal.light": 5}
+        assert await counts(connection) == {"normal.flood": 50, "normal.light": 5, "normal.light.fair": 5}
+
+
+async def test_two_stewards_that_move_the_same_tasks_at_once_lose_none(
+    server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One has read what it wants to move and is stopped; the claim goes to another, and all is moved and delivered."""
+    monkeypatch.setattr(moving, "SILENT", 0.0)
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, first, backlog = await sharing(server, stack, 20)
+        _, second, own = await sharing(server, stack, 20)
+        copy, stopped, goes_on = Mover._copy, asyncio.Event(), asyncio.Event()
+
+        async def late(self: Mover, originals: list[Envelope], *, lane: bool) -> Any:
+            if not stopped.is_set():
+                stopped.set()
+                await goes_on.wait()
+            return await copy(self, originals, lane=lane)
+
+        monkeypatch.setattr(Mover, "_copy", late)
+        slow = asyncio.create_task(look(first, backlog))
+        await asyncio.wait_for(stopped.wait(), 10)
+        assert await look(second, own) == ["echo.normal"]
+        await fill(mesh, "flood", 10)
+        await deliver(connection, 70)
+        goes_on.set()
+        await slow
+        assert await counts(connection) == {"normal.flood": 60, "normal.light.fair": 5}
+        assert (await audit(connection)).good
+        await look(first, backlog)
+        assert await counts(connection) == {"normal.flood": 60, "normal.light.fair": 5}
+
+
+async def test_one_steward_at_a_time_moves_and_another_takes_over_when_it_is_silent(
+    server: Server, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, first, backlog = await sharing(server, stack, 20)
+        _, second, own = await sharing(server, stack, 20)
+        both = await asyncio.gather(look(first, backlog), look(second, own))
+        assert sorted(both) == [[], ["echo.normal"]]
+        if both[0]:
+            first, backlog, second, own = second, own, first, backlog
+        monkeypatch.setattr(moving, "RENEWED", 0.0)
+        await fill(mesh, "late", 5)
+        assert await look(first, backlog) == [], "the other has it"
+        assert await look(second, own) == ["echo.normal"]
+        await fill(mesh, "later", 5)
+        monkeypatch.setattr(moving, "SILENT", 0.0)
+        assert await look(first, backlog) == ["echo.normal"]
+        monkeypatch.setattr(moving, "SILENT", 60.0)
+        await fill(mesh, "latest", 5)
+        assert await look(second, own) == [], "it has lost it"
+        lanes = {subject: count for subject, count in (await counts(connection)).items() if subject.endswith("fair")}
+        assert lanes == {"normal.light.fair": 5, "normal.late.fair": 5, "normal.later.fair": 5}
+
+
+async def test_what_a_dead_steward_copied_and_has_ended_is_not_run_again(
+    server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    monkeypatch.setattr(pull, "EXPIRES", 0.3)  # who pulls while it is paused gets nothing until the next pull
+    ran: list[Any] = []
+
+    async def work(message: Any) -> None:
+        ran.append(message["of"])
+
+    async with contextlib.AsyncExitStack() as stack:
+        connection, first, backlog = await sharing(server, stack, 20)
+        await backlog.refresh()
+        with monkeypatch.context() as patch:
+            Crash(patch, "after the copies")
+            with pytest.raises(ConnectionLostError):
+                await first.look(lambda _: True)
+        await pause_queue(connection, b'{"pause_until":"2100-01-01T00:00:00Z"}')
+        worker = await start_worker(work)
+        worker._puller.serve_lanes(["echo.normal"])
+        await eventually(lambda: stands(connection, {"normal.flood": 50, "normal.light": 5}))
+        _, second, own = await sharing(server, stack, 20)
+        monkeypatch.setattr(moving, "SILENT", 0.0)
+        await look(second, own)
+        assert await counts(connection) == {"normal.flood": 50}
+        await pause_queue(connection, b"")
+        await eventually(lambda: nothing_queued(mesh))
+        found = await audit(connection)
+    assert (ran.count("flood"), ran.count("light")) == (50, 5), "each ran once"
+    assert (found.good, found.accepted, found.ended) == (True, 55, 55), found
+
+
+async def pause_queue(connection: Connection, body: bytes) -> None:
+    """Pause the queue, and not its lane, or with an empty body have it go on."""
+    name = subjects.consumer("echo", "normal")
+    await connection.request(subjects.api("CONSUMER.PAUSE", subjects.TASKS, name), body)
+
+
+async def test_the_audit_sees_that_a_moved_task_is_lost(server: Server, mesh: Mesh) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, lanes, backlog = await sharing(server, stack, 20)
+        await look(lanes, backlog)
+        assert (await audit(connection)).good
+        for copy in (56, 58):
+            await jetstream.delete(connection, subjects.TASKS, copy)
+        found = await audit(connection)
+    assert found.lost == 4, found  # each task, once for its original and once for its copy
+    assert not found.good
+
+
+async def test_a_connection_lost_while_tasks_are_read_is_one_error_that_is_tried_again(
+    server: Server, mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    for name in ("light", "other"):
+        await fill(mesh, name, 5)
+    async with contextlib.AsyncExitStack() as stack:
+        _, lanes, backlog = await sharing(server, stack, 20)
+        scan = reading.scan
+        await backlog.refresh()
+
+        def lost(*given: Any, **named: Any) -> Any:
+            server.kill()
+            return scan(*given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(reading, "scan", lost)
+            with pytest.raises(BusError) as raised:
+                await lanes.look(lambda _: True)
+        assert raised.value.retryable
+        await server.start()
+        monkeypatch.setattr(moving, "SILENT", 0.0)
+        await eventually(lambda: look(lanes, backlog))
 
 
 async def delivered(connection: Connection, last: int) -> bool:

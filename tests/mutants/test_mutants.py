@@ -133,7 +133,11 @@ NOT_DUE = SCHEDULES + "test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_
 HIS_OWN = SCHEDULES + "test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone[shared]"
 MISSED = SCHEDULES + "test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up"
 FAIRNESS = "tests/integration/test_fairness.py::"
-IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away"
+IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away_and_no_copy_is_either"
+TWO_STEWARDS = FAIRNESS + "test_two_stewards_that_move_the_same_tasks_at_once_lose_none"
+ONE_STEWARD = FAIRNESS + "test_one_steward_at_a_time_moves_and_another_takes_over_when_it_is_silent"
+ENDED_COPY = FAIRNESS + "test_what_a_dead_steward_copied_and_has_ended_is_not_run_again"
+LOST_COPY = FAIRNESS + "test_the_audit_sees_that_a_moved_task_is_lost"
 CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
 IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
 CONFORMANCE = "tests/conformance/test_conformance.py::"
@@ -228,27 +232,59 @@ MUTANTS = [
     ),
     Mutant(
         "what may be in hand is moved to a lane all the same",
-        "bus/lanes.py",
-        "        left = [sequence if sequence > delivered else copy for sequence, copy in copies]\n",
-        "        left = [sequence for sequence, _ in copies]\n",
+        "bus/moving.py",
+        "        moved = [(sequence, copy) for sequence, copy in copies if sequence > delivered]\n",
+        "        moved = list(copies)\n",
         IN_HAND,
-        "'normal.light.fair': 5",
+        "'normal.light': 5",
     ),
     Mutant(
         "a task that was moved is lost to the audit",
-        "bus/lanes.py",
-        "        await self._note(left)\n",
+        "bus/moving.py",
+        "            await self._note(moved)\n",
         "",
         CARRIED_ON,
         "lost=5",
     ),
     Mutant(
         "a move that was begun is left as it is",
-        "bus/lanes.py",
-        "        certain = [pair for pair in found if await self._is_copy(*pair)]\n",
-        "        certain: list[Moved] = []\n",
+        "bus/moving.py",
+        "            await self._carry_on(self._begun)\n",
+        "",
         CARRIED_ON,
         "'normal.light': 5",
+    ),
+    Mutant(
+        "the copy of what may be in hand is taken away",
+        "bus/moving.py",
+        "        moved = [(sequence, copy) for sequence, copy in copies if sequence > delivered]\n",
+        "        moved = [(one, copy) if one > delivered else (copy, one) for one, copy in copies]\n",
+        TWO_STEWARDS,
+        "'normal.light.fair': 5",
+    ),
+    Mutant(
+        "two stewards move at once",
+        "bus/moving.py",
+        "        if last is not None and self._backlog.server_time < last.stored_at + SILENT:\n",
+        "        if last is not None and self._backlog.server_time < last.stored_at:\n",
+        ONE_STEWARD,
+        "the other has it",
+    ),
+    Mutant(
+        "a copy that has ended does not have its original deleted",
+        "bus/moving.py",
+        "                if result is not None and result.sequence > original.sequence:\n",
+        "                if result is None:\n",
+        ENDED_COPY,
+        "'normal.light': 5",
+    ),
+    Mutant(
+        "the audit takes a lost copy for an end",
+        "bus/audit.py",
+        "        if copy > sequence and (copy in known or copy > last or copy in found):\n",
+        "        if copy > sequence:\n",
+        LOST_COPY,
+        "lost=2",
     ),
     Mutant(
         "a lane never has its turn",
