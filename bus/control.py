@@ -25,6 +25,8 @@ class EndOrder(BaseModel):
 
     sequence: int
     status: Status
+    task: str = ""
+    """Its full name: it may be with a worker under the sequence of a copy (`bus.moving`)."""
 
 
 class PauseOrder(BaseModel):

@@ -99,7 +99,7 @@ class Ender:
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
         if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
             await blobs.remove(connection, Place.of(envelope), blobs.id_in(envelope.headers))
-        order = {"sequence": envelope.sequence, "status": standing.status}
+        order = {"sequence": envelope.sequence, "status": standing.status, "task": envelope.name}
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
         return standing

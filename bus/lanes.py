@@ -16,11 +16,11 @@ import bisect
 import heapq
 import itertools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bus import jetstream, reading, subjects
+from bus import jetstream, reading, subjects, topology
 from bus.backlog import Backlog, Line
 from bus.connection import Connection
 from bus.errors import NotFoundError
@@ -32,6 +32,8 @@ MOVES: Final = 1000
 """Tasks that are moved in one look at the most: a look must end soon, for deadlines wait for the next one."""
 READS: Final = 32
 """Clients whose tasks are read side by side."""
+UNSERVED: Final = 30.0
+"""Seconds without anybody who serves lanes after which what stands in one goes back into its queue."""
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class Lanes:
         self._share = connection.settings.fair_share
         self._mover = Mover(connection, backlog)
         self._looked = False
+        self._unserved: dict[str, float] = {}
+        """Since when nobody serves the lane beside a queue, by the server's clock."""
 
     @property
     def moved(self) -> int:
@@ -85,11 +89,22 @@ class Lanes:
         holding: list[str] = []
         moves = MOVES
         for queue, crowded in queues:
+            if queue.lane and self._is_left(queue, served=served(queue.capability)):
+                moves -= await self._take_back(queue, moves)
+                continue
             done, holds = await self._look_at(queue, moves if crowded else 0)
             moves -= done
             if holds:
                 holding.append(queue.name)
         return holding
+
+    def _is_left(self, queue: _Queue, *, served: bool) -> bool:
+        """Whether nobody has served lanes of the capability for a while."""
+        if served:
+            self._unserved.pop(queue.name, None)
+            return False
+        now = self._backlog.server_time
+        return now - self._unserved.setdefault(queue.name, now) >= UNSERVED
 
     def _crowded(self, queue: _Queue) -> bool:
         return len(queue.lines) > 1 and sum(len(line.sequences) for line in queue.lines.values()) > 2 * self._share
@@ -123,9 +138,16 @@ class Lanes:
         if room > 0 and int(info["num_pending"]) > 2 * self._share and not info.get("paused"):
             wanted = self._pick(queue, counts, delivered, room)
         if in_lane or wanted:
-            await self._ensure(queue, info["config"])
-        done, _ = await self._mover.move(await self._read(queue, wanted), lane=True)
+            await self._ensure(queue, info)
+        done, _ = await self._mover.move(await self._read(queue.lines, wanted), lane=True)
         return done, in_lane > 0 or done > 0
+
+    async def _take_back(self, queue: _Queue, moves: int) -> int:
+        """Move up to so many from the lane to its queue, where everybody looks; return how many were."""
+        left = {client: list(line.sequences[:moves]) for client, line in queue.lane.items() if line.sequences}
+        tasks = await self._read(queue.lane, left)
+        done, _ = await self._mover.move(tasks[:moves], lane=False)
+        return done
 
     async def _info(self, queue: _Queue) -> dict[str, Any] | None:
         """What the queue's consumer says; None: nobody ever had the capability."""
@@ -135,17 +157,29 @@ class Lanes:
         except NotFoundError:
             return None
 
-    async def _ensure(self, queue: _Queue, config: dict[str, Any]) -> None:
-        """See that the lane has its consumer, which is as its queue's."""
+    async def _ensure(self, queue: _Queue, info: Mapping[str, Any]) -> None:
+        """See that the lane has its consumer, which is as its queue's, and paused with it."""
         name = subjects.lane_consumer(queue.capability, queue.priority)
+        wanted = topology.lane_of(info["config"], queue.capability, queue.priority)
         try:
-            await jetstream.call(self._connection, "CONSUMER.INFO", subjects.TASKS, name)
+            standing = await jetstream.call(self._connection, "CONSUMER.INFO", subjects.TASKS, name)
+            new = False
         except NotFoundError:
-            only = subjects.lane_filter(queue.capability, queue.priority)
-            own = {"name": name, "durable_name": name, "filter_subject": only}
-            own["description"] = f"{queue.priority} tasks for {queue.capability} that go past the many of others"
-            body = {"stream_name": subjects.TASKS, "config": {**config, **own}, "action": ""}
-            await jetstream.call(self._connection, "CONSUMER.CREATE", subjects.TASKS, name, only, body=body)
+            standing = await self._make(name, wanted)
+            new = True
+        if not new and topology.compare_policies(wanted, standing["config"]):
+            standing = await self._make(name, wanted)
+        if new or bool(standing.get("paused")) != bool(info.get("paused")):
+            # Whoever paused the queue, or let it go on, while the lane was not there has passed it over.
+            now = await self._info(queue) or {}
+            if bool(standing.get("paused")) != bool(now.get("paused")):
+                body = {"pause_until": now["config"]["pause_until"]} if now.get("paused") else None
+                await jetstream.call(self._connection, "CONSUMER.PAUSE", subjects.TASKS, name, body=body)
+
+    async def _make(self, name: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"stream_name": subjects.TASKS, "config": wanted, "action": ""}
+        only = wanted["filter_subject"]
+        return await jetstream.call(self._connection, "CONSUMER.CREATE", subjects.TASKS, name, only, body=body)
 
     # --- which ------------------------------------------------------------------------------------------------
 
@@ -179,7 +213,7 @@ class Lanes:
                 heapq.heappush(turns, (in_lane + 1, sequences[left[client]], client))
         return found
 
-    async def _read(self, queue: _Queue, wanted: dict[str, list[int]]) -> list[Envelope]:
+    async def _read(self, lines: Mapping[str, Line], wanted: dict[str, list[int]]) -> list[Envelope]:
         """The tasks that still stand there, of as many clients as there are in turn."""
         slots = asyncio.Semaphore(READS)
         default = self._connection.settings.deadline
@@ -188,13 +222,17 @@ class Lanes:
             some = set(sequences)
             async with slots:
                 scan = reading.scan(
-                    self._connection, subjects.TASKS, sequences[0], sequences[-1], subject=line.address.subject()
+                    self._connection,
+                    subjects.TASKS,
+                    sequences[0],
+                    sequences[-1],
+                    subject=line.address.subject(lane=line.lane),
                 )
                 found = [envelope_of(stored, default) async for stored in scan if stored.sequence in some]
             for gone in some - {envelope.sequence for envelope in found if envelope.fault is None}:
                 self._backlog.gone(gone)  # it has ended, or makes no sense and stays where it is
             return [envelope for envelope in found if envelope.fault is None]
 
-        reads = await together(of(queue.lines[client], some) for client, some in wanted.items())
+        reads = await together(of(lines[client], some) for client, some in wanted.items())
         in_turn = itertools.zip_longest(*reads)
         return [envelope for row in in_turn for envelope in row if envelope is not None]

@@ -63,9 +63,15 @@ async def plan(connection: Connection, wanted: list[Wanted]) -> list[Change]:
         if change is not None:
             found.append(change)
     for one in wanted:
-        for config in topology.consumers(one.capability, one.policy, one.agent, connection.settings.replicas):
+        configs = topology.consumers(one.capability, one.policy, one.agent, connection.settings.replicas)
+        for config in configs:
             change = await _consumer(connection, config)
             if change is not None:
+                found.append(change)
+        for priority, config in zip(subjects.PRIORITIES, configs, strict=True):
+            lane = topology.lane_of(config, one.capability, priority)
+            change = await _consumer(connection, lane)
+            if change is not None and change.action != "create":  # stewards make those that are needed
                 found.append(change)
     return found
 

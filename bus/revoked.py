@@ -48,8 +48,10 @@ class Revoked:
         """Somebody else has ended a task, its result stands: let go of it, now or when it arrives."""
         why = Happening.EXPIRED if order.status == "expired" else Happening.CANCELLED
         run = self._in_hand.get(order.sequence)
-        if run is not None:
-            self._let_go(run, why)
+        runs = [run] if run is not None else [one for one in self._in_hand.values() if one.envelope.name == order.task]
+        for one in runs:
+            self._let_go(one, why)
+        if runs:
             return
         self.early[order.sequence] = why
         if len(self.early) > REMEMBERED:

@@ -170,6 +170,17 @@ def consumers(capability: str, policy: Policy, agent: str, replicas: int) -> lis
     ]
 
 
+def lane_of(queue: Mapping[str, Any], capability: str, priority: str) -> Config:
+    """The consumer of the lane beside a queue: as the queue's, whose configuration is given."""
+    name = subjects.lane_consumer(capability, priority)
+    own = {
+        "durable_name": name,
+        "description": f"{priority} tasks for {capability} that go past the many of others",
+        "filter_subject": subjects.lane_filter(capability, priority),
+    }
+    return {**queue, **own, **({"name": name} if "name" in queue else {})}
+
+
 def probe_consumer(agent: str, replicas: int) -> Config:
     """The pull consumer that an agent's replicas take their probes from."""
     return {

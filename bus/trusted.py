@@ -76,6 +76,7 @@ def _steward(user: str) -> Grants:
         "revo.task.*.*.*",
         subjects.LANE_TASKS,
         subjects.api("CONSUMER.CREATE", subjects.TASKS, "*", subjects.LANE_TASKS),
+        subjects.api("CONSUMER.PAUSE", subjects.TASKS, "*"),  # a lane that was made while its queue was paused
         subjects.RESULT_SUBJECTS,
         subjects.DEAD_SUBJECTS,
         subjects.ATTEMPT_SUBJECTS,

@@ -120,7 +120,7 @@ def _tasks() -> list[Way]:
 def _workers() -> list[Way]:
     everyone = (subjects.EVERYONE, subjects.EVERYONE)
     ask = Said("WhatIsInHand", "with a task id only who has that one answers", TasksQuestion, ({"task_id": ""},))
-    end = Said("End", "the task has ended: whoever runs it stops", EndOrder, ({"sequence": 42, "status": "cancelled"},))
+    end = Said("End", "the task has ended: whoever runs it stops", EndOrder, (_ENDED,))
     pause = Said("Pause", "take nothing more; with no reason: go on", PauseOrder, ({"reason": "by hand"},))
     shed = Said("Shed", "leave, if you are idle", ShedOrder, ({"reason": "memory"},))
     lanes = Said("Lanes", "these lanes hold something", LanesOrder, ({"lanes": ["code_review.normal"]},))
@@ -259,6 +259,7 @@ _SPENT: Final = Said(
     "Spent", "published with an empty body; this is the counter then", bodies.COUNTER_SHAPE, ({"val": "3"},), "spent"
 )
 _EVENT: Final = Said("Event", "something that happened", Event, examples.EVENTS)
+_ENDED: Final = {"sequence": 42, "status": "cancelled", "task": "anon.echo.mine"}
 _SPANS: Final = Said("Spans", "finished spans, in msgpack", SpanBatch, examples.SPANS)
 
 

@@ -16,10 +16,12 @@ import pytest
 from actors.admission import prepare
 from actors.keyring import Keyring, wish_of
 from bus import codec, inspection, jetstream, moving, pull, reading, subjects
+from bus import lanes as lanes_module
 from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
-from bus.errors import BusError, ConnectionLostError, PermissionDeniedError
+from bus.early import Ender
+from bus.errors import BusError, ConnectionLostError, PermissionDeniedError, TaskCancelledError
 from bus.estimates import Estimate
 from bus.grants import Wish
 from bus.handle import Handle
@@ -29,6 +31,7 @@ from bus.messages import Envelope, Result
 from bus.moving import Mover
 from bus.server import Server
 from bus.settings import Settings
+from bus.tasks import envelope_of
 from bus.topology import apply, ensure_capability, pause_capability
 from tests.conftest import QUICK, StartWorker, nothing_queued
 from tests.eventually import eventually
@@ -511,6 +514,51 @@ async def test_a_task_in_a_lane_is_found_cancelled_and_expired_as_any_other(
         assert (await audit(connection)).good
 
 
+async def test_a_cancel_stops_the_copy_that_runs_while_its_original_is_found(
+    server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 1)
+    runs, stopped = asyncio.Event(), asyncio.Event()
+
+    async def work(_: Any) -> None:
+        runs.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async with contextlib.AsyncExitStack() as stack:
+        connection, lanes, backlog = await sharing(server, stack, 20)
+        await backlog.refresh()
+        await pause_queue(connection, b'{"pause_until":"2100-01-01T00:00:00Z"}')
+        with monkeypatch.context() as patch:
+            Crash(patch, "after the copies")
+            patch.setattr(Lanes, "_info", as_if_not_paused(Lanes._info))
+            with pytest.raises(ConnectionLostError):
+                await lanes.look(lambda _: True)
+        worker = await start_worker(work)
+        worker._puller.serve_lanes(["echo.normal"])
+        await asyncio.wait_for(runs.wait(), 10)
+        original = await jetstream.at(connection, subjects.TASKS, 51)
+        assert original is not None
+        ender = Ender(connection, "tester", "tester-1")
+        task = envelope_of(original, 3600.0)
+        assert (await ender.end(task, "cancelled", TaskCancelledError(task.task_id, "tester"))).status == "cancelled"
+        await asyncio.wait_for(stopped.wait(), 10)
+        await eventually(lambda: stands(connection, {"normal.flood": 50}))
+        found = await audit(connection)
+    assert (found.good, found.ended) == (True, 2), found
+
+
+def as_if_not_paused(info: Any) -> Any:
+    async def said(*given: Any) -> Any:
+        return {**await info(*given), "paused": False}
+
+    return said
+
+
 async def test_a_lane_that_stays_empty_is_left_out_again(
     server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -587,6 +635,83 @@ async def test_a_capability_is_paused_with_its_lanes(server: Server, mesh: Mesh)
             assert (await jetstream.call(connection, "CONSUMER.INFO", *lane)).get("paused", False) is paused
             await look(lanes, backlog)
             assert ("normal.late.fair" in await counts(connection)) is not paused, "while it is, nothing is moved"
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_pause_that_comes_while_a_lane_is_made_counts_for_the_lane(
+    server: Server, mesh: Mesh, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, lanes, backlog = await sharing(server, stack, 20)
+        make = Lanes._make
+
+        async def late(self: Lanes, name: str, wanted: Any) -> Any:
+            await pause_capability(connection, "echo", paused=paused)
+            return await make(self, name, wanted)
+
+        monkeypatch.setattr(Lanes, "_make", late)
+        await look(lanes, backlog)
+        lane = (subjects.TASKS, subjects.lane_consumer("echo", "normal"))
+        assert (await jetstream.call(connection, "CONSUMER.INFO", *lane)).get("paused", False) is paused
+        await jetstream.call(connection, "CONSUMER.PAUSE", *lane, body={"pause_until": "2100-01-01T00:00:00Z"})
+        await look(lanes, backlog)
+        assert (await jetstream.call(connection, "CONSUMER.INFO", *lane)).get("paused", False) is paused
+
+
+async def test_a_lane_is_run_as_its_queue_is_changed(server: Server, mesh: Mesh) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, lanes, backlog = await sharing(server, stack, 20)
+        await look(lanes, backlog)
+        config = (await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, "echo-normal"))["config"]
+        names = (subjects.TASKS, "echo-normal", config["filter_subject"])
+        body = {"stream_name": subjects.TASKS, "config": {**config, "ack_wait": 9_000_000_000}, "action": "update"}
+        await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
+        await look(lanes, backlog)
+        lane = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, "echo-normal-fair")
+        assert lane["config"]["ack_wait"] == 9_000_000_000
+
+
+async def test_what_stands_in_a_lane_goes_back_when_nobody_is_left_who_serves_it(
+    server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    light = await fill(mesh, "light", 5)
+    async with contextlib.AsyncExitStack() as stack:
+        connection, lanes, backlog = await sharing(server, stack, 20)
+        await look(lanes, backlog)
+        await backlog.refresh()
+        before = (await inspection.find_task(connection, light[0].task_id)).queued
+        assert await lanes.look(lambda _: False) == ["echo.normal"], "they may be back in a moment"
+        monkeypatch.setattr(lanes_module, "UNSERVED", 0.0)
+        with monkeypatch.context() as patch:
+            Crash(patch, "before the note")
+            with pytest.raises(ConnectionLostError):
+                await lanes.look(lambda _: False)
+        assert await counts(connection) == {"normal.flood": 50, "normal.light": 5, "normal.light.fair": 5}
+        await backlog.refresh()
+        await lanes.look(lambda _: False)
+        assert await counts(connection) == {"normal.flood": 50, "normal.light": 5}
+        after = (await inspection.find_task(connection, light[0].task_id)).queued
+        assert before is not None
+        assert after is not None
+        assert after.deadline == before.deadline
+        ran: list[Any] = []
+
+        async def work(message: Any) -> None:
+            ran.append(message["of"])
+
+        await start_worker(work)
+        await eventually(lambda: nothing_queued(mesh))
+        found = await audit(connection)
+    assert (ran.count("flood"), ran.count("light")) == (50, 5), "each ran once"
+    assert (found.good, found.accepted) == (True, 55), found
 
 
 async def told(mesh: Mesh) -> Estimate | None:

@@ -99,3 +99,19 @@ async def test_a_refusal_of_the_server_is_told_and_stops_nothing(
 
 def _ignore(_: Done) -> None:
     """Nobody looks."""
+
+
+async def test_a_lane_is_run_as_its_queue_is(connection: Connection) -> None:
+    assert await carry_out(connection, await plan(connection, WANTED), _ignore)
+    info = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, "echo-normal")
+    lane = topology.lane_of(info["config"], "echo", "normal")
+    names = (subjects.TASKS, "echo-normal-fair", lane["filter_subject"])
+    body = {"stream_name": subjects.TASKS, "config": lane, "action": ""}
+    await jetstream.call(connection, "CONSUMER.CREATE", *names, body=body)
+    assert await plan(connection, WANTED) == []
+    slower = [Wanted("echo", Policy(ack_wait=7.0, max_attempts=2), "echo")]
+    changes = await plan(connection, slower)
+    assert "consumer echo-normal-fair" in [change.what for change in changes]
+    assert await carry_out(connection, changes, _ignore)
+    info = await jetstream.call(connection, "CONSUMER.INFO", subjects.TASKS, "echo-normal-fair")
+    assert (info["config"]["ack_wait"], await plan(connection, slower)) == (7_000_000_000, [])
