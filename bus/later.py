@@ -237,9 +237,22 @@ class Later:
             standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)
         return list(found.values())
 
+    async def again(self, standing: Standing) -> Standing:
+        """How an active schedule stands now. Who moves what is due notes the occurrence, and settles it then: so what
+        is due is looked for first, and what is found neither there nor noted has not been due.
+        """
+        now = Standing(standing.client, standing.schedule_id)
+        for kind in ("due", "occurred", "later"):
+            subject = f"revo.{kind}.{now.client}.{now.schedule_id}"
+            stored = await jetstream.last(self._connection, subjects.LATER, subject)
+            if stored is not None:
+                now.messages[kind] = stored
+        return now
+
     async def forget(self, standing: Standing) -> None:
-        """Take away all that is left of a schedule."""
-        await self._take_away(standing.client, standing.schedule_id, standing.messages)
+        """Take away all that is left of a schedule, and nothing that is younger."""
+        up_to = max(stored.sequence for stored in standing.messages.values())
+        await self._take_away(standing.client, standing.schedule_id, standing.messages, up_to=up_to)
 
     async def _one(self, client: str, schedule_id: str) -> Standing:
         if not client:

@@ -27,9 +27,11 @@ from bus.errors import (
     QueueFullError,
     ServerError,
 )
+from bus.later import Later
 from bus.mesh import Handle, Mesh, Schedule
 from bus.messages import CONTENT_TYPE, JSON, MSGPACK, WHEN, WHERE
 from bus.server import Server
+from bus.standing import Standing
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.guarded import guarded
@@ -319,22 +321,78 @@ async def keep(connection: Connection, schedule_id: str, when: str, client: str 
 async def test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up(
     server: Server, mesh: Mesh, start: StartSteward, start_worker: StartWorker
 ) -> None:
-    """A killed server forgets that it was due: the stewards, any number of them, see to it, and only once."""
+    """A killed server forgets that it was due: the stewards, any number of them, see to it, and only once. What had
+    occurred before and was not due meanwhile is not done again.
+    """
     await start_worker(counting := Counting())
     async with start() as first, start() as second:
-        due = int(time.time()) + 2
-        schedule = await mesh.submit("echo", {"n": 1}, cron=f"{due % 60} * * * * *", schedule_id="each-minute")
+        before = int(time.time() + 1.3)
+        due = before + 2
+        schedule = await mesh.submit("echo", {"n": 1}, cron=f"{due % 60} * * * * *", schedule_id="missed")
         assert schedule.next_at == due
         await mesh.submit("echo", {"n": 2}, every=3600, schedule_id="not-due")
+        await mesh.submit("echo", {"n": 3}, cron=f"{before % 60} * * * * *", schedule_id="before")
+        await mesh.submit("echo", {"n": 4}, cron=f"{before % 60},{due % 60} * * * * *", schedule_id="both")
+        await eventually(lambda: len(counting.runs) == 2)
         server.kill()
         await server.stop()
-        await passed(due + 0.3)
+        await passed(due + 0.1)
         await server.start()
-        await eventually(lambda: bool(counting.runs))
+        await eventually(lambda: len(counting.runs) >= 4)
         assert "was due while no server ran" in first.log + second.log
         assert (await schedule.cancel()).last is not None
-        await eventually(lambda: nothing_queued(mesh))
-    assert counting.runs == [{"n": 1}]
+        assert await eventually(lambda: is_good(mesh))
+        late = Due(mesh.connection, "revo-steward", "s-3", spawn=asyncio.ensure_future)
+        later = Later(mesh.connection, agent="revo-steward", instance="s-3")
+        assert await late.catch_up(later) == 0, "who looks after that finds nothing"
+    assert sorted(order["n"] for order in counting.runs) == [1, 3, 4, 4]
+
+
+async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_once(
+    mesh: Mesh, connection: Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look takes a while. Here it finds two schedules as they stood before they were due, and both are moved by
+    another steward as it goes on: of one what is due has been seen by then, of the other only what is noted of it.
+    """
+    await start_worker(counting := Counting())
+    tasks: set[asyncio.Task[None]] = set()
+    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    looked = asyncio.Event()
+
+    class Slow(Later):
+        async def everything(self, *arguments: Any, **more: Any) -> list[Standing]:
+            found = await super().everything(*arguments, **more)
+            await eventually(lambda: stands(mesh, "due.one", "due.two"))
+            return found
+
+    last = jetstream.last
+
+    async def moved_after_the_first_look(*arguments: Any, **more: Any) -> Any:
+        found = await last(*arguments, **more)
+        if not looked.is_set():
+            looked.set()
+            await due.open()
+            await eventually(lambda: stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two"))
+        return found
+
+    monkeypatch.setattr("bus.due.MISSED", -5.0)  # what is due in the next seconds is looked at as if it had passed
+    at = int(time.time()) + 2 if time.time() % 1 > 0.8 else int(time.time()) + 1
+    for name in ("one", "two"):
+        await keep(connection, name, f"{at % 60} * * * * *")
+    with monkeypatch.context() as patch:
+        patch.setattr("bus.later.jetstream.last", moved_after_the_first_look)
+        assert await due.catch_up(Slow(connection, agent="revo-steward", instance="s-2")) == 0
+    await eventually(lambda: len(counting.runs) >= 2)
+    assert await stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two")
+    assert await eventually(lambda: is_good(mesh))
+    assert len(counting.runs) == 2
+    await due.close()
+
+
+async def stands(mesh: Mesh, *names: str) -> bool:
+    """Whether these stand in LATER; if none of them is due, whether nothing else does."""
+    found = set(await standing(mesh))
+    return found >= set(names) if any(name.startswith("due.") for name in names) else found == set(names)
 
 
 async def test_what_nobody_could_take_before_it_was_due_again_is_done_once(
