@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from bus import endings, jetstream, reading, schedules, subjects, when
+from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.errors import (
     ConfigError,
@@ -46,8 +47,9 @@ _LOOKED: Final = 1.0
 class Later:
     """The schedules, to whoever may change all of them."""
 
-    def __init__(self, connection: Connection, *, agent: str, instance: str) -> None:
+    def __init__(self, connection: Connection, backlog: Backlog, *, agent: str, instance: str) -> None:
         self._connection = connection
+        self._backlog = backlog
         self._agent = agent
         self._instance = instance
         self._used = 0
@@ -184,8 +186,10 @@ class Later:
         if active is not None:
             headers = without_control_headers(active.headers)
             subject = subjects.paused(standing.client, schedule_id)
-            await jetstream.store(self._connection, subject, active.body, headers)
-            await self._take_away(standing.client, schedule_id, ("later",), up_to=active.sequence)
+            rests = await jetstream.store(self._connection, subject, active.body, headers)
+            gone = not await self._take_away(standing.client, schedule_id, ("later",), up_to=active.sequence)
+            if gone and await self._has_been_due(standing.client, schedule_id, active):
+                await self._take_away(standing.client, schedule_id, ("paused",), up_to=rests.sequence)
         return await self._told(standing.client, schedule_id)
 
     async def resume(self, client: str, schedule_id: str) -> ScheduleInfo:
@@ -197,12 +201,29 @@ class Later:
         standing = await self._one(client, schedule_id)
         rests = standing.messages.get("paused")
         if rests is not None:
-            if "later" not in standing.messages:
+            if "later" not in standing.messages and not await self._has_been_due(standing.client, schedule_id, rests):
                 headers = without_control_headers(rests.headers)
                 making = read_making(headers, rests.subject)
                 await self._activate(standing.client, schedule_id, making, headers, rests.body)
             await self._take_away(standing.client, schedule_id, ("paused",), up_to=rests.sequence)
         return await self._told(standing.client, schedule_id)
+
+    async def _has_been_due(self, client: str, schedule_id: str, stored: jetstream.StoredMessage) -> bool:
+        """Whether what is due only once has been due, though it is, or was to be, paused: a pause takes several steps.
+
+        Looked for on the way that it takes, so that it is not missed on it: what is nowhere has not been due.
+        """
+        making = read_making(stored.headers, stored.subject)
+        if not making.due.once:
+            return False
+        if await jetstream.last(self._connection, subjects.LATER, subjects.due(client, schedule_id)) is not None:
+            return True
+        await self._backlog.refresh()
+        queued = await self._backlog.find(schedule_id)
+        if any((task.client, task.capability) == (client, making.address) for task in queued):
+            return True
+        result = subjects.result(client, making.address, schedule_id)
+        return await endings.stored_result(self._connection, result) is not None
 
     async def _told(self, client: str, schedule_id: str) -> ScheduleInfo:
         info = (await self._standing(client, schedule_id)).info(time.time())
@@ -281,13 +302,16 @@ class Later:
         messages = {kind: stored for kind, stored in zip(wanted, found, strict=True) if stored is not None}
         return Standing(client, schedule_id, messages)
 
-    async def _take_away(self, client: str, schedule_id: str, kinds: Iterable[str], *, up_to: int = 0) -> None:
-        """Take away what stands of it, or with `up_to` what is no younger than that sequence."""
+    async def _take_away(self, client: str, schedule_id: str, kinds: Iterable[str], *, up_to: int = 0) -> int:
+        """Take away what stands of it, or with `up_to` what is no younger than that sequence; return how many."""
+        purged = 0
         for kind in kinds:
             body: dict[str, Any] = {"filter": f"revo.{kind}.{client}.{schedule_id}"}
             if up_to:
                 body["seq"] = up_to + 1
-            await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
+            said = await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
+            purged += int(said["purged"])
+        return purged
 
 
 def _not_found(schedule_id: str) -> NotFoundError:

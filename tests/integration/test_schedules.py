@@ -14,8 +14,9 @@ from typing import Any, assert_type
 
 import pytest
 
-from bus import codec, inspection, jetstream, schedules, subjects
+from bus import codec, inspection, jetstream, schedules, subjects, when
 from bus.audit import audit
+from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.cron import Cron
 from bus.due import Due
@@ -217,6 +218,45 @@ async def test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_
     assert await eventually(lambda: is_good(mesh))
 
 
+async def test_what_falls_due_the_instant_that_it_is_paused_is_done_once_and_not_again_when_it_goes_on(
+    mesh: Mesh, connection: Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is by then: due, a task in the queue, or ended."""
+    counting, tasks = Counting(), set[asyncio.Future[None]]()
+    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    later = Later(connection, Backlog(connection), agent="revo-steward", instance="s-1")
+
+    async def pause(name: str, until: Callable[[], Any]) -> None:
+        store = jetstream.store
+        await keep(connection, name, when.when(after=0.3).text)
+
+        async def slowly(where: Connection, subject: str, *arguments: Any, **more: Any) -> Any:
+            if subject.startswith("revo.paused."):
+                await eventually(until)
+            return await store(where, subject, *arguments, **more)
+
+        with monkeypatch.context() as patch, contextlib.suppress(NotFoundError):
+            patch.setattr("bus.later.jetstream.store", slowly)
+            await later.pause("anon", name)
+
+    await pause("due", lambda: stands(mesh, "due.due"))
+    assert await standing(mesh) == ["due.due"]
+    await due.open()
+    await pause("queued", lambda: stands(mesh))
+    assert await standing(mesh) == []
+    await start_worker(counting)
+    await pause("ended", lambda: len(counting.runs) == 3)
+    await eventually(lambda: nothing_queued(mesh))
+    assert await standing(mesh) == []
+    await keep(connection, "ended", when.when(after=3600).text)  # a pause that was cut short leaves this
+    await later.pause("anon", "ended")
+    with pytest.raises(NotFoundError):
+        await later.resume("anon", "ended")
+    assert await standing(mesh) == []
+    assert counting.runs == [{"n": 1}] * 3
+    await due.close()
+
+
 async def test_what_falls_due_after_its_cancel_was_cut_short_is_not_done(
     mesh: Mesh, start: StartSteward, start_worker: StartWorker
 ) -> None:
@@ -343,7 +383,7 @@ async def test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_
         assert (await schedule.cancel()).last is not None
         assert await eventually(lambda: is_good(mesh))
         late = Due(mesh.connection, "revo-steward", "s-3", spawn=asyncio.ensure_future)
-        later = Later(mesh.connection, agent="revo-steward", instance="s-3")
+        later = Later(mesh.connection, Backlog(mesh.connection), agent="revo-steward", instance="s-3")
         assert await late.catch_up(later) == 0, "who looks after that finds nothing"
     assert sorted(order["n"] for order in counting.runs) == [1, 3, 4, 4]
 
@@ -381,7 +421,7 @@ async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_o
         await keep(connection, name, f"{at % 60} * * * * *")
     with monkeypatch.context() as patch:
         patch.setattr("bus.later.jetstream.last", moved_after_the_first_look)
-        assert await due.catch_up(Slow(connection, agent="revo-steward", instance="s-2")) == 0
+        assert await due.catch_up(Slow(connection, Backlog(connection), agent="revo-steward", instance="s-2")) == 0
     await eventually(lambda: len(counting.runs) >= 2)
     assert await stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two")
     assert await eventually(lambda: is_good(mesh))
