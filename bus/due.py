@@ -211,7 +211,7 @@ class Due:
         """
         now = await server_time(self._connection, subjects.LATER)
         missed = 0
-        for held in await kept.everything(recurring=True):
+        for held in await standing.everything(self._connection, recurring=True):
             active = held.messages.get("later")
             if not held.messages.keys() - {"occurred"}:
                 await kept.forget(held)

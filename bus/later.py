@@ -17,7 +17,6 @@ from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.errors import (
     ConfigError,
-    InvalidSubjectError,
     NotFoundError,
     PayloadTooLargeError,
     TaskCancelledError,
@@ -33,13 +32,11 @@ from bus.messages import (
     WHERE,
     without_control_headers,
 )
-from bus.schedules import Listing, Making, Plan, Planned, ScheduleInfo
+from bus.schedules import Making, Plan, Planned, ScheduleInfo
 from bus.standing import Standing, never_queued, next_of, read_making
 
 FULL: Final = 0.4
 """Of LATER, which would evict what is oldest: then no more are taken. Each may take twice its room once it is due."""
-SHOWN: Final = 1000
-"""Schedules of one listing."""
 _LOOKED: Final = 1.0
 """Seconds for which it is taken for granted how full LATER is, but for what was added since."""
 
@@ -230,33 +227,6 @@ class Later:
         if info is None:
             raise _not_found(schedule_id)
         return info
-
-    async def listing(self, client: str = "", schedule_id: str = "") -> Listing:
-        """Schedules of a client, or everybody's, or those of one id."""
-        now = time.time()
-        found = [one.info(now) for one in await self.everything(client, schedule_id)]
-        rows = [info for info in found if info is not None]
-        rows.sort(key=lambda info: (info.next_at is None, info.next_at or 0.0, info.client, info.schedule_id))
-        return Listing(schedules=rows[:SHOWN], total=len(rows))
-
-    async def everything(self, client: str = "", schedule_id: str = "", *, recurring: bool = False) -> list[Standing]:
-        """What LATER holds, by schedule, without the bodies; of those alone that are due again and again."""
-        found: dict[tuple[str, str], Standing] = {}
-        info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
-        first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
-        pattern = f"revo.*.{client or '*'}.{schedule_id or '*'}"
-        async for stored in reading.scan(self._connection, subjects.LATER, first, last, subject=pattern):
-            try:
-                whose, name = subjects.parse_schedule(stored.subject)
-                subjects.schedule(whose, name)
-            except InvalidSubjectError:
-                continue  # a server takes `*` and worse from an operator
-            if recurring and stored.headers.get(WHEN, "").startswith("@at "):
-                continue
-            standing = found.setdefault((whose, name), Standing(whose, name))
-            body = stored.body if stored.subject.startswith("revo.occurred.") else b""
-            standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)
-        return list(found.values())
 
     async def again(self, standing: Standing) -> Standing:
         """How an active schedule stands now. Who moves what is due notes the occurrence, and settles it then: so what

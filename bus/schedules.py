@@ -6,6 +6,7 @@ then (`bus.due`). Only stewards write there (`bus.later`): clients ask them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
@@ -93,6 +94,8 @@ class Whose(BaseModel):
 
     client: Annotated[str, AfterValidator(_client)] = ""
     schedule_id: Annotated[str, AfterValidator(_client)] = ""
+    after: str | None = Field(None, max_length=200)
+    """To read them all: those after this one in the order of `<client>.<schedule id>`; empty: from the first on."""
 
 
 class Occurrence(BaseModel):
@@ -134,6 +137,8 @@ class Listing(BaseModel):
 
     schedules: list[ScheduleInfo]
     total: int
+    more: str = ""
+    """Where they are read in order: there may be more after this one."""
 
 
 # --- what clients ask -------------------------------------------------------------------------------------
@@ -164,6 +169,30 @@ async def find(connection: Connection, telemetry: Telemetry, *, client: str = ""
     """The schedules of a client, or everybody's, or those of one id. At most 1,000 of them, the next first."""
     message = Whose(client=client, schedule_id=schedule_id).model_dump()
     return Listing.model_validate(await stewards.ask(connection, telemetry, "schedules", message))
+
+
+async def find_all(connection: Connection, telemetry: Telemetry, *, client: str) -> list[ScheduleInfo]:
+    """All the schedules of a client, the next first. What comes or goes while they are read may be among them or not.
+
+    Raises:
+        NoStewardError, TransportError: see `plan`.
+    """
+    first = await find(connection, telemetry, client=client)
+    if first.total <= len(first.schedules):
+        return first.schedules
+    found: list[ScheduleInfo] = []
+    after: str | None = ""
+    while after is not None:
+        message = Whose(client=client, after=after).model_dump()
+        page = Listing.model_validate(await stewards.ask(connection, telemetry, "schedules", message))
+        found += page.schedules
+        after = page.more or None
+    return in_order(found)
+
+
+def in_order(found: Iterable[ScheduleInfo]) -> list[ScheduleInfo]:
+    """The next one first, and last what is paused."""
+    return sorted(found, key=lambda one: (one.next_at is None, one.next_at or 0.0, one.client, one.schedule_id))
 
 
 async def turn(

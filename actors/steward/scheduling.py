@@ -7,7 +7,7 @@ import logging
 from typing import Final
 
 from actors.actor import Actor, rpc
-from bus import events, subjects
+from bus import events, standing, subjects
 from bus.backlog import Backlog
 from bus.due import MISSED, Due
 from bus.errors import BusError, ConfigError, NotFoundError, PermissionDeniedError
@@ -62,7 +62,10 @@ class Scheduling(Actor):
     @rpc("schedules")
     async def schedules(self, whose: Whose) -> Listing:
         """The schedules of a client, or everybody's."""
-        return await self._later.listing(_whose(whose.client, f"schedules of {whose.client}"), whose.schedule_id)
+        client = _whose(whose.client, f"schedules of {whose.client}")
+        if whose.after is not None:
+            return await standing.page(self.mesh.connection, client, whose.after)
+        return await standing.listing(self.mesh.connection, client, whose.schedule_id)
 
     @rpc("unschedule")
     async def unschedule(self, which: Which) -> ScheduleInfo:

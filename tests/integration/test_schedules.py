@@ -14,7 +14,7 @@ from typing import Any, assert_type
 
 import pytest
 
-from bus import codec, inspection, jetstream, schedules, subjects, when
+from bus import codec, inspection, jetstream, schedules, standing, subjects, when
 from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
@@ -68,7 +68,7 @@ class Counting:
         return message
 
 
-async def standing(mesh: Mesh) -> list[str]:
+async def held(mesh: Mesh) -> list[str]:
     """What stands in LATER, as `<kind>.<id>`."""
     info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.LATER, body={"subjects_filter": ">"})
     return sorted(f"{name.split('.')[1]}.{name.split('.')[3]}" for name in info["state"].get("subjects") or {})
@@ -106,7 +106,7 @@ async def test_a_task_is_done_when_it_is_due_and_its_handle_knows_of_it(
     assert due <= outcome.started_at < due + 2.0
     again = await mesh.submit("echo", {"n": 1}, after=0, task_id="later")
     assert again.duplicate, "the same id is the same task for as long as its result is kept"
-    assert await standing(mesh) == ["later.much-later"]
+    assert await held(mesh) == ["later.much-later"]
     past = await mesh.submit("echo", {"n": 3}, at=time.time() - 100)
     assert await past.result(timeout=10) == {"n": 3}, "what is past is due at once"
     assert await eventually(lambda: is_good(mesh))
@@ -129,7 +129,7 @@ async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
     with pytest.raises(NotFoundError, match="it is a schedule"):
         await inspection.find_task(mesh.connection, "tick")
     assert (await schedule.pause()).paused
-    assert await standing(mesh) == ["occurred.tick", "paused.tick"]
+    assert await held(mesh) == ["occurred.tick", "paused.tick"]
     runs = len(counting.runs)
     clock = await mesh.submit("nobody", {}, after=1.2, deadline=0.1)
     assert (await clock.outcome(timeout=10)).status == "expired"
@@ -204,7 +204,7 @@ async def test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_
     assert (cancelled.cancelled, cancelled.status) == (True, "cancelled")
     outcome = await waiting
     assert (outcome.status, outcome.sequence) == ("cancelled", 0)
-    assert await standing(mesh) == []
+    assert await held(mesh) == []
     assert (await mesh.cancel(handle.task_id)).cancelled, "repeating it changes nothing"
     paused = await mesh.submit("echo", {"n": 2}, after=3600, schedule_id="paused")
     await mesh.schedule("paused").pause()
@@ -240,19 +240,19 @@ async def test_what_falls_due_the_instant_that_it_is_paused_is_done_once_and_not
             await later.pause("anon", name)
 
     await pause("due", lambda: stands(mesh, "due.due"))
-    assert await standing(mesh) == ["due.due"]
+    assert await held(mesh) == ["due.due"]
     await due.open()
     await pause("queued", lambda: stands(mesh))
-    assert await standing(mesh) == []
+    assert await held(mesh) == []
     await start_worker(counting)
     await pause("ended", lambda: len(counting.runs) == 3)
     await eventually(lambda: nothing_queued(mesh))
-    assert await standing(mesh) == []
+    assert await held(mesh) == []
     await keep(connection, "ended", when.when(after=3600).text)  # a pause that was cut short leaves this
     await later.pause("anon", "ended")
     with pytest.raises(NotFoundError):
         await later.resume("anon", "ended")
-    assert await standing(mesh) == []
+    assert await held(mesh) == []
     assert counting.runs == [{"n": 1}] * 3
     await due.close()
 
@@ -399,13 +399,12 @@ async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_o
     due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
     looked = asyncio.Event()
 
-    class Slow(Later):
-        async def everything(self, *arguments: Any, **more: Any) -> list[Standing]:
-            found = await super().everything(*arguments, **more)
-            await eventually(lambda: stands(mesh, "due.one", "due.two"))
-            return found
+    last, everything = jetstream.last, standing.everything
 
-    last = jetstream.last
+    async def slowly(*arguments: Any, **more: Any) -> list[Standing]:
+        found = await everything(*arguments, **more)
+        await eventually(lambda: stands(mesh, "due.one", "due.two"))
+        return found
 
     async def moved_after_the_first_look(*arguments: Any, **more: Any) -> Any:
         found = await last(*arguments, **more)
@@ -420,8 +419,9 @@ async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_o
     for name in ("one", "two"):
         await keep(connection, name, f"{at % 60} * * * * *")
     with monkeypatch.context() as patch:
+        patch.setattr("bus.due.standing.everything", slowly)
         patch.setattr("bus.later.jetstream.last", moved_after_the_first_look)
-        assert await due.catch_up(Slow(connection, Backlog(connection), agent="revo-steward", instance="s-2")) == 0
+        assert await due.catch_up(Later(connection, Backlog(connection), agent="revo-steward", instance="s-2")) == 0
     await eventually(lambda: len(counting.runs) >= 2)
     assert await stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two")
     assert await eventually(lambda: is_good(mesh))
@@ -431,7 +431,7 @@ async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_o
 
 async def stands(mesh: Mesh, *names: str) -> bool:
     """Whether these stand in LATER; if none of them is due, whether nothing else does."""
-    found = set(await standing(mesh))
+    found = set(await held(mesh))
     return found >= set(names) if any(name.startswith("due.") for name in names) else found == set(names)
 
 
@@ -450,7 +450,7 @@ async def test_what_nobody_could_take_before_it_was_due_again_is_done_once(
         return len(seen) >= 2
 
     await eventually(due_again)
-    assert "due.tick" in await standing(mesh)
+    assert "due.tick" in await held(mesh)
     async with start():
         await eventually(lambda: bool(counting.runs))
         info = await schedule.cancel()
@@ -498,6 +498,22 @@ async def test_there_are_no_more_schedules_than_there_is_room_for(mesh: Mesh, st
     assert len(kept) > 5
     assert {text.partition(",")[0] for text in refused} == {"schedules take 40% of stream LATER"}
     assert sorted(info.schedule_id for info in await mesh.schedules()) == sorted(kept), "none was lost for another"
+
+
+async def test_a_client_sees_all_his_schedules_however_many_and_the_next_one_first(
+    mesh: Mesh, connection: Connection, steward: ActorProcess
+) -> None:
+    kept = [f"kept-{number}" for number in range(2010)]
+    at = time.time() + 3600
+    for number in range(0, len(kept), 500):
+        some = enumerate(kept[number : number + 500], number)
+        await asyncio.gather(*(keep(connection, one, when.when(at=at - place).text) for place, one in some))
+    await keep(connection, "not-his", "@every 3600s", client="other")
+    found = await mesh.schedules()
+    assert [info.schedule_id for info in found] == kept[::-1]
+    assert {info.client for info in found} == {"anon"}
+    everybody = await schedules.find_all(connection, mesh.telemetry, client="")
+    assert len(everybody) == len(kept) + 1
 
 
 async def test_what_is_too_large_for_a_message_is_refused_before_anything_is_sent(mesh: Mesh) -> None:
