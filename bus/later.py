@@ -38,7 +38,8 @@ from bus.standing import Standing, never_queued, next_of, read_making
 FULL: Final = 0.4
 """Of LATER, which would evict what is oldest: then no more are taken. Each may take twice its room once it is due."""
 _LOOKED: Final = 1.0
-"""Seconds for which it is taken for granted how full LATER is, but for what was added since."""
+"""Seconds for which it is taken for granted how full LATER is, but for what was added since, and how far the server's
+clock is ahead of ours."""
 
 
 class Later:
@@ -52,6 +53,7 @@ class Later:
         self._used = 0
         self._room = 0
         self._looked_at = 0.0
+        self._ahead = 0.0
 
     async def put(self, plan: Plan, address: str, client: str) -> Planned:
         """Keep a schedule for a client; one of the same id is replaced, also when it is paused or has fallen due.
@@ -62,6 +64,8 @@ class Later:
             TransportError: it may be stored or not; doing it again is safe.
         """
         due = when.parse(plan.when, plan.zone)
+        if plan.after is not None and not due.once:
+            raise ConfigError(f"after {plan.after:g}", f"is of what is due once, and not of {plan.when}")
         subjects.task(address, plan.priority, client)
         if plan.work:
             subjects.token(plan.work, "capability")
@@ -78,7 +82,9 @@ class Later:
             return before
         if said := await self._check_room(len(plan.body)):
             return Planned(schedule_id=plan.schedule_id, full=said)
-        now = time.time()
+        now = time.time() + self._ahead
+        if plan.after is not None:
+            due = when.ahead(plan.after, now)
         making = Making(
             address=address,
             priority=plan.priority,
@@ -116,6 +122,7 @@ class Later:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > _LOOKED:
             info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
+            self._ahead = jetstream.unix_ns(info["ts"]) / 1e9 - time.time()
             self._used, limit = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
             self._room, self._looked_at = int(limit * FULL) if limit > 0 else 2**62, now
         self._used += size + schedules.ROOM // 4

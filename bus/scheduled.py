@@ -172,6 +172,7 @@ class Scheduler:
             schedule_id=chosen or secrets.token_hex(16),
             client=self._client.name,
             when=when.text,
+            after=when.span,
             zone=when.zone,
             body=codec.encode(message, subject=subject),
             priority=what.priority,

@@ -16,7 +16,7 @@ from bus.connection import Connection
 from bus.errors import ConfigError, PayloadTooLargeError, QueueFullError, RemoteError
 from bus.messages import HEADROOM, MAX_DEADLINE, MSGPACK
 from bus.telemetry import Telemetry
-from bus.when import When
+from bus.when import MAX_AHEAD, When
 
 MAX_ID: Final = 40
 """Characters of the id of a schedule that is due again and again: its occurrences add a number."""
@@ -64,6 +64,8 @@ class Plan(BaseModel):
     seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)] = 3600.0
     work: str = ""
     traceparent: str = Field("", max_length=60, pattern=r"^[0-9a-f-]*$")
+    after: float | None = Field(None, ge=0, le=MAX_AHEAD)
+    """Seconds from now by the server's clock, which count instead of the time in `when`: that is by the client's."""
     fresh: bool = False
     """The id is random and new: there is nothing to be replaced."""
 

@@ -112,6 +112,24 @@ async def test_a_task_is_done_when_it_is_due_and_its_handle_knows_of_it(
     assert await eventually(lambda: is_good(mesh))
 
 
+async def test_after_counts_by_the_clock_of_the_server_and_not_by_the_client_s(
+    mesh: Mesh, steward: ActorProcess, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_worker(Counting())
+    now = time.time
+    for wrong in (-3600.0, 3600.0):
+        begun = now()
+        with monkeypatch.context() as patch:
+            patch.setattr("bus.when.time.time", lambda by=wrong: now() + by)
+            handle = await mesh.submit("echo", {"n": 1}, after=0.3)
+        outcome = await handle.outcome(timeout=10)
+        assert begun + 0.3 <= outcome.started_at < begun + 10
+    plan = {"schedule_id": "x", "client": "me", "when": "@daily", "after": 1, "body": "{}", "content_type": JSON}
+    subject = subjects.scoped(subjects.STEWARD, "schedule", "echo")
+    refused = await mesh.connection.request(subject, json.dumps(plan).encode())
+    assert "is of what is due once" in refused.headers["Nats-Service-Error"]
+
+
 async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
     mesh: Mesh, steward: ActorProcess, start_worker: StartWorker
 ) -> None:
