@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from bus import stewards, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, PayloadTooLargeError, QueueFullError, RemoteError
+from bus.fields import Token, TokenOrEmpty
 from bus.messages import HEADROOM, MAX_DEADLINE, MSGPACK
 from bus.telemetry import Telemetry
 from bus.when import MAX_AHEAD, When
@@ -22,14 +23,6 @@ MAX_ID: Final = 40
 """Characters of the id of a schedule that is due again and again: its occurrences add a number."""
 ROOM: Final = 4096
 """Bytes that a schedule's headers take at the most."""
-
-
-def _token(value: str) -> str:
-    return subjects.token(value, "schedule id")
-
-
-def _client(value: str) -> str:
-    return value and subjects.token(value, "client")
 
 
 class Making(BaseModel):
@@ -54,8 +47,8 @@ class Making(BaseModel):
 class Plan(BaseModel):
     """A schedule as a client wants it. One of the same client and id is replaced."""
 
-    schedule_id: Annotated[str, AfterValidator(_token)]
-    client: Annotated[str, AfterValidator(_client)] = ""
+    schedule_id: Token
+    client: TokenOrEmpty = ""
     when: str = Field(max_length=200)
     zone: str = Field("", max_length=80)
     body: bytes
@@ -86,16 +79,16 @@ class Planned(BaseModel):
 class Which(BaseModel):
     """One schedule. `client` is whose, where others are asked for than one's own."""
 
-    schedule_id: Annotated[str, AfterValidator(_token)]
-    client: Annotated[str, AfterValidator(_client)] = ""
+    schedule_id: Token
+    client: TokenOrEmpty = ""
     by: str = Field("somebody", max_length=200)
 
 
 class Whose(BaseModel):
     """Whose schedules; empty: everybody's, for who may ask so."""
 
-    client: Annotated[str, AfterValidator(_client)] = ""
-    schedule_id: Annotated[str, AfterValidator(_client)] = ""
+    client: TokenOrEmpty = ""
+    schedule_id: TokenOrEmpty = ""
     after: str | None = Field(None, max_length=200)
     """To read them all: those after this one in the order of `<client>.<schedule id>`; empty: from the first on."""
 
