@@ -211,7 +211,7 @@ class Due:
         """
         now = await server_time(self._connection, subjects.LATER)
         missed = 0
-        for held in await kept.everything(recurring=True):
+        for held in await standing.everything(self._connection, recurring=True):
             active = held.messages.get("later")
             if not held.messages.keys() - {"occurred"}:
                 await kept.forget(held)
@@ -219,19 +219,25 @@ class Due:
                 continue
             expected = _expected(held, active)
             if expected is not None and expected < now - MISSED:
-                await self._fall_due(held, active.sequence, expected)
-                missed += 1
+                missed += await self._fall_due(await kept.again(held), now)
         return missed
 
-    async def _fall_due(self, held: Standing, sequence: int, expected: float) -> None:
-        stored = await jetstream.at(self._connection, subjects.LATER, sequence)
-        if stored is None:
-            return  # it was changed, and begins anew
+    async def _fall_due(self, held: Standing, now: float) -> bool:
+        """Have a schedule fall due if that was missed, as it stands now: to read them all takes a while, in which
+        others move what fell due.
+        """
+        stored = held.messages.get("later")
+        if stored is None or "due" in held.messages:
+            return False
+        expected = _expected(held, stored)
+        if expected is None or expected >= now - MISSED:
+            return False
         headers = without_control_headers(stored.headers)
         headers[MSG_ID] = f"missed.{held.client}.{held.schedule_id}.{expected:.0f}"  # once for all stewards
         subject = subjects.due(held.client, held.schedule_id)
         await jetstream.store(self._connection, subject, stored.body, headers)
         log.warning("schedule %s was due while no server ran, and is due now", held.schedule_id)
+        return True
 
     def _fail(self, error: BusError) -> None:
         self._spawn(_raise(error))

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from bus import endings, jetstream, reading, schedules, subjects, when
+from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.errors import (
     ConfigError,
-    InvalidSubjectError,
     NotFoundError,
     PayloadTooLargeError,
     TaskCancelledError,
@@ -32,27 +32,28 @@ from bus.messages import (
     WHERE,
     without_control_headers,
 )
-from bus.schedules import Listing, Making, Plan, Planned, ScheduleInfo
+from bus.schedules import Making, Plan, Planned, ScheduleInfo
 from bus.standing import Standing, never_queued, next_of, read_making
 
 FULL: Final = 0.4
 """Of LATER, which would evict what is oldest: then no more are taken. Each may take twice its room once it is due."""
-SHOWN: Final = 1000
-"""Schedules of one listing."""
 _LOOKED: Final = 1.0
-"""Seconds for which it is taken for granted how full LATER is, but for what was added since."""
+"""Seconds for which it is taken for granted how full LATER is, but for what was added since, and how far the server's
+clock is ahead of ours."""
 
 
 class Later:
     """The schedules, to whoever may change all of them."""
 
-    def __init__(self, connection: Connection, *, agent: str, instance: str) -> None:
+    def __init__(self, connection: Connection, backlog: Backlog, *, agent: str, instance: str) -> None:
         self._connection = connection
+        self._backlog = backlog
         self._agent = agent
         self._instance = instance
         self._used = 0
         self._room = 0
         self._looked_at = 0.0
+        self._ahead = 0.0
 
     async def put(self, plan: Plan, address: str, client: str) -> Planned:
         """Keep a schedule for a client; one of the same id is replaced, also when it is paused or has fallen due.
@@ -63,6 +64,8 @@ class Later:
             TransportError: it may be stored or not; doing it again is safe.
         """
         due = when.parse(plan.when, plan.zone)
+        if plan.after is not None and not due.once:
+            raise ConfigError(f"after {plan.after:g}", f"is of what is due once, and not of {plan.when}")
         subjects.task(address, plan.priority, client)
         if plan.work:
             subjects.token(plan.work, "capability")
@@ -79,7 +82,9 @@ class Later:
             return before
         if said := await self._check_room(len(plan.body)):
             return Planned(schedule_id=plan.schedule_id, full=said)
-        now = time.time()
+        now = time.time() + self._ahead
+        if plan.after is not None:
+            due = when.ahead(plan.after, now)
         making = Making(
             address=address,
             priority=plan.priority,
@@ -117,6 +122,7 @@ class Later:
         now = asyncio.get_running_loop().time()
         if now - self._looked_at > _LOOKED:
             info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
+            self._ahead = jetstream.unix_ns(info["ts"]) / 1e9 - time.time()
             self._used, limit = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
             self._room, self._looked_at = int(limit * FULL) if limit > 0 else 2**62, now
         self._used += size + schedules.ROOM // 4
@@ -184,8 +190,10 @@ class Later:
         if active is not None:
             headers = without_control_headers(active.headers)
             subject = subjects.paused(standing.client, schedule_id)
-            await jetstream.store(self._connection, subject, active.body, headers)
-            await self._take_away(standing.client, schedule_id, ("later",), up_to=active.sequence)
+            rests = await jetstream.store(self._connection, subject, active.body, headers)
+            gone = not await self._take_away(standing.client, schedule_id, ("later",), up_to=active.sequence)
+            if gone and await self._has_been_due(standing.client, schedule_id, active):
+                await self._take_away(standing.client, schedule_id, ("paused",), up_to=rests.sequence)
         return await self._told(standing.client, schedule_id)
 
     async def resume(self, client: str, schedule_id: str) -> ScheduleInfo:
@@ -197,12 +205,29 @@ class Later:
         standing = await self._one(client, schedule_id)
         rests = standing.messages.get("paused")
         if rests is not None:
-            if "later" not in standing.messages:
+            if "later" not in standing.messages and not await self._has_been_due(standing.client, schedule_id, rests):
                 headers = without_control_headers(rests.headers)
                 making = read_making(headers, rests.subject)
                 await self._activate(standing.client, schedule_id, making, headers, rests.body)
             await self._take_away(standing.client, schedule_id, ("paused",), up_to=rests.sequence)
         return await self._told(standing.client, schedule_id)
+
+    async def _has_been_due(self, client: str, schedule_id: str, stored: jetstream.StoredMessage) -> bool:
+        """Whether what is due only once has been due, though it is, or was to be, paused: a pause takes several steps.
+
+        Looked for on the way that it takes, so that it is not missed on it: what is nowhere has not been due.
+        """
+        making = read_making(stored.headers, stored.subject)
+        if not making.due.once:
+            return False
+        if await jetstream.last(self._connection, subjects.LATER, subjects.due(client, schedule_id)) is not None:
+            return True
+        await self._backlog.refresh()
+        queued = await self._backlog.find(schedule_id)
+        if any((task.client, task.capability) == (client, making.address) for task in queued):
+            return True
+        result = subjects.result(client, making.address, schedule_id)
+        return await endings.stored_result(self._connection, result) is not None
 
     async def _told(self, client: str, schedule_id: str) -> ScheduleInfo:
         info = (await self._standing(client, schedule_id)).info(time.time())
@@ -210,36 +235,22 @@ class Later:
             raise _not_found(schedule_id)
         return info
 
-    async def listing(self, client: str = "", schedule_id: str = "") -> Listing:
-        """Schedules of a client, or everybody's, or those of one id."""
-        now = time.time()
-        found = [one.info(now) for one in await self.everything(client, schedule_id)]
-        rows = [info for info in found if info is not None]
-        rows.sort(key=lambda info: (info.next_at is None, info.next_at or 0.0, info.client, info.schedule_id))
-        return Listing(schedules=rows[:SHOWN], total=len(rows))
-
-    async def everything(self, client: str = "", schedule_id: str = "", *, recurring: bool = False) -> list[Standing]:
-        """What LATER holds, by schedule, without the bodies; of those alone that are due again and again."""
-        found: dict[tuple[str, str], Standing] = {}
-        info = await jetstream.call(self._connection, "STREAM.INFO", subjects.LATER)
-        first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
-        pattern = f"revo.*.{client or '*'}.{schedule_id or '*'}"
-        async for stored in reading.scan(self._connection, subjects.LATER, first, last, subject=pattern):
-            try:
-                whose, name = subjects.parse_schedule(stored.subject)
-                subjects.schedule(whose, name)
-            except InvalidSubjectError:
-                continue  # a server takes `*` and worse from an operator
-            if recurring and stored.headers.get(WHEN, "").startswith("@at "):
-                continue
-            standing = found.setdefault((whose, name), Standing(whose, name))
-            body = stored.body if stored.subject.startswith("revo.occurred.") else b""
-            standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)
-        return list(found.values())
+    async def again(self, standing: Standing) -> Standing:
+        """How an active schedule stands now. Who moves what is due notes the occurrence, and settles it then: so what
+        is due is looked for first, and what is found neither there nor noted has not been due.
+        """
+        now = Standing(standing.client, standing.schedule_id)
+        for kind in ("due", "occurred", "later"):
+            subject = f"revo.{kind}.{now.client}.{now.schedule_id}"
+            stored = await jetstream.last(self._connection, subjects.LATER, subject)
+            if stored is not None:
+                now.messages[kind] = stored
+        return now
 
     async def forget(self, standing: Standing) -> None:
-        """Take away all that is left of a schedule."""
-        await self._take_away(standing.client, standing.schedule_id, standing.messages)
+        """Take away all that is left of a schedule, and nothing that is younger."""
+        up_to = max(stored.sequence for stored in standing.messages.values())
+        await self._take_away(standing.client, standing.schedule_id, standing.messages, up_to=up_to)
 
     async def _one(self, client: str, schedule_id: str) -> Standing:
         if not client:
@@ -268,13 +279,16 @@ class Later:
         messages = {kind: stored for kind, stored in zip(wanted, found, strict=True) if stored is not None}
         return Standing(client, schedule_id, messages)
 
-    async def _take_away(self, client: str, schedule_id: str, kinds: Iterable[str], *, up_to: int = 0) -> None:
-        """Take away what stands of it, or with `up_to` what is no younger than that sequence."""
+    async def _take_away(self, client: str, schedule_id: str, kinds: Iterable[str], *, up_to: int = 0) -> int:
+        """Take away what stands of it, or with `up_to` what is no younger than that sequence; return how many."""
+        purged = 0
         for kind in kinds:
             body: dict[str, Any] = {"filter": f"revo.{kind}.{client}.{schedule_id}"}
             if up_to:
                 body["seq"] = up_to + 1
-            await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
+            said = await jetstream.call(self._connection, "STREAM.PURGE", subjects.LATER, body=body)
+            purged += int(said["purged"])
+        return purged
 
 
 def _not_found(schedule_id: str) -> NotFoundError:

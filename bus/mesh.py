@@ -205,7 +205,7 @@ class Mesh:
         return self._scheduler.of(schedule_id)
 
     async def schedules(self) -> list[ScheduleInfo]:
-        """The schedules of this client, the next one first, with the tasks that are not due yet. Up to 1,000.
+        """The schedules of this client, the next one first, with the tasks that are not due yet.
 
         Raises:
             NoStewardError, TransportError: nobody says.

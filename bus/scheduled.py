@@ -148,7 +148,7 @@ class Scheduler:
     async def all(self) -> list[ScheduleInfo]:
         """Those of this client, the next one first."""
         client = self._client
-        return (await schedules.find(client.connection, client.telemetry, client=client.name)).schedules
+        return await schedules.find_all(client.connection, client.telemetry, client=client.name)
 
     def _chosen_id(self, what: What) -> str | None:
         if what.schedule_id is not None and what.task_id is not None and what.schedule_id != what.task_id:
@@ -172,6 +172,7 @@ class Scheduler:
             schedule_id=chosen or secrets.token_hex(16),
             client=self._client.name,
             when=when.text,
+            after=when.span,
             zone=when.zone,
             body=codec.encode(message, subject=subject),
             priority=what.priority,

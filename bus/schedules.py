@@ -6,29 +6,23 @@ then (`bus.due`). Only stewards write there (`bus.later`): clients ask them.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from bus import stewards, subjects
 from bus.connection import Connection
 from bus.errors import ConfigError, PayloadTooLargeError, QueueFullError, RemoteError
+from bus.fields import Token, TokenOrEmpty
 from bus.messages import HEADROOM, MAX_DEADLINE, MSGPACK
 from bus.telemetry import Telemetry
-from bus.when import When
+from bus.when import MAX_AHEAD, When
 
 MAX_ID: Final = 40
 """Characters of the id of a schedule that is due again and again: its occurrences add a number."""
 ROOM: Final = 4096
 """Bytes that a schedule's headers take at the most."""
-
-
-def _token(value: str) -> str:
-    return subjects.token(value, "schedule id")
-
-
-def _client(value: str) -> str:
-    return value and subjects.token(value, "client")
 
 
 class Making(BaseModel):
@@ -53,8 +47,8 @@ class Making(BaseModel):
 class Plan(BaseModel):
     """A schedule as a client wants it. One of the same client and id is replaced."""
 
-    schedule_id: Annotated[str, AfterValidator(_token)]
-    client: Annotated[str, AfterValidator(_client)] = ""
+    schedule_id: Token
+    client: TokenOrEmpty = ""
     when: str = Field(max_length=200)
     zone: str = Field("", max_length=80)
     body: bytes
@@ -63,6 +57,8 @@ class Plan(BaseModel):
     seconds: Annotated[float, Field(gt=0, le=MAX_DEADLINE)] = 3600.0
     work: str = ""
     traceparent: str = Field("", max_length=60, pattern=r"^[0-9a-f-]*$")
+    after: float | None = Field(None, ge=0, le=MAX_AHEAD)
+    """Seconds from now by the server's clock, which count instead of the time in `when`: that is by the client's."""
     fresh: bool = False
     """The id is random and new: there is nothing to be replaced."""
 
@@ -83,16 +79,18 @@ class Planned(BaseModel):
 class Which(BaseModel):
     """One schedule. `client` is whose, where others are asked for than one's own."""
 
-    schedule_id: Annotated[str, AfterValidator(_token)]
-    client: Annotated[str, AfterValidator(_client)] = ""
+    schedule_id: Token
+    client: TokenOrEmpty = ""
     by: str = Field("somebody", max_length=200)
 
 
 class Whose(BaseModel):
     """Whose schedules; empty: everybody's, for who may ask so."""
 
-    client: Annotated[str, AfterValidator(_client)] = ""
-    schedule_id: Annotated[str, AfterValidator(_client)] = ""
+    client: TokenOrEmpty = ""
+    schedule_id: TokenOrEmpty = ""
+    after: str | None = Field(None, max_length=200)
+    """To read them all: those after this one in the order of `<client>.<schedule id>`; empty: from the first on."""
 
 
 class Occurrence(BaseModel):
@@ -134,6 +132,8 @@ class Listing(BaseModel):
 
     schedules: list[ScheduleInfo]
     total: int
+    more: str = ""
+    """Where they are read in order: there may be more after this one."""
 
 
 # --- what clients ask -------------------------------------------------------------------------------------
@@ -164,6 +164,30 @@ async def find(connection: Connection, telemetry: Telemetry, *, client: str = ""
     """The schedules of a client, or everybody's, or those of one id. At most 1,000 of them, the next first."""
     message = Whose(client=client, schedule_id=schedule_id).model_dump()
     return Listing.model_validate(await stewards.ask(connection, telemetry, "schedules", message))
+
+
+async def find_all(connection: Connection, telemetry: Telemetry, *, client: str) -> list[ScheduleInfo]:
+    """All the schedules of a client, the next first. What comes or goes while they are read may be among them or not.
+
+    Raises:
+        NoStewardError, TransportError: see `plan`.
+    """
+    first = await find(connection, telemetry, client=client)
+    if first.total <= len(first.schedules):
+        return first.schedules
+    found: list[ScheduleInfo] = []
+    after: str | None = ""
+    while after is not None:
+        message = Whose(client=client, after=after).model_dump()
+        page = Listing.model_validate(await stewards.ask(connection, telemetry, "schedules", message))
+        found += page.schedules
+        after = page.more or None
+    return in_order(found)
+
+
+def in_order(found: Iterable[ScheduleInfo]) -> list[ScheduleInfo]:
+    """The next one first, and last what is paused."""
+    return sorted(found, key=lambda one: (one.next_at is None, one.next_at or 0.0, one.client, one.schedule_id))
 
 
 async def turn(

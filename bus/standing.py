@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from pydantic import ValidationError
 
-from bus import codec, jetstream, subjects, when
+from bus import codec, jetstream, reading, schedules, subjects, when
 from bus.connection import Connection
-from bus.errors import ConfigError, DecodeError, NotFoundError
-from bus.messages import CAPABILITY, MAX_DEADLINE, SCHEDULE, Envelope, without_control_headers
-from bus.schedules import Making, Occurrence, ScheduleInfo
+from bus.errors import ConfigError, DecodeError, InvalidSubjectError, NotFoundError
+from bus.messages import CAPABILITY, MAX_DEADLINE, SCHEDULE, WHEN, Envelope, without_control_headers
+from bus.schedules import Listing, Making, Occurrence, ScheduleInfo
+
+SHOWN: Final = 1000
+"""Schedules of one listing."""
 
 
 @dataclass(slots=True)
@@ -109,6 +113,56 @@ def never_queued(
         named=True,
         attempt=0,
     )
+
+
+async def listing(connection: Connection, client: str = "", schedule_id: str = "") -> Listing:
+    """Schedules of a client, or everybody's, or those of one id. The next ones, where there are too many."""
+    now = time.time()
+    found = [one.info(now) for one in await everything(connection, client, schedule_id)]
+    rows = schedules.in_order(info for info in found if info is not None)
+    return Listing(schedules=rows[:SHOWN], total=len(rows))
+
+
+async def page(connection: Connection, client: str, after: str) -> Listing:
+    """Schedules of a client, or everybody's, that come after one in the order of `<client>.<schedule id>`."""
+    names = await reading.subjects_in(connection, subjects.LATER, f"revo.*.{client or '*'}.*")
+    by_id: dict[str, list[str]] = {}
+    for name in names:
+        by_id.setdefault(name.split(".", 2)[2], []).append(name)
+    some = sorted(one for one in by_id if one > after)[:SHOWN]
+    wanted = [name for one in some if all(map(subjects.is_token, one.split("."))) for name in by_id[one]]
+    found: dict[tuple[str, str], Standing] = {}
+    async for stored in reading.latest(connection, subjects.LATER, wanted):
+        _add(found, stored)
+    now = time.time()
+    rows = [info for one in found.values() if (info := one.info(now)) is not None]
+    return Listing(schedules=rows, total=len(by_id), more=some[-1] if len(some) == SHOWN else "")
+
+
+async def everything(
+    connection: Connection, client: str = "", schedule_id: str = "", *, recurring: bool = False
+) -> list[Standing]:
+    """What LATER holds, by schedule, without the bodies; of those alone that are due again and again."""
+    found: dict[tuple[str, str], Standing] = {}
+    info = await jetstream.call(connection, "STREAM.INFO", subjects.LATER)
+    first, last = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+    pattern = f"revo.*.{client or '*'}.{schedule_id or '*'}"
+    async for stored in reading.scan(connection, subjects.LATER, first, last, subject=pattern):
+        if not (recurring and stored.headers.get(WHEN, "").startswith("@at ")):
+            _add(found, stored)
+    return list(found.values())
+
+
+def _add(found: dict[tuple[str, str], Standing], stored: jetstream.StoredMessage) -> None:
+    """Add what LATER holds on one subject to what it holds by schedule, without the body of a task."""
+    try:
+        client, schedule_id = subjects.parse_schedule(stored.subject)
+        subjects.schedule(client, schedule_id)
+    except InvalidSubjectError:
+        return  # a server takes `*` and worse from an operator
+    standing = found.setdefault((client, schedule_id), Standing(client, schedule_id))
+    body = stored.body if stored.subject.startswith("revo.occurred.") else b""
+    standing.messages[stored.subject.split(".")[1]] = stored._replace(body=body)
 
 
 async def find_once(connection: Connection, task_id: str) -> ScheduleInfo | None:

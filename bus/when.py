@@ -25,6 +25,8 @@ class When(NamedTuple):
     text: str
     """`@at 2026-11-22T08:00:00.000000Z`, `@every 5s`, a cron pattern of six fields or `@daily` and its like."""
     zone: str = ""
+    span: float | None = None
+    """Seconds from now, if that was said: whoever has the server's clock reckons with it."""
 
     @property
     def once(self) -> bool:
@@ -72,7 +74,8 @@ def when(
     if at is not None:
         return _at(_moment(at, timezone))
     if after is not None:
-        return _at(time.time() + _seconds("after", after, least=0.0))
+        seconds = _seconds("after", after, least=0.0)
+        return _at(time.time() + seconds)._replace(span=seconds)
     if every is not None:
         seconds = _seconds("every", every, least=1.0)
         if not seconds.is_integer():
@@ -99,6 +102,15 @@ def parse(text: str, zone: str) -> When:
     if kind == "@every" and not zone and rest.endswith("s") and rest[:-1].isdigit():
         return when(every=float(rest[:-1]))
     return when(cron=text, timezone=zone or None)
+
+
+def ahead(span: float, now: float) -> When:
+    """What is due so many seconds after `now` (unix seconds), by whosever clock.
+
+    Raises:
+        ConfigError: the server would refuse it.
+    """
+    return _at(now + span)
 
 
 def _at(moment: float) -> When:

@@ -12,9 +12,9 @@ import asyncio
 import dataclasses
 import functools
 import logging
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from actors.actor import rpc
 from actors.registry.client import RegistryClient
@@ -30,6 +30,7 @@ from bus.advisories import Advisories
 from bus.backlog import Backlog
 from bus.early import Ender
 from bus.errors import BusError, NotFoundError
+from bus.fields import AddressOrEmpty, Token, TokenOrEmpty
 from bus.heartbeat import Watch
 from bus.messages import Beat, Cancelled, DeadLetter, Envelope, Redriven
 from bus.obituary import Obituary, is_gone
@@ -48,24 +49,12 @@ ANCHOR_EVERY: Final = 60.0
 """Seconds between two notes of how many tasks there were: from them an audit knows which results must still stand."""
 
 
-def _token(value: str) -> str:
-    return subjects.token(value)
-
-
-def _token_or_none(value: str) -> str:
-    return value and subjects.token(value)
-
-
-def _address_or_none(value: str) -> str:
-    return value and subjects.address(value)
-
-
 class Name(BaseModel):
     """One task. Client and capability are needed only where several have the same id."""
 
-    task_id: Annotated[str, AfterValidator(_token)]
-    client: Annotated[str, AfterValidator(_token_or_none)] = ""
-    capability: Annotated[str, AfterValidator(_address_or_none)] = ""
+    task_id: Token
+    client: TokenOrEmpty = ""
+    capability: AddressOrEmpty = ""
     sequence: int = Field(0, description="where it stands in TASKS, if that is known: spares looking for it")
     by: str = Field("somebody", max_length=200, description="who asks; stands in the result")
 
@@ -106,6 +95,7 @@ class Steward(Estimating, Families, Scheduling, Storing, Telling):
         self._obituary = Obituary(connection, telemetry)
         self._fair = Fair(connection, self._backlog, self._watch, telemetry.metrics)
         self._stopping: dict[tuple[str, str], asyncio.Task[int]] = {}
+        self.open_estimates()
         await self._watch.open()
         self._advisories = Advisories(connection, self._ender, spawn=self.spawn)
         await self._advisories.open()

@@ -14,6 +14,7 @@ from bus import jetstream, subjects
 from bus.backlog import Backlog
 from bus.errors import NotFoundError
 from bus.estimates import Estimate, estimate
+from bus.fields import Address, TokenOrEmpty
 from bus.heartbeat import Watch
 from bus.messages import Beat, Envelope
 from bus.rpc import CALLER
@@ -22,17 +23,13 @@ LOOKED: Final = 0.25
 """Seconds for which a look at the consumers of a capability is good enough: it is an estimate."""
 
 
-def _token_or_none(value: str) -> str:
-    return value and subjects.token(value)
-
-
 class Question(BaseModel):
     """A task of some id, or with an empty one a task that would be submitted now."""
 
-    capability: Annotated[str, AfterValidator(subjects.address)]
+    capability: Address
     priority: Annotated[str, AfterValidator(subjects.priority)] = "normal"
-    task_id: Annotated[str, AfterValidator(_token_or_none)] = ""
-    client: Annotated[str, AfterValidator(_token_or_none)] = ""
+    task_id: TokenOrEmpty = ""
+    client: TokenOrEmpty = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +49,11 @@ class Estimating(Actor):
 
     _backlog: Backlog
     _watch: Watch
+    _looks: dict[str, _Standing]
+
+    def open_estimates(self) -> None:
+        """Nobody has asked yet."""
+        self._looks = {}
 
     @rpc("estimate")
     async def estimate(self, question: Question) -> Estimate:
@@ -106,8 +108,7 @@ class Estimating(Actor):
         return queue + min(queue, lane)
 
     async def _stand(self, capability: str) -> _Standing:
-        looks: dict[str, _Standing] = self.__dict__.setdefault("_looks", {})
-        now = time.monotonic()
+        looks, now = self._looks, time.monotonic()
         for name in [name for name, look in looks.items() if now - look.at > LOOKED]:
             del looks[name]
         if capability in looks:

@@ -7,7 +7,8 @@ import logging
 from typing import Final
 
 from actors.actor import Actor, rpc
-from bus import events, subjects
+from bus import events, standing, subjects
+from bus.backlog import Backlog
 from bus.due import MISSED, Due
 from bus.errors import BusError, ConfigError, NotFoundError, PermissionDeniedError
 from bus.later import Later
@@ -23,10 +24,12 @@ TRIED_AGAIN: Final = 1.0
 class Scheduling(Actor):
     """The part of a steward that keeps schedules. Everybody changes his own; who is nobody in particular, anybody's."""
 
+    _backlog: Backlog
+
     async def open_schedules(self) -> None:
         """Move what falls due from now on, and what was missed."""
         connection, telemetry = self.mesh.connection, self.mesh.telemetry
-        self._later = Later(connection, agent=self.name, instance=telemetry.instance)
+        self._later = Later(connection, self._backlog, agent=self.name, instance=telemetry.instance)
         self._due = Due(connection, self.name, telemetry.instance, telemetry.metrics, spawn=self.spawn)
         try:
             await self._due.open()
@@ -59,7 +62,10 @@ class Scheduling(Actor):
     @rpc("schedules")
     async def schedules(self, whose: Whose) -> Listing:
         """The schedules of a client, or everybody's."""
-        return await self._later.listing(_whose(whose.client, f"schedules of {whose.client}"), whose.schedule_id)
+        client = _whose(whose.client, f"schedules of {whose.client}")
+        if whose.after is not None:
+            return await standing.page(self.mesh.connection, client, whose.after)
+        return await standing.listing(self.mesh.connection, client, whose.schedule_id)
 
     @rpc("unschedule")
     async def unschedule(self, which: Which) -> ScheduleInfo:

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import AfterValidator, BaseModel
+from pydantic import BaseModel
 
 from actors.actor import Actor, rpc
 from bus import blobs, endings, jetstream, reading, subjects
@@ -20,6 +20,7 @@ from bus.backlog import Backlog
 from bus.blobs import Place
 from bus.connection import Connection
 from bus.errors import BusError, ServerError
+from bus.fields import Address, Token
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +34,13 @@ MOST: Final = 1000
 """Blobs that one sweep looks at; the next goes on behind them."""
 
 
-def _token(value: str) -> str:
-    return subjects.token(value)
-
-
-def _address(value: str) -> str:
-    return subjects.address(value)
-
-
 class Release(BaseModel):
     """A blob that may be of no use any more, and whose it is."""
 
-    client: Annotated[str, AfterValidator(_token)]
-    capability: Annotated[str, AfterValidator(_address)]
-    task_id: Annotated[str, AfterValidator(_token)]
-    blob: Annotated[str, AfterValidator(_token)]
+    client: Token
+    capability: Address
+    task_id: Token
+    blob: Token
 
     @property
     def place(self) -> Place:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import aclosing
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from actors.actor import Actor, rpc
 from bus import subjects
 from bus.errors import NotFoundError
+from bus.fields import Address, Token
 from bus.following import stored_after, to_page
 from bus.rpc import CALLER
 
@@ -22,9 +23,9 @@ PAGE_BYTES: Final = 256 * 1024
 class Asked(BaseModel):
     """What a task's handler has said that stands behind a sequence of PROGRESS."""
 
-    task_id: Annotated[str, AfterValidator(subjects.token)]
-    capability: Annotated[str, AfterValidator(subjects.address)]
-    client: Annotated[str, AfterValidator(subjects.token)]
+    task_id: Token
+    capability: Address
+    client: Token
     after: int = Field(0, ge=0)
 
 

@@ -14,8 +14,9 @@ from typing import Any, assert_type
 
 import pytest
 
-from bus import codec, inspection, jetstream, schedules, subjects
+from bus import codec, inspection, jetstream, schedules, standing, subjects, when
 from bus.audit import audit
+from bus.backlog import Backlog
 from bus.connection import Connection
 from bus.cron import Cron
 from bus.due import Due
@@ -27,9 +28,11 @@ from bus.errors import (
     QueueFullError,
     ServerError,
 )
+from bus.later import Later
 from bus.mesh import Handle, Mesh, Schedule
 from bus.messages import CONTENT_TYPE, JSON, MSGPACK, WHEN, WHERE
 from bus.server import Server
+from bus.standing import Standing
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.guarded import guarded
@@ -65,7 +68,7 @@ class Counting:
         return message
 
 
-async def standing(mesh: Mesh) -> list[str]:
+async def held(mesh: Mesh) -> list[str]:
     """What stands in LATER, as `<kind>.<id>`."""
     info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.LATER, body={"subjects_filter": ">"})
     return sorted(f"{name.split('.')[1]}.{name.split('.')[3]}" for name in info["state"].get("subjects") or {})
@@ -90,7 +93,7 @@ async def test_a_task_is_done_when_it_is_due_and_its_handle_knows_of_it(
     mesh: Mesh, steward: ActorProcess, start_worker: StartWorker
 ) -> None:
     await start_worker(Counting())
-    due = time.time() + 1.0
+    due = time.time() + 0.7
     later = await mesh.submit("echo", {"n": 1}, at=due, task_id="later")
     assert_type(later, Handle)
     await mesh.submit("echo", {"n": 2}, after=datetime.timedelta(hours=1), schedule_id="much-later")
@@ -103,10 +106,28 @@ async def test_a_task_is_done_when_it_is_due_and_its_handle_knows_of_it(
     assert due <= outcome.started_at < due + 2.0
     again = await mesh.submit("echo", {"n": 1}, after=0, task_id="later")
     assert again.duplicate, "the same id is the same task for as long as its result is kept"
-    assert await standing(mesh) == ["later.much-later"]
+    assert await held(mesh) == ["later.much-later"]
     past = await mesh.submit("echo", {"n": 3}, at=time.time() - 100)
     assert await past.result(timeout=10) == {"n": 3}, "what is past is due at once"
     assert await eventually(lambda: is_good(mesh))
+
+
+async def test_after_counts_by_the_clock_of_the_server_and_not_by_the_client_s(
+    mesh: Mesh, steward: ActorProcess, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await start_worker(Counting())
+    now = time.time
+    for wrong in (-3600.0, 3600.0):
+        begun = now()
+        with monkeypatch.context() as patch:
+            patch.setattr("bus.when.time.time", lambda by=wrong: now() + by)
+            handle = await mesh.submit("echo", {"n": 1}, after=0.3)
+        outcome = await handle.outcome(timeout=10)
+        assert begun + 0.3 <= outcome.started_at < begun + 10
+    plan = {"schedule_id": "x", "client": "me", "when": "@daily", "after": 1, "body": "{}", "content_type": JSON}
+    subject = subjects.scoped(subjects.STEWARD, "schedule", "echo")
+    refused = await mesh.connection.request(subject, json.dumps(plan).encode())
+    assert "is of what is due once" in refused.headers["Nats-Service-Error"]
 
 
 async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
@@ -126,11 +147,9 @@ async def test_what_is_due_again_and_again_has_an_id_and_a_result_each_time(
     with pytest.raises(NotFoundError, match="it is a schedule"):
         await inspection.find_task(mesh.connection, "tick")
     assert (await schedule.pause()).paused
-    assert await standing(mesh) == ["occurred.tick", "paused.tick"]
+    assert await held(mesh) == ["occurred.tick", "paused.tick"]
+    assert await eventually(lambda: is_good(mesh))
     runs = len(counting.runs)
-    clock = await mesh.submit("nobody", {}, after=1.2, deadline=0.1)
-    assert (await clock.outcome(timeout=10)).status == "expired"
-    assert len(counting.runs) == runs, "it was due although it is paused"
     assert not (await schedule.resume()).paused
     await eventually(lambda: len(counting.runs) > runs)
     await schedule.cancel()
@@ -195,24 +214,63 @@ async def test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_
     mesh: Mesh, steward: ActorProcess, start_worker: StartWorker
 ) -> None:
     await start_worker(counting := Counting())
-    handle = await mesh.submit("echo", {"n": 1}, after=1.0)
+    handle = await mesh.submit("echo", {"n": 1}, after=0.6)
     waiting = asyncio.create_task(handle.outcome(timeout=10))
     cancelled = await handle.cancel()
     assert (cancelled.cancelled, cancelled.status) == (True, "cancelled")
     outcome = await waiting
     assert (outcome.status, outcome.sequence) == ("cancelled", 0)
-    assert await standing(mesh) == []
+    assert await held(mesh) == []
     assert (await mesh.cancel(handle.task_id)).cancelled, "repeating it changes nothing"
     paused = await mesh.submit("echo", {"n": 2}, after=3600, schedule_id="paused")
     await mesh.schedule("paused").pause()
     await mesh.schedule("paused").cancel()
     assert (await paused.outcome(timeout=5)).status == "cancelled"
-    clock = await mesh.submit("echo", {"n": 3}, after=1.0)
+    clock = await mesh.submit("echo", {"n": 3}, after=0.6)
     await clock.result(timeout=10)
     assert counting.runs == [{"n": 3}]
     with pytest.raises(NotFoundError, match="task never-was"):
         await mesh.cancel("never-was")
     assert await eventually(lambda: is_good(mesh))
+
+
+async def test_what_falls_due_the_instant_that_it_is_paused_is_done_once_and_not_again_when_it_goes_on(
+    mesh: Mesh, connection: Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is by then: due, a task in the queue, or ended."""
+    counting, tasks = Counting(), set[asyncio.Future[None]]()
+    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    later = Later(connection, Backlog(connection), agent="revo-steward", instance="s-1")
+
+    async def pause(name: str, until: Callable[[], Any]) -> None:
+        store = jetstream.store
+        await keep(connection, name, when.when(after=0.3).text)
+
+        async def slowly(where: Connection, subject: str, *arguments: Any, **more: Any) -> Any:
+            if subject.startswith("revo.paused."):
+                await eventually(until)
+            return await store(where, subject, *arguments, **more)
+
+        with monkeypatch.context() as patch, contextlib.suppress(NotFoundError):
+            patch.setattr("bus.later.jetstream.store", slowly)
+            await later.pause("anon", name)
+
+    await pause("due", lambda: stands(mesh, "due.due"))
+    assert await held(mesh) == ["due.due"]
+    await due.open()
+    await pause("queued", lambda: stands(mesh))
+    assert await held(mesh) == []
+    await start_worker(counting)
+    await pause("ended", lambda: len(counting.runs) == 3)
+    await eventually(lambda: nothing_queued(mesh))
+    assert await held(mesh) == []
+    await keep(connection, "ended", when.when(after=3600).text)  # a pause that was cut short leaves this
+    await later.pause("anon", "ended")
+    with pytest.raises(NotFoundError):
+        await later.resume("anon", "ended")
+    assert await held(mesh) == []
+    assert counting.runs == [{"n": 1}] * 3
+    await due.close()
 
 
 async def test_what_falls_due_after_its_cancel_was_cut_short_is_not_done(
@@ -226,7 +284,7 @@ async def test_what_falls_due_after_its_cancel_was_cut_short_is_not_done(
         assert stood is not None
         await handle.cancel()
         await jetstream.store(mesh.connection, stood.subject, stood.body, stood.headers)
-        clock = await mesh.submit("echo", {"n": 2}, after=0.9)
+        clock = await mesh.submit("echo", {"n": 2}, after=0.6)
         await clock.result(timeout=10)
         assert await eventually(lambda: is_good(mesh))
     assert counting.runs == [{"n": 2}]
@@ -237,22 +295,23 @@ async def test_what_falls_due_while_stewards_and_server_are_killed_is_done_once(
     server: Server, mesh: Mesh, start: StartSteward, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
-    async with actor(TOILER, server.url, tmp_path / "toiler.log"):
-        async with start() as first:
-            due = time.time() + 1.2
-            orders = ({"id": n, "journal": str(journal)} for n in range(300))
-            handles = await asyncio.gather(
-                *(mesh.submit("toil", order, at=due, task_id=f"storm-{order['id']}") for order in orders)
-            )
-            await passed(due)
-            await eventually(lambda: some_were_moved(mesh))
-            await killed(first)
+    async with contextlib.AsyncExitStack() as stack:
+        toiler = actor(TOILER, server.url, tmp_path / "toiler.log")
+        first, _ = await asyncio.gather(*map(stack.enter_async_context, (start(), toiler)))
+        due = time.time() + 0.8
+        orders = ({"id": n, "journal": str(journal)} for n in range(300))
+        handles = await asyncio.gather(
+            *(mesh.submit("toil", order, at=due, task_id=f"storm-{order['id']}") for order in orders)
+        )
+        await passed(due)
+        await eventually(lambda: some_were_moved(mesh))
+        await killed(first)
         server.kill()
         await server.stop()
         await server.start()
-        async with start():
-            assert [await handle.result(timeout=30) for handle in handles] == list(range(300))
-            assert await eventually(lambda: is_good(mesh))
+        await stack.enter_async_context(start())
+        assert [await handle.result(timeout=30) for handle in handles] == list(range(300))
+        assert await eventually(lambda: is_good(mesh))
     begun = [line.split()[1] for line in journal.read_text().splitlines() if line.startswith("begin")]
     assert sorted(map(int, begun)) == list(range(300)), "each once"
 
@@ -319,31 +378,86 @@ async def keep(connection: Connection, schedule_id: str, when: str, client: str 
 async def test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up(
     server: Server, mesh: Mesh, start: StartSteward, start_worker: StartWorker
 ) -> None:
-    """A killed server forgets that it was due: the stewards, any number of them, see to it, and only once."""
+    """A killed server forgets that it was due: the stewards, any number of them, see to it, and only once. What had
+    occurred before and was not due meanwhile is not done again.
+    """
     await start_worker(counting := Counting())
-    async with start() as first, start() as second:
-        due = int(time.time()) + 2
-        schedule = await mesh.submit("echo", {"n": 1}, cron=f"{due % 60} * * * * *", schedule_id="each-minute")
+    async with contextlib.AsyncExitStack() as stack:
+        first, second = await asyncio.gather(*(stack.enter_async_context(start()) for _ in range(2)))
+        before = int(time.time() + 1.3)
+        due = before + 2
+        schedule = await mesh.submit("echo", {"n": 1}, cron=f"{due % 60} * * * * *", schedule_id="missed")
         assert schedule.next_at == due
         await mesh.submit("echo", {"n": 2}, every=3600, schedule_id="not-due")
+        await mesh.submit("echo", {"n": 3}, cron=f"{before % 60} * * * * *", schedule_id="before")
+        await mesh.submit("echo", {"n": 4}, cron=f"{before % 60},{due % 60} * * * * *", schedule_id="both")
+        await eventually(lambda: len(counting.runs) == 2)
         server.kill()
         await server.stop()
-        await passed(due + 0.3)
+        await passed(due + 0.1)
         await server.start()
-        await eventually(lambda: bool(counting.runs))
+        await eventually(lambda: len(counting.runs) >= 4)
         assert "was due while no server ran" in first.log + second.log
         assert (await schedule.cancel()).last is not None
-        await eventually(lambda: nothing_queued(mesh))
-    assert counting.runs == [{"n": 1}]
+        assert await eventually(lambda: is_good(mesh))
+        late = Due(mesh.connection, "revo-steward", "s-3", spawn=asyncio.ensure_future)
+        later = Later(mesh.connection, Backlog(mesh.connection), agent="revo-steward", instance="s-3")
+        assert await late.catch_up(later) == 0, "who looks after that finds nothing"
+    assert sorted(order["n"] for order in counting.runs) == [1, 3, 4, 4]
+
+
+async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_once(
+    mesh: Mesh, connection: Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look takes a while. Here it finds two schedules as they stood before they were due, and both are moved by
+    another steward as it goes on: of one what is due has been seen by then, of the other only what is noted of it.
+    """
+    await start_worker(counting := Counting())
+    tasks: set[asyncio.Task[None]] = set()
+    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    looked = asyncio.Event()
+
+    last, everything = jetstream.last, standing.everything
+
+    async def slowly(*arguments: Any, **more: Any) -> list[Standing]:
+        found = await everything(*arguments, **more)
+        await eventually(lambda: stands(mesh, "due.one", "due.two"))
+        return found
+
+    async def moved_after_the_first_look(*arguments: Any, **more: Any) -> Any:
+        found = await last(*arguments, **more)
+        if not looked.is_set():
+            looked.set()
+            await due.open()
+            await eventually(lambda: stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two"))
+        return found
+
+    monkeypatch.setattr("bus.due.MISSED", -5.0)  # what is due in the next seconds is looked at as if it had passed
+    at = int(time.time()) + 2 if time.time() % 1 > 0.8 else int(time.time()) + 1
+    for name in ("one", "two"):
+        await keep(connection, name, f"{at % 60} * * * * *")
+    with monkeypatch.context() as patch:
+        patch.setattr("bus.due.standing.everything", slowly)
+        patch.setattr("bus.later.jetstream.last", moved_after_the_first_look)
+        assert await due.catch_up(Later(connection, Backlog(connection), agent="revo-steward", instance="s-2")) == 0
+    await eventually(lambda: len(counting.runs) >= 2)
+    assert await stands(mesh, "later.one", "later.two", "occurred.one", "occurred.two")
+    assert await eventually(lambda: is_good(mesh))
+    assert len(counting.runs) == 2
+    await due.close()
+
+
+async def stands(mesh: Mesh, *names: str) -> bool:
+    """Whether these stand in LATER; if none of them is due, whether nothing else does."""
+    found = set(await held(mesh))
+    return found >= set(names) if any(name.startswith("due.") for name in names) else found == set(names)
 
 
 async def test_what_nobody_could_take_before_it_was_due_again_is_done_once(
     mesh: Mesh, start: StartSteward, start_worker: StartWorker
 ) -> None:
     await start_worker(counting := Counting())
-    async with start() as first:
-        schedule = await mesh.submit("echo", {"n": 1}, every=1, schedule_id="tick")
-        await killed(first)
+    await keep(mesh.connection, "tick", "* * * * * *")
     seen: set[int] = set()
 
     async def due_again() -> bool:
@@ -352,10 +466,10 @@ async def test_what_nobody_could_take_before_it_was_due_again_is_done_once(
         return len(seen) >= 2
 
     await eventually(due_again)
-    assert "due.tick" in await standing(mesh)
+    assert "due.tick" in await held(mesh)
     async with start():
         await eventually(lambda: bool(counting.runs))
-        info = await schedule.cancel()
+        info = await mesh.schedule("tick").cancel()
     await eventually(lambda: nothing_queued(mesh))
     assert info.last is not None
     assert len(counting.runs) < len(seen), "the last of them took the place of the others"
@@ -373,8 +487,8 @@ async def test_a_full_queue_of_one_client_holds_up_nobody_else_and_loses_nothing
     async with Mesh.connect(server.url, client="flood") as flood:
         stuck = [await flood.submit("echo", {"n": n}) for n in range(2)]
         late = [await flood.submit("echo", {"n": n}, after=0.1, deadline=600) for n in (2, 3)]
-        gone = await flood.submit("echo", {"n": 4}, after=0.1, deadline=1.0)
-        other = await mesh.submit("other", {"n": 5}, after=0.5)
+        gone = await flood.submit("echo", {"n": 4}, after=0.1, deadline=0.5)
+        other = await mesh.submit("other", {"n": 5}, after=0.2)
         await start_worker(Counting(), capability="other")
         assert await other.result(timeout=10) == {"n": 5}, "it waited behind somebody else's"
         assert {info.schedule_id for info in await flood.schedules() if info.due_since} >= {one.task_id for one in late}
@@ -400,6 +514,22 @@ async def test_there_are_no_more_schedules_than_there_is_room_for(mesh: Mesh, st
     assert len(kept) > 5
     assert {text.partition(",")[0] for text in refused} == {"schedules take 40% of stream LATER"}
     assert sorted(info.schedule_id for info in await mesh.schedules()) == sorted(kept), "none was lost for another"
+
+
+async def test_a_client_sees_all_his_schedules_however_many_and_the_next_one_first(
+    mesh: Mesh, connection: Connection, steward: ActorProcess
+) -> None:
+    kept = [f"kept-{number}" for number in range(2010)]
+    at = time.time() + 3600
+    for number in range(0, len(kept), 500):
+        some = enumerate(kept[number : number + 500], number)
+        await asyncio.gather(*(keep(connection, one, when.when(at=at - place).text) for place, one in some))
+    await keep(connection, "not-his", "@every 3600s", client="other")
+    found = await mesh.schedules()
+    assert [info.schedule_id for info in found] == kept[::-1]
+    assert {info.client for info in found} == {"anon"}
+    everybody = await schedules.find_all(connection, mesh.telemetry, client="")
+    assert len(everybody) == len(kept) + 1
 
 
 async def test_what_is_too_large_for_a_message_is_refused_before_anything_is_sent(mesh: Mesh) -> None:
@@ -448,7 +578,7 @@ async def test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone(
         here.mesh("operator") as operator,
     ):
         handle = await alice.submit("echo", {"n": 1}, after=3600, task_id="hers")
-        tick = await alice.submit("echo", {"n": 2}, every=1, schedule_id="tick")
+        tick = await alice.submit("echo", {"n": 2}, cron="* * * * * *", schedule_id="tick")
         with pytest.raises(PermissionDeniedError, match=r"schedule\.other\.alice"):
             await alice.submit("other", {}, after=1)
         with pytest.raises(PermissionDeniedError, match=r"revo\.later\.alice\.x"):

@@ -54,9 +54,7 @@ async def stage(server: Server, mesh: Mesh, tmp_path: Path) -> AsyncIterator[Sta
 
 
 async def test_tasks_survive_the_replacement_of_an_agent_by_one_with_another_schema(stage: Stage, mesh: Mesh) -> None:
-    """Queued, running and scheduled ones. There is no `submit(at=...)` yet: what is scheduled here is a retry, which
-    waits for its time on the server too.
-    """
+    """Queued and running ones, and a retry, which waits for its time on the server."""
     gate = stage.journal.with_name("gate")
     os.mkfifo(gate)
     await asyncio.gather(stage.start(REGISTRY), stage.start(STEWARD))

@@ -132,6 +132,8 @@ MOVED = SCHEDULES + "test_what_was_moved_and_not_settled_is_the_same_task_when_i
 NOT_DUE = SCHEDULES + "test_a_task_that_is_not_due_yet_is_cancelled_and_whoever_waits_for_it_hears_so"
 HIS_OWN = SCHEDULES + "test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone[shared]"
 MISSED = SCHEDULES + "test_what_recurs_and_was_due_while_no_server_ran_is_done_once_when_it_is_up"
+MOVING = SCHEDULES + "test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_once"
+PAUSED = SCHEDULES + "test_what_falls_due_the_instant_that_it_is_paused_is_done_once_and_not_again_when_it_goes_on"
 FAIRNESS = "tests/integration/test_fairness.py::"
 IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away_and_no_copy_is_either"
 TWO_STEWARDS = FAIRNESS + "test_two_stewards_that_move_the_same_tasks_at_once_lose_none"
@@ -221,6 +223,22 @@ MUTANTS = [
             '    return caller or (client and subjects.token(client, "client"))\n',
             '    return (client and subjects.token(client, "client")) or caller\n',
         ),
+    ),
+    Mutant(
+        "what occurred is looked for before what is due, and so is missed on its way",
+        "bus/later.py",
+        'for kind in ("due", "occurred", "later"):',
+        'for kind in ("occurred", "due", "later"):',
+        MOVING,
+        "assert 1 == 0",
+    ),
+    Mutant(
+        "what fell due while it was paused stays paused, to be done again",
+        "bus/later.py",
+        "            if gone and await self._has_been_due(",
+        "            if gone and not await self._has_been_due(",
+        PAUSED,
+        "paused.due",
     ),
     Mutant(
         "what a killed server forgot is not made up for",
