@@ -1,9 +1,10 @@
 // The capability that `revo conformance` checks: it does as it is told (docs/conformance.md).
 
 import { setTimeout as sleep } from "node:timers/promises";
+import { readCredentials } from "./credentials.js";
 import { TaskError, Worker } from "./worker.js";
 
-const worker = new Worker({ capability: "node", agent: "node", handler, policy: { ack_wait: 0.5, backoff: 0.1 } });
+let worker;
 
 async function handler(told, task) {
   const tell = (event) => told.tell && worker.nc.publish(told.tell, JSON.stringify({ event }));
@@ -21,7 +22,15 @@ async function handler(told, task) {
 }
 
 process.once("SIGTERM", async () => {
-  await worker.drain();
+  await worker?.drain();
   process.exit(0);
 });
-await worker.start(process.env.REVO_NATS_URL);
+try {
+  const credentials = readCredentials(process.env.REVO_CREDENTIALS);
+  const policy = { ack_wait: 0.5, backoff: 0.1 };
+  worker = new Worker({ capability: "node", agent: "node", handler, credentials, policy });
+  await worker.start(process.env.REVO_NATS_URL);
+} catch (error) {
+  console.error(`this worker cannot join the mesh: ${error.message}`);
+  process.exit(1);
+}
