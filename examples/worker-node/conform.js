@@ -21,8 +21,13 @@ async function handler(told, task) {
   return told.do === "large" ? "x".repeat(told.size) : told.value;
 }
 
+function fail(what, error) {
+  console.error(`${what}: ${error.message}`);
+  process.exit(1);
+}
+
 process.once("SIGTERM", async () => {
-  await worker?.drain();
+  if (worker?.streams) await worker.drain().catch((error) => fail("this worker cannot leave in order", error));
   process.exit(0);
 });
 try {
@@ -31,6 +36,7 @@ try {
   worker = new Worker({ capability: "node", agent: "node", handler, credentials, policy });
   await worker.start(process.env.REVO_NATS_URL);
 } catch (error) {
-  console.error(`this worker cannot join the mesh: ${error.message}`);
-  process.exit(1);
+  fail("this worker cannot join the mesh", error);
 }
+const why = await worker.nc.closed(); // as of a user that was removed
+if (why) fail("this worker is cut off", why);
