@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from bus import codec, faults, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import BusError, DecodeError, PayloadTooLargeError, WrongSequenceError
+from bus.errors import BusError, DecodeError, PayloadTooLargeError, TaskFailedError, WrongSequenceError
 from bus.messages import (
     BLOB,
     CONTENT_TYPE,
@@ -40,6 +40,8 @@ MAX_TRACEBACK: Final = 4000
 MAX_MESSAGE: Final = 2000
 MAX_DETAILS: Final = 4000
 """Characters; together they fit in the headroom that every task leaves (`bus.messages.HEADROOM`)."""
+FAILED_TASK: Final = "failed_task"
+"""In the details of an error that a handler did not raise but passed on: the task that failed first."""
 
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -223,14 +225,19 @@ async def note_double(connection: Connection, envelope: Envelope, standing: Resu
 
 def error_info(error: BaseException) -> ErrorInfo:
     """An exception as it crosses the wire; long texts are cut, so that it always fits."""
-    details = getattr(error, "details", None)
+    said = getattr(error, "details", None)
+    details = _bounded(said) if isinstance(said, dict) else {}
+    message = str(error)
+    if isinstance(error, TaskFailedError):  # a child's; however many generations pass it on, the innermost is named
+        message = error.message if FAILED_TASK in details else message
+        details.setdefault(FAILED_TASK, error.task_id)
     frames = "" if isinstance(error, BusError) else "".join(traceback.format_exception(error))
     return ErrorInfo(
         code=error_code(error),
-        message=str(error)[:MAX_MESSAGE],
+        message=message[:MAX_MESSAGE],
         retryable=is_retryable(error),
         type=f"{type(error).__module__}.{type(error).__qualname__}",
-        details=_bounded(details) if isinstance(details, dict) else {},
+        details=details,
         traceback=frames[-MAX_TRACEBACK:],
         fault=faults.classify(error),
     )

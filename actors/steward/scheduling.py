@@ -56,7 +56,8 @@ class Scheduling(Actor):
         planned = await self._later.put(plan, SCOPE.get(), client)
         if not (planned.full or planned.duplicate or plan.when.startswith("@at ")):
             what = "replaced" if planned.replaced else "added"
-            await self._tell(plan.schedule_id, what, client=client, when=plan.when, capability=SCOPE.get())
+            by = _who(f"client {client}")
+            await self._tell(plan.schedule_id, what, by, client=client, when=plan.when, capability=SCOPE.get())
         return planned
 
     @rpc("schedules")
@@ -72,29 +73,31 @@ class Scheduling(Actor):
         """Take a schedule away; a task that was to be done once ends as cancelled."""
         client = _whose(which.client, f"schedule {which.schedule_id}")
         info = await self._later.remove(client, which.schedule_id, by=CALLER.get() or which.by)
-        await self._tell(info.schedule_id, "removed", client=info.client, capability=info.capability)
+        await self._tell_of(info, "removed", which)
         return info
 
     @rpc("pause_schedule")
     async def pause_schedule(self, which: Which) -> ScheduleInfo:
         """Let a schedule fall due no more for now."""
         info = await self._later.pause(_whose(which.client, f"schedule {which.schedule_id}"), which.schedule_id)
-        await self._tell(info.schedule_id, "paused", client=info.client, capability=info.capability)
+        await self._tell_of(info, "paused", which)
         return info
 
     @rpc("resume_schedule")
     async def resume_schedule(self, which: Which) -> ScheduleInfo:
         """Let a paused schedule go on."""
         info = await self._later.resume(_whose(which.client, f"schedule {which.schedule_id}"), which.schedule_id)
-        await self._tell(info.schedule_id, "resumed", client=info.client, capability=info.capability)
+        await self._tell_of(info, "resumed", which)
         return info
 
     async def cancel_later(self, task_id: str, *, client: str, capability: str, by: str) -> bool:
         """Cancel a task that is not due yet; False: there is none of this id."""
         return await self._later.cancel(task_id, client=client, capability=capability, by=by)
 
-    async def _tell(self, schedule_id: str, what: str, **about: str) -> None:
-        by = self.mesh.telemetry.instance
+    async def _tell_of(self, info: ScheduleInfo, what: str, which: Which) -> None:
+        await self._tell(info.schedule_id, what, _who(which.by), client=info.client, capability=info.capability)
+
+    async def _tell(self, schedule_id: str, what: str, by: str, **about: str) -> None:
         await events.tell(self.mesh.connection, events.SCHEDULE, schedule_id, what, by=by, **about)
 
     async def _connected_again(self) -> None:
@@ -114,6 +117,12 @@ class Scheduling(Actor):
                 log.warning("cannot tell yet which schedules were missed: %s; trying again", error)
                 await asyncio.sleep(TRIED_AGAIN)
                 self._catching_up.set()
+
+
+def _who(said: str) -> str:
+    """Who asks: by the subject, where permissions hold that, and else by his own word."""
+    caller = CALLER.get()
+    return f"client {caller}" if caller else said
 
 
 def _whose(client: str, what: str) -> str:

@@ -8,6 +8,8 @@ import { readTask } from "./task.js";
 const PRIORITIES = ["critical", "urgent", "high", "normal", "low"];
 /** Milliseconds that a task waits here for a slot; then another worker shall have it. */
 const HELD = 1000;
+/** Seconds that a pull stands for. In an account of its own the server forgets the way back of one that stood for minutes. */
+const STANDS = 20;
 const POLICY = { ack_wait: 5, max_attempts: 3, time_limit: 30, backoff: 1, backoff_max: 60, max_deaths: 3 };
 
 /** An error with a code that its caller sees; whether a retry may help is said by whoever throws it. */
@@ -21,10 +23,12 @@ export class TaskError extends Error {
 
 export class Worker {
   /** `handler(message, task)` returns the value, or throws; `task.signal` aborts when it is to stop. */
-  constructor({ capability, handler, agent, slots = 4, policy = {} }) {
-    Object.assign(this, { capability, handler, agent, slots, policy: { ...POLICY, ...policy } });
+  constructor({ capability, handler, agent, credentials, slots = 4, policy = {} }) {
+    agent = credentials?.user ?? agent; // an agent's grants are under its own name
+    Object.assign(this, { capability, handler, agent, credentials, slots, policy: { ...POLICY, ...policy } });
     this.instance = `${agent}-${process.pid.toString(36)}${Date.now().toString(36)}`;
     this.held = [];
+    this.pulls = {};
     this.inHand = new Map();
     this.running = 0;
     this.alone = false;
@@ -32,18 +36,27 @@ export class Worker {
   }
 
   async start(url) {
-    this.nc = await connect({ servers: url, name: this.instance, maxReconnectAttempts: -1, reconnectTimeWait: 250 });
-    this.streams = new JetStream(this.nc);
-    for (const priority of PRIORITIES) await this.streams.makeConsumer(this.capability, priority, this.policy);
-    this.inbox = `_INBOX.${this.instance}.${Math.random().toString(36).slice(2)}`;
-    this.deliveries = this.nc.subscribe(`${this.inbox}.*`, { callback: (_, message) => this.arrive(message) });
-    this.nc.subscribe("revo.ctl.all.all.*", { callback: (_, message) => this.order(message) });
+    const { authenticator, role, user, inbox = "_INBOX" } = this.credentials ?? {};
+    const who = authenticator ? { authenticator, inboxPrefix: inbox } : {};
+    this.nc = await connect({ servers: url, name: this.instance, maxReconnectAttempts: -1, reconnectTimeWait: 250, ...who });
+    const restricted = role === "agent" && this.nc.info.auth_required;
+    this.streams = new JetStream(this.nc, restricted ? user : "");
+    if (restricted) this.policy = { ...this.policy, ...(await this.streams.standingPolicy(this.capability)) };
+    else for (const priority of PRIORITIES) await this.streams.makeConsumer(this.capability, priority, this.policy);
+    this.inbox = `${inbox}.${this.instance}.${Math.random().toString(36).slice(2)}`;
+    this.deliveries = this.hear(`${this.inbox}.*`, (message) => this.arrive(message));
+    this.hear("revo.ctl.all.all.*", (message) => this.order(message));
     this.timers = [
       setInterval(() => this.beat(), 1000),
       setInterval(() => this.extend(), (this.policy.ack_wait * 1000) / 4),
     ];
     this.watch();
     this.pull(...PRIORITIES);
+  }
+
+  hear(subject, callback) {
+    const called = (error, message) => (error ? console.error(`${subject}: ${error.message}`) : callback(message));
+    return this.nc.subscribe(subject, { callback: called });
   }
 
   /** 5.3: the pulls that stood are gone with the server. */
@@ -59,7 +72,7 @@ export class Worker {
     this.fill();
     await idle;
     this.deliveries.unsubscribe();
-    this.timers.forEach(clearInterval);
+    [...this.timers, ...Object.values(this.pulls)].forEach(clearTimeout);
     this.beat();
     await this.nc.drain();
   }
@@ -70,13 +83,24 @@ export class Worker {
   pull(...priorities) {
     for (const priority of priorities) {
       const subject = `$JS.API.CONSUMER.MSG.NEXT.TASKS.${this.capability}-${priority}`;
-      this.nc.publish(subject, '{"batch":1}', { reply: `${this.inbox}.${priority}` });
+      this.nc.publish(subject, JSON.stringify({ batch: 1, expires: STANDS * NS }), { reply: `${this.inbox}.${priority}` });
+      this.pullIn(STANDS + 5, priority); // its end is told before, if that word is not lost
     }
   }
 
+  pullIn(seconds, priority) {
+    clearTimeout(this.pulls[priority]);
+    this.pulls[priority] = setTimeout(() => this.leaving || this.pull(priority), seconds * 1000);
+  }
+
   async arrive(message) {
-    if (!message.reply) return; // word of a pull that is over
+    if (!message.reply) {
+      const over = message.headers?.code === 408; // or the server is not ready
+      this.pullIn(over ? 0 : 1, message.subject.split(".").at(-1));
+      return;
+    }
     const task = readTask(message);
+    clearTimeout(this.pulls[task.priority]);
     try {
       await this.take(task);
     } catch (error) {

@@ -215,8 +215,8 @@ def ago(then: float) -> str:
     return f"{hours} h {minutes % 60} min" if hours else f"{minutes} min {int(seconds % 60)} s"
 
 
-def quiet_logs() -> None:
-    """Show warnings of the bus as one line each, nothing below them."""
+def quiet_logs(level: str = "warning") -> None:
+    """Show warnings of the bus, or what is of another level, as one line each, and nothing below them."""
     from actors import logs
 
-    logs.configure("warning", "revo: %(message)s")
+    logs.configure(level, "revo: %(message)s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bus import subjects
-from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async, table
+from revo.cli.common import DONE, FAILED, Output, console, print_json, quiet_logs, run_async, table
 from revo.conformance.requirements import REQUIREMENTS
 from revo.conformance.runner import Outcome, Plan, Report, run
 
@@ -24,6 +24,7 @@ def requirements(*, output: Output) -> int:
 
 def conformance(plan: Plan, *, output: Output) -> int:
     """Check a worker and show what became of each check; returns 1 when it lacks something that it must do."""
+    quiet_logs("error")  # that the server is lost is its own doing
     subjects.token(plan.capability, "capability")
     report = run_async(run(plan), f"checking the worker of {plan.capability}")
     if output is Output.JSON:

@@ -21,7 +21,7 @@ from bus.backup import Backup
 from bus.connection import Connection
 from bus.endings import read_result
 from bus.errors import ConfigError, ConnectionLostError, NotFoundError, PermissionDeniedError, ServerError
-from bus.mesh import Handle, Mesh
+from bus.mesh import Handle, Mesh, Schedule
 from bus.reading import stored_since
 from bus.restore import AtWorkError, Restored, StreamsStandError
 from bus.server import Server
@@ -29,6 +29,7 @@ from bus.snapshots import OnBytes, Snapshot
 from tests.conftest import QUICK, Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
 from tests.guarded import guarded
+from tests.processes import actor
 
 ALL = [
     *("TASKS", "RESULTS", "DEAD", "KV_ATTEMPTS", "AUDIT", "LATER", "CHECKPOINTS", "BLOBS", "BUDGETS"),
@@ -153,6 +154,39 @@ async def test_what_was_accepted_before_a_backup_ends_once_after_its_restore_on_
         report = await audit(there)
         assert report.good, report
         assert report.ended == report.accepted == late[-1].sequence
+
+
+async def test_what_fell_due_between_a_backup_and_its_restore_is_done_once_after_it(
+    mesh: Mesh, server: Server, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    steward, echoed = "actors.steward:Steward", {"n": 1}
+    await topology.ensure_capability(mesh.connection, "later", QUICK, "tester")
+    async with actor(steward, server.url, tmp_path / "here.log"):
+        await start_worker(echo, capability="later")
+        tick = await mesh.submit("later", {"tick": 1}, every=1, schedule_id="tick")
+        known = await eventually(tick.last)
+        once = await mesh.submit("later", echoed, after=2, deadline=600)
+        await backup.create(mesh.connection, tmp_path / "copy", silent)
+        await tick.cancel()
+        assert await once.result(timeout=20) == echoed
+    async with Server(tmp_path / "other") as other, await Connection.open(other.url) as there:
+        await put_back(there, tmp_path / "copy")
+        await start_worker(echo, capability="later", overrides={"nats_url": other.url})
+        async with actor(steward, other.url, tmp_path / "there.log"), Mesh.connect(other.url) as again:
+            assert await again.handle("later", once.task_id).result(timeout=20) == echoed
+            goes_on = again.schedule("tick")
+            await eventually(lambda: after(goes_on, known.task_id))
+            await goes_on.cancel()
+            await eventually(lambda: nothing_queued(again))
+        ended = await results(there)
+        assert len(ended[once.task_id]) == 1
+        assert (await audit(there)).good
+
+
+async def after(schedule: Schedule, task_id: str) -> bool:
+    """Whether it has made another task than that."""
+    last = await schedule.last()
+    return last is not None and last.task_id != task_id
 
 
 async def test_an_audit_after_a_restore_misses_no_result_whose_time_was_up_and_sees_what_is_lost_since(

@@ -152,6 +152,8 @@ async def test_tasks_that_submit_one_another_without_end_are_stopped_by_their_de
         with pytest.raises(TaskFailedError, match=r"4 generations deep, and 3 are allowed.*REVO_MAX_DEPTH") as caught:
             await handle.result(timeout=20)
     assert caught.value.code == "too_deep"
+    assert str(caught.value).count("failed: too_deep:") == 2, "its own end, and of those below the innermost alone"
+    assert caught.value.details["failed_task"] in str(caught.value)
     assert len(runs) == 4, "it is no use trying again"
 
 

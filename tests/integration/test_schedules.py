@@ -14,7 +14,7 @@ from typing import Any, assert_type
 
 import pytest
 
-from bus import codec, inspection, jetstream, schedules, standing, subjects, when
+from bus import codec, events, inspection, jetstream, schedules, standing, subjects, when
 from bus.audit import audit
 from bus.backlog import Backlog
 from bus.connection import Connection
@@ -602,6 +602,17 @@ async def test_everybody_schedules_what_he_may_submit_and_changes_his_own_alone(
         await tick.cancel()
         assert (await handle.cancel()).cancelled
         assert (await handle.outcome(timeout=5)).status == "cancelled"
+        subject = f"revo.event.{events.SCHEDULE}.>"
+        async with asyncio.timeout(10), events.follow(operator.connection, since=0, subject=subject) as told:
+            who = [(event.what, event.by) for event in [await anext(told) for _ in range(5)]]
+        alices, bobs = "client alice", "client bob"
+        assert who == [
+            ("added", alices),
+            ("added", bobs),
+            ("removed", bobs),
+            ("paused", alices),
+            ("removed", alices),
+        ], "of what recurs, and who it was"
 
 
 async def test_a_steward_of_a_mesh_that_has_no_place_for_schedules_does_all_the_rest(tmp_path: Path) -> None:

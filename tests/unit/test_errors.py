@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
+import revo
 from bus import answers, batch, directory, errors, jetstream, prompting, pull, restore, topology, worker
 from bus.errors import BusError
 
+FOR_USERS = ("children", "delivery", "fairness", "files", "payloads", "progress", "schedules")
 EXAMPLES: list[BusError] = [
     errors.ConfigError("REVO_DEADLINE=x", "not a number"),
     errors.InvalidSubjectError("a.b", "a dot"),
@@ -84,6 +88,14 @@ def test_every_error_class_has_an_example_here() -> None:
     abstract = {BusError, errors.CodecError, errors.TransportError}
     ours = {cls for cls in _all(BusError) if cls.__module__.startswith("bus.") and cls.__module__ != "bus.server"}
     assert ours - abstract == {type(error) for error in EXAMPLES}
+
+
+def test_every_error_that_a_document_for_users_names_is_imported_from_revo() -> None:
+    documents = Path(__file__).parents[2] / "docs"
+    said = "".join((documents / f"{name}.md").read_text() for name in FOR_USERS)
+    named = set(re.findall(r"\b[A-Z][A-Za-z]*Error\b", said)) & {cls.__name__ for cls in _all(BusError)}
+    assert {"NoStewardError", "TooDeepError", "QueueFullError", "ResultsTimeoutError"} < named
+    assert named <= set(revo.__all__)
 
 
 def test_transport_errors_are_retryable_and_the_callers_mistakes_are_not() -> None:
