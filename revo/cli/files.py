@@ -58,7 +58,7 @@ def work_off(
     """Submit all of it and write each result as it comes; returns the exit status: 0 when all have succeeded."""
     quiet_logs()
     _check(request, follow=follow)
-    source = work.source(request.fields)
+    source = work.source(request.fields, f"{request.capability}\0{request.agent or ''}")
     with ends.opened(work.results) as results:
         run = Run(request, work, source, results)
         try:
