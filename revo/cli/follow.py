@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import sys
 from collections.abc import Coroutine
 from contextlib import ExitStack, aclosing
@@ -18,7 +17,7 @@ from bus.handle import Client, Handle
 from bus.mesh import Mesh
 from bus.messages import Result
 from bus.settings import Settings
-from revo.cli.common import INTERRUPTED, Output, console, print_json, quiet_logs, run_async, say_line
+from revo.cli.common import INTERRUPTED, Output, console, print_json, quiet_logs, run_async, say_line, to_json
 
 if TYPE_CHECKING:
     import rich.progress
@@ -127,7 +126,7 @@ class Follower:
             value = value.decode(errors="replace")
         if not isinstance(value, str):
             self._end_line()
-            value = json.dumps(value, default=str) + "\n"
+            value = f"{to_json(value)}\n"
         sys.stdout.write(value)
         sys.stdout.flush()
         self._line_open = bool(value) and not value.endswith("\n")

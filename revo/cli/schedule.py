@@ -89,7 +89,7 @@ def ls(client: str, *, url: str | None, output: Output) -> int:
 
     found = run_async(ask(), "asking a steward")
     if output is Output.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump())
         return DONE
     title = "schedules" if found.schedules else "schedules: none"
     shown = table(title, "=id", "client", "capability", "when", "=next", "note")
@@ -127,8 +127,8 @@ def show(schedule_id: str, client: str, *, url: str | None, output: Output) -> i
     info, result = run_async(ask(), "asking a steward")
     times = next_times(info)
     if output is Output.JSON:
-        last = result.model_dump(mode="json") if result else None
-        print_json({**info.model_dump(mode="json"), "next_times": times, "result": last})
+        last = result.model_dump() if result else None
+        print_json({**info.model_dump(), "next_times": times, "result": last})
         return DONE
     facts = [("schedule", info.schedule_id), ("client", info.client), ("capability", info.capability)]
     facts += [("when", _when(info)), ("priority", info.priority), ("deadline", f"{info.deadline:g} s after it is due")]
@@ -154,7 +154,7 @@ def turn(command: str, schedule_id: str, client: str, *, url: str | None, output
 
     info = run_async(ask(), "asking a steward")
     if output is Output.JSON:
-        print_json(info.model_dump(mode="json"))
+        print_json(info.model_dump())
     else:
         console().print(f"schedule {info.schedule_id} of {info.client} {said}", soft_wrap=True)
     return DONE

@@ -71,7 +71,7 @@ def _queue(queue: Queue) -> dict[str, Any]:
 
 
 def _brief(result: Result) -> dict[str, Any]:
-    return result.model_dump(exclude={"value"}, mode="json")
+    return result.model_dump(exclude={"value"})
 
 
 def _queues(queues: list[Queue]) -> Table:
@@ -140,9 +140,9 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
 
 def _as_json(view: TaskView) -> dict[str, Any]:
     if view.ended is not None:
-        return {"state": view.ended.status, **view.ended.model_dump(mode="json")}
+        return {"state": view.ended.status, **view.ended.model_dump()}
     if view.later is not None:
-        return {"state": "later", "task_id": view.later.schedule_id, **view.later.model_dump(mode="json")}
+        return {"state": "later", "task_id": view.later.schedule_id, **view.later.model_dump()}
     if view.running is not None:
         seconds = round(time.time() - view.running.since, 3)
         return {**view.running.model_dump(), "instance": view.instance, "seconds": seconds}

@@ -24,7 +24,7 @@ from tests.processes import ActorProcess, actor
 @pytest.fixture
 async def teller(server: Server, shell: Shell, tmp_path: Path) -> AsyncIterator[ActorProcess]:
     shell.env["REVO_NATS_URL"] = server.url
-    async with actor("tests.integration.streaming:Teller", server.url, tmp_path / "log") as process:
+    async with actor("tests.integration.streaming:Speaker", server.url, tmp_path / "log") as process:
         yield process
 
 
@@ -90,6 +90,26 @@ async def test_a_task_is_followed_as_it_runs_and_afterwards(shell: Shell, teller
     assert "task nobody: it neither waits nor runs" in unknown.stderr
     for wrong in (("follow", "a.b"), ("follow", "x", "--after", "-1"), ("follow", "x", "--capability", "a b")):
         assert shell.revo("tasks", *wrong).returncode == 2
+
+
+async def test_bytes_and_numbers_that_json_has_not_are_json_wherever_they_stand(
+    shell: Shell, teller: ActorProcess, tmp_path: Path
+) -> None:
+    def strict(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+    value = {"raw": {"deep": {"base64": "//4="}}, "far": "Infinity"}
+    done = shell.revo("submit", "speak", "of=bytes", "--follow", "-o", "json")
+    _, chunk, _, deep, _, result = (strict(line) for line in done.stdout.splitlines())
+    assert (chunk["base64"], deep["value"]) == ("/w==", {"raw": [{"base64": "/w=="}], "share": "NaN"})
+    assert (result["kind"], result["value"]) == ("result", value)
+    waited = shell.revo("submit", "speak", "of=raw", "--wait", "-o", "json", "--id", "raw")
+    assert (waited.returncode, strict(waited.stdout)["value"]) == (0, {"base64": "/w=="}), waited.stderr
+    assert strict(shell.revo("submit", "speak", "of=bytes", "--wait").stdout) == value
+    assert strict(shell.revo("tasks", "show", "raw", "-o", "json").stdout)["value"] == {"base64": "/w=="}
+    work = tmp_path / "work.jsonl"
+    work.write_text('{"of": "bytes"}\n')
+    assert strict(shell.revo("submit", "speak", "--jsonl", str(work)).stdout)["value"] == value
 
 
 async def test_whoever_leaves_is_told_how_to_go_on_and_the_task_goes_on(
