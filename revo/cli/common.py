@@ -169,8 +169,8 @@ def print_json(value: object) -> None:
 
 
 def to_json(value: object, *, indent: int | None = None) -> str:
-    """A value as JSON that any reader takes, whatever a handler made: bytes as `{"base64": "..."}`, wherever they stand;
-    a number that is none, or has no end, as text, such as `"NaN"`; keys as texts.
+    """A value as JSON that any reader takes, whatever a handler made: bytes as `{"base64": "..."}`, wherever they
+    stand; a number that is none, or has no end, as text, such as `"NaN"`; keys as texts.
     """
     try:
         return json.dumps(value, default=_form, allow_nan=False, indent=indent)

@@ -67,8 +67,11 @@ class Speech(BaseModel):
 
 
 SPEECHES: dict[str, tuple[list[Any], Any]] = {
-    "words": (["To be", ", or ", "not to be", "\nthat is ", "the question"], "Hamlet"),
-    "bytes": ([b"\xff", {"raw": [b"\xff"], "share": float("nan")}], {"raw": {"deep": b"\xff\xfe"}, "far": float("inf")}),
+    "words": (["Act 3\n", "To be", ", or ", "not to be", "\nthat is ", "the question"], "Hamlet"),
+    "bytes": (
+        [b"\xff", {"raw": [b"\xff"], "share": float("nan")}],
+        {"raw": {"deep": b"\xff\xfe"}, "far": float("inf")},
+    ),
     "raw": ([], b"\xff"),
 }
 """What is shown of each, piece by piece, and what is returned."""
