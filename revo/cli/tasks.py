@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bus import estimates, inspection, subjects
+from bus import estimates, inspection, schedules, subjects
+from bus.errors import NotFoundError
 from bus.estimates import Estimate
 from bus.inspection import Queue, TaskView
 from bus.mesh import Mesh
@@ -216,7 +217,14 @@ def cancel(task_id: str, *, capability: str, client: str, url: str | None, outpu
 
     async def ask() -> Cancelled:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:
-            return await mesh.cancel(task_id, capability=capability, client=client)
+            try:
+                return await mesh.cancel(task_id, capability=capability, client=client)
+            except NotFoundError:
+                found = await schedules.find(mesh.connection, mesh.telemetry, client=client, schedule_id=task_id)
+                if not found.schedules:
+                    raise
+            reason = f"it is a schedule, and no task; `revo schedule rm {task_id}` takes it away"
+            raise NotFoundError(f"task {task_id}", reason)
 
     done = run_async(ask(), "asking a steward")
     if output is Output.JSON:

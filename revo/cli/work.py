@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bus.errors import ConfigError
 from revo.cli.source import Files, Lines
 from revo.cli.submit import fields_of
+
+AT_ONCE: Final = 1000
+"""So many tasks wait or run at a time, if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +24,13 @@ class Work:
     text_field: str | None
     results: Path | None
     batch: str | None
-    at_once: int
+    at_once: int | None
     again: bool
 
     @property
     def given(self) -> bool:
         """Whether there is anything of it."""
-        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch)
+        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch, self.at_once)
         return self.again or any(one is not None for one in said)
 
     def source(self, fields: list[str], to: str) -> Files | Lines:
