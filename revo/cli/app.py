@@ -168,7 +168,7 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", "-w", help="wait for the result and print it")] = False,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="the same, and show what it says meanwhile")] = False,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", help="seconds to wait; then exit 4, the task goes on")
+        float | None, typer.Option("--timeout", min=0.001, help="seconds to wait; then exit 4, the task goes on")
     ] = None,
     each: EachOption = None,
     jsonl: JsonLinesOption = None,
@@ -176,7 +176,7 @@ def submit(
     text_field: TextFieldOption = None,
     results: ResultsOption = None,
     batch: BatchOption = None,
-    at_once: AtOnceOption = 1000,
+    at_once: AtOnceOption = None,
     again: AgainOption = False,
     url: UrlOption = None,
     output: OutputOption = Output.TEXT,
@@ -192,7 +192,7 @@ def submit(
     request = Request(capability, fields or [], json_text, priority, task_id, key, by_content, deadline, agent, timing)
     work = Work(each, jsonl, path_field, text_field, results, batch, at_once, again)
     if work.given:
-        return work_off(request, work, timeout=timeout, url=url, output=output, follow=follow)
+        return work_off(request, work, timeout=timeout, url=url, output=output, follow=follow, wait=wait)
     return send(request, wait=wait, follow=follow, timeout=timeout, url=url, output=output)
 
 

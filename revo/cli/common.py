@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import enum
 import io
 import json
+import math
 import os
 import sys
 import threading
@@ -162,8 +164,38 @@ def waiting(doing: str) -> Iterator[None]:
 
 
 def print_json(value: object) -> None:
-    """One line of JSON on stdout."""
-    write_all(json.dumps(value, default=str) + "\n")
+    """One line of JSON on stdout; see `to_json`."""
+    write_all(f"{to_json(value)}\n")
+
+
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """A value as JSON that any reader takes, whatever a handler made: bytes as `{"base64": "..."}`, wherever they
+    stand; a number that is none, or has no end, as text, such as `"NaN"`; keys as texts.
+    """
+    try:
+        return json.dumps(value, default=_form, allow_nan=False, indent=indent)
+    except (TypeError, ValueError):  # what `default` is not asked about: such numbers, and keys
+        return json.dumps(_forms(value), default=_form, allow_nan=False, indent=indent)
+
+
+def _form(value: object) -> object:
+    return {"base64": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)
+
+
+def _forms(value: object) -> object:
+    if isinstance(value, dict):
+        return {_key(key): _forms(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_forms(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return json.dumps(value)
+    return value
+
+
+def _key(key: object) -> object:
+    if isinstance(key, bytes):
+        return base64.b64encode(key).decode()
+    return key if isinstance(key, str | int | float | None) else str(key)
 
 
 def write_all(text: str) -> None:

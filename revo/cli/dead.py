@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -12,7 +11,19 @@ from bus.errors import BusError, ConfigError, DecodeError
 from bus.inspection import Letter, Link
 from bus.mesh import Mesh
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, ago, console, print_json, quiet_logs, run_async, say_error, table
+from revo.cli.common import (
+    DONE,
+    FAILED,
+    Output,
+    ago,
+    console,
+    print_json,
+    quiet_logs,
+    run_async,
+    say_error,
+    table,
+    to_json,
+)
 
 T = TypeVar("T")
 
@@ -79,8 +90,8 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
     if said.error.fault:
         _line("class", said.error.fault)
     if said.error.details:
-        _line("details", json.dumps(said.error.details, default=str))
-    _line("message", json.dumps(_message(letter), default=str)[:BODY_SHOWN])
+        _line("details", to_json(said.error.details))
+    _line("message", to_json(_message(letter))[:BODY_SHOWN])
     if said.error.traceback:
         terminal.print(f"\n{said.error.traceback.rstrip()}", style="dim", markup=False, soft_wrap=True)
     if len(chain) > 1:

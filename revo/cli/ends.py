@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from bus.errors import ConfigError
+from revo.cli.common import to_json
 
 _BEGIN: Final = b'{"n": '
 """Of each line of ours."""
@@ -44,7 +45,7 @@ class Ends:
         Raises:
             ConfigError: the disk is full, or worse.
         """
-        line = json.dumps(record, default=str) + "\n"
+        line = f"{to_json(record)}\n"
         if self._file is None:
             sys.stdout.write(line)
             sys.stdout.flush()

@@ -53,12 +53,19 @@ PAUSES: Final = (0.5, 5.0)
 
 
 def work_off(
-    request: Request, work: Work, *, timeout: float | None, url: str | None, output: Output, follow: bool = False
+    request: Request,
+    work: Work,
+    *,
+    timeout: float | None,
+    url: str | None,
+    output: Output,
+    follow: bool = False,
+    wait: bool = False,
 ) -> int:
     """Submit all of it and write each result as it comes; returns the exit status: 0 when all have succeeded."""
     quiet_logs()
-    _check(request, follow=follow)
-    source = work.source(request.fields)
+    _check(request, follow=follow, wait=wait)
+    source = work.source(request.fields, f"{request.capability}\0{request.agent or ''}")
     with ends.opened(work.results) as results:
         run = Run(request, work, source, results)
         try:
@@ -72,7 +79,7 @@ def work_off(
     return status
 
 
-def _check(request: Request, *, follow: bool) -> None:
+def _check(request: Request, *, follow: bool, wait: bool) -> None:
     """See that it is a request for many tasks.
 
     Raises:
@@ -85,6 +92,7 @@ def _check(request: Request, *, follow: bool) -> None:
     refused: dict[str, dict[str, object]] = {
         "names one task": {**names, "--by-content": request.by_content or None},
         "shows what one task says": {"--follow": follow or None},
+        "waits for one task, and all of many are waited for": {"--wait": wait or None},
         "is of tasks that are done later, and these are done now": times,
     }
     for why, options in refused.items():

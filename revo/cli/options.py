@@ -53,5 +53,6 @@ AgainOption = Annotated[
     bool, typer.Option("--again", help="of many tasks, do those anew that failed by the word of --results")
 ]
 AtOnceOption = Annotated[
-    int, typer.Option("--at-once", min=1, max=100_000, help="of many tasks, so many wait or run at a time")
+    int | None,
+    typer.Option("--at-once", min=1, max=100_000, help="of many tasks, so many wait or run at a time; default: 1000"),
 ]

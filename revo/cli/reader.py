@@ -11,7 +11,7 @@ from bus import tasks
 from bus.errors import ConfigError
 from revo.cli.ends import Ends
 from revo.cli.source import Item, Source
-from revo.cli.work import Work
+from revo.cli.work import AT_ONCE, Work
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Reader:
     """
 
     def __init__(self, source: Source, results: Ends, before: Before, work: Work, secret: bytes) -> None:
-        self.slots = threading.Semaphore(work.at_once)
+        self.slots = threading.Semaphore(work.at_once or AT_ONCE)
         """One for each piece that is submitted and has not ended."""
         self._source = source
         self._results = results

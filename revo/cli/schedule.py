@@ -14,11 +14,13 @@ from bus.mesh import Mesh
 from bus.messages import Result
 from bus.schedules import ScheduleInfo
 from bus.settings import Settings
-from bus.when import When, when
+from bus.when import MAX_AHEAD, When, when
 from revo.cli.common import DONE, Output, ago, console, guarded_text, print_json, quiet_logs, run_async, table
 
 _UNITS: Final = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)\Z")
+_UNIX: Final = re.compile(r"\d{9,12}(\.\d+)?\Z")
+"""Seconds since 1970; eight digits are a day, as ISO writes it."""
 _TIMES: Final = 5
 _TURNS: Final = {
     "rm": ("unschedule", "is gone"),
@@ -47,7 +49,20 @@ class Timing:
         """
         if self == Timing():
             return None
-        return when(**self.arguments())
+        said = {"--at": self.at, "--after": self.after, "--every": self.every, "--cron": self.cron}
+        given = [name for name, value in said.items() if value is not None]
+        if not given:
+            name = "--timezone" if self.schedule_id is None else "--schedule"
+            raise ConfigError(name, "goes with one of --at, --after, --every and --cron")
+        if len(given) > 1:
+            raise ConfigError(" and ".join(given), "give one of --at, --after, --every and --cron")
+        arguments = self.arguments()
+        try:
+            return when(**arguments)
+        except ConfigError as error:
+            if error.what.partition(" ")[0] != given[0].removeprefix("--"):
+                raise
+            raise ConfigError(f"{given[0]} {said[given[0]]}", error.reason) from None  # as it was typed
 
     def once(self) -> dict[str, Any]:
         """What `Mesh.submit` takes of it for a task that is done once, or now."""
@@ -57,7 +72,7 @@ class Timing:
     def arguments(self) -> dict[str, Any]:
         """As `Mesh.submit` takes them."""
         return {
-            "at": self.at,
+            "at": float(self.at) if self.at is not None and _UNIX.match(self.at) else self.at,
             "after": None if self.after is None else seconds("--after", self.after),
             "every": None if self.every is None else seconds("--every", self.every),
             "cron": self.cron,
@@ -74,7 +89,12 @@ def seconds(option: str, text: str) -> float:
     found = _SPAN.match(text.strip())
     if found is None:
         raise ConfigError(f"{option} {text}", "is no span such as 90, 15m, 2h or 1d")
-    return float(found[1]) * _UNITS[found[2]]
+    span = float(found[1]) * _UNITS[found[2]]
+    if span > MAX_AHEAD:
+        raise ConfigError(f"{option} {text}", "is more than ten years")
+    if option == "--every" and span < 1:
+        raise ConfigError(f"{option} {text}", "is under 1 second")
+    return span
 
 
 def ls(client: str, *, url: str | None, output: Output) -> int:
@@ -89,14 +109,17 @@ def ls(client: str, *, url: str | None, output: Output) -> int:
 
     found = run_async(ask(), "asking a steward")
     if output is Output.JSON:
-        print_json(found.model_dump(mode="json"))
+        print_json(found.model_dump())
         return DONE
     title = "schedules" if found.schedules else "schedules: none"
-    shown = table(title, "=id", "client", "capability", "when", "=next", "note")
-    for one in found.schedules:
-        shown.add_row(
-            *map(guarded_text, (one.schedule_id, one.client, one.capability, _when(one), _due(one), _note(one)))
+    shown = table(title, "=id", "client", "capability", "when", "next", "note")
+    for column in shown.columns[1:]:
+        column.overflow = (
+            "fold"  # an id is long: on a narrow terminal the rest takes more lines, and nothing is cut off
         )
+    for one in found.schedules:
+        note = _note(one).partition(",")[0]
+        shown.add_row(*map(guarded_text, (one.schedule_id, one.client, one.capability, _when(one), _due(one), note)))
     shown.show_header = shown.row_count > 0
     console().print(shown)
     if found.total > len(found.schedules):
@@ -127,8 +150,8 @@ def show(schedule_id: str, client: str, *, url: str | None, output: Output) -> i
     info, result = run_async(ask(), "asking a steward")
     times = next_times(info)
     if output is Output.JSON:
-        last = result.model_dump(mode="json") if result else None
-        print_json({**info.model_dump(mode="json"), "next_times": times, "result": last})
+        last = result.model_dump() if result else None
+        print_json({**info.model_dump(), "next_times": times, "result": last})
         return DONE
     facts = [("schedule", info.schedule_id), ("client", info.client), ("capability", info.capability)]
     facts += [("when", _when(info)), ("priority", info.priority), ("deadline", f"{info.deadline:g} s after it is due")]
@@ -154,7 +177,7 @@ def turn(command: str, schedule_id: str, client: str, *, url: str | None, output
 
     info = run_async(ask(), "asking a steward")
     if output is Output.JSON:
-        print_json(info.model_dump(mode="json"))
+        print_json(info.model_dump())
     else:
         console().print(f"schedule {info.schedule_id} of {info.client} {said}", soft_wrap=True)
     return DONE
@@ -174,11 +197,15 @@ def next_times(info: ScheduleInfo) -> list[float]:
 def _when(info: ScheduleInfo) -> str:
     if info.once:
         return "once"
-    return f"{info.when.removeprefix('@')} {info.zone}".strip()
+    words = info.when.removeprefix("@").split()
+    if len(words) == 6 and words[0] == "0":
+        del words[0]  # the server wants seconds, and people write five fields
+    return " ".join((*words, info.zone)).strip()
 
 
 def _due(info: ScheduleInfo) -> str:
-    return "" if info.next_at is None else _clock(info.next_at)
+    """Roughly: a table has no room for more."""
+    return "" if info.next_at is None else " ".join(in_(info.next_at).split()[:3])
 
 
 def _clock(moment: float) -> str:

@@ -65,6 +65,8 @@ class Lines:
     fields: dict[str, Any]
     """What is added to each message, and wins."""
     batch: str
+    to: str
+    """Who is to do it: the same line is other work for somebody else."""
 
     def check(self) -> None:
         """Make sure that there is such a file.
@@ -90,7 +92,7 @@ class Lines:
             for n, line, whole in _lines(file):
                 if line:
                     message, fault = self._message(line) if whole else (None, f"is longer than {MAX_LINE} bytes")
-                    yield _item(Item(n, {"n": n}, message, fault), "line", work, str(n))
+                    yield _item(Item(n, {"n": n}, message, fault), "line", self.to, work, str(n))
 
     def _message(self, line: bytes) -> tuple[dict[str, Any] | None, str]:
         try:
@@ -111,6 +113,8 @@ class Files:
     text_field: str | None
     fields: dict[str, Any]
     batch: str
+    to: str
+    """Who is to do it, as in `Lines`."""
 
     def check(self) -> None:
         """Make sure that there is something to do.
@@ -139,7 +143,7 @@ class Files:
             except (OSError, ValueError) as error:
                 message, fault = None, getattr(error, "strerror", None) or str(error)
             work = self.batch or os.getcwd()  # noqa: PTH109
-            yield _item(Item(n, {"n": n, "path": path}, message, fault), "file", work, path, state)
+            yield _item(Item(n, {"n": n, "path": path}, message, fault), "file", self.to, work, path, state)
 
     def _paths(self) -> Iterator[str]:
         return (path for path in glob.iglob(self.pattern, recursive=True) if os.path.isfile(path))  # noqa: PTH113, PTH207

@@ -22,6 +22,7 @@ from revo.cli.common import (
     quiet_logs,
     run_async,
     say_error,
+    to_json,
     waiting,
     write_all,
 )
@@ -187,9 +188,9 @@ async def _estimate(mesh: Mesh, handle: Handle) -> Estimate | None:
 def show(result: Result, output: Output, *, kind: str = "") -> int:
     """Print how a task ended, in JSON as something of that kind; returns the exit status."""
     if output is Output.JSON:
-        print_json(({"kind": kind} if kind else {}) | result.model_dump(mode="json"))
+        print_json(({"kind": kind} if kind else {}) | result.model_dump())
     elif result.status == "succeeded":
-        text = result.value if isinstance(result.value, str) else json.dumps(result.value, indent=2, default=str)
+        text = result.value if isinstance(result.value, str) else to_json(result.value, indent=2)
         write_all(f"{text}\n")
     if result.status == "succeeded":
         return DONE

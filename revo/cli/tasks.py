@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from bus import estimates, inspection, subjects
+from bus import estimates, inspection, schedules, subjects
+from bus.errors import NotFoundError
 from bus.estimates import Estimate
 from bus.inspection import Queue, TaskView
 from bus.mesh import Mesh
@@ -71,7 +72,7 @@ def _queue(queue: Queue) -> dict[str, Any]:
 
 
 def _brief(result: Result) -> dict[str, Any]:
-    return result.model_dump(exclude={"value"}, mode="json")
+    return result.model_dump(exclude={"value"})
 
 
 def _queues(queues: list[Queue]) -> Table:
@@ -140,9 +141,9 @@ def show(task_id: str, *, url: str | None, output: Output) -> int:
 
 def _as_json(view: TaskView) -> dict[str, Any]:
     if view.ended is not None:
-        return {"state": view.ended.status, **view.ended.model_dump(mode="json")}
+        return {"state": view.ended.status, **view.ended.model_dump()}
     if view.later is not None:
-        return {"state": "later", "task_id": view.later.schedule_id, **view.later.model_dump(mode="json")}
+        return {"state": "later", "task_id": view.later.schedule_id, **view.later.model_dump()}
     if view.running is not None:
         seconds = round(time.time() - view.running.since, 3)
         return {**view.running.model_dump(), "instance": view.instance, "seconds": seconds}
@@ -216,7 +217,14 @@ def cancel(task_id: str, *, capability: str, client: str, url: str | None, outpu
 
     async def ask() -> Cancelled:
         async with Mesh.connect(url, settings=Settings.from_env(), service="revo-tasks") as mesh:
-            return await mesh.cancel(task_id, capability=capability, client=client)
+            try:
+                return await mesh.cancel(task_id, capability=capability, client=client)
+            except NotFoundError:
+                found = await schedules.find(mesh.connection, mesh.telemetry, client=client, schedule_id=task_id)
+                if not found.schedules:
+                    raise
+            reason = f"it is a schedule, and no task; `revo schedule rm {task_id}` takes it away"
+            raise NotFoundError(f"task {task_id}", reason)
 
     done = run_async(ask(), "asking a steward")
     if output is Output.JSON:

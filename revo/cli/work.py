@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from bus.errors import ConfigError
 from revo.cli.source import Files, Lines
 from revo.cli.submit import fields_of
+
+AT_ONCE: Final = 1000
+"""So many tasks wait or run at a time, if nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +24,17 @@ class Work:
     text_field: str | None
     results: Path | None
     batch: str | None
-    at_once: int
+    at_once: int | None
     again: bool
 
     @property
     def given(self) -> bool:
         """Whether there is anything of it."""
-        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch)
+        said = (self.each, self.jsonl, self.path_field, self.text_field, self.results, self.batch, self.at_once)
         return self.again or any(one is not None for one in said)
 
-    def source(self, fields: list[str]) -> Files | Lines:
-        """What to read.
+    def source(self, fields: list[str], to: str) -> Files | Lines:
+        """What to read. `to` says who is to do it.
 
         Raises:
             ConfigError: options that do not go together, or nothing to be read.
@@ -44,7 +48,7 @@ class Work:
         added, batch = fields_of(fields), self.batch or ""
         made: Files | Lines
         if self.each is not None:
-            made = Files(self.each, self.path_field or "path", self.text_field, added, batch)
+            made = Files(self.each, self.path_field or "path", self.text_field, added, batch, to)
             if made.path_field == made.text_field:
                 raise ConfigError(f"--content {self.text_field}", "is the field that the path goes to; see --as")
         else:
@@ -52,6 +56,6 @@ class Work:
                 if value is not None:
                     raise ConfigError(f"{name} {value}", "goes with --each: a line is a whole message")
             assert self.jsonl is not None
-            made = Lines(self.jsonl, added, batch)
+            made = Lines(self.jsonl, added, batch, to)
         made.check()
         return made

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import nats
@@ -179,6 +181,57 @@ async def test_the_document_on_choosing_works_as_it_stands(server: Server, tmp_p
     assert len([line for line in lines if line.startswith("hello ann, this is greeter-")]) == 7
     assert {line.split()[-1] for line in lines[:7]} <= {first.instance, second.instance}
     assert lines[7:] == ["{'greeter': 'ann'}", "['ann']", "['greeter']"]
+
+
+def python_in(name: str) -> list[str]:
+    """The programs, and parts of such, that a document shows."""
+    return re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / name).read_text(), re.MULTILINE | re.DOTALL)
+
+
+async def test_the_programs_on_long_tasks_families_schedules_and_payloads_work_as_they_stand(
+    server: Server, tmp_path: Path
+) -> None:
+    crawler, follow = python_in("progress.md")
+    editor, some, _ = python_in("children.md")
+    (schedules,) = python_in("schedules.md")
+    (payload,), (fairness,) = python_in("payloads.md"), python_in("fairness.md")
+    parts = (
+        payload + "print(text)\n" + fairness,
+        'handles = [await mesh.submit("summarize", {"chapter": "one"})]\n' + some,
+        'print(await (await mesh.submit("digest", {"chapters": ["a", "b"]})).result())',
+    )
+    body = textwrap.indent("\n".join(parts), " " * 8)
+    begin = "import asyncio\nfrom pathlib import Path\nfrom revo import Mesh\n\nasync def main():\n"
+    rest = f"{begin}    async with Mesh.connect() as mesh:\n{body}\n\nasyncio.run(main())\n"
+    programs = {"crawler": crawler, "editor": editor, "follow": follow, "schedules": schedules, "rest": rest}
+    for name, text in programs.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    (tmp_path / "talk.flac").write_bytes(bytes(1000))
+
+    async def run(name: str) -> list[str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            f"{name}.py",
+            cwd=tmp_path,
+            env={**os.environ, "REVO_NATS_URL": server.url},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 0, name
+        return out.decode().splitlines()
+
+    async with contextlib.AsyncExitStack() as stack:
+        targets = ["tests.e2e.documented:Documented", "actors.steward:Steward"]
+        targets += [f"{tmp_path / 'crawler.py'}:Crawler", f"{tmp_path / 'editor.py'}:Editor"]
+        started = (actor(target, server.url, tmp_path / f"{n}.log") for n, target in enumerate(targets))
+        await asyncio.gather(*map(stack.enter_async_context, started))
+        followed, later, others = await asyncio.gather(run("follow"), run("schedules"), run("rest"))
+    pages = [line.partition(" ")[2] for line in followed if "words" in line]
+    assert pages == ["{'page': 'a', 'words': 4}", "{'page': 'b', 'words': 4}"]
+    assert followed[-1] == "8"
+    assert (later[0], later[-1]) == ("report {'week': 47}", "3")
+    assert others[0] == "1000"
+    assert others[-1] == "[\"summary {'chapter': 'a'}\", \"summary {'chapter': 'b'}\"]"
 
 
 async def test_the_wire_document_works_in_plain_nats_py(server: Server, tmp_path: Path) -> None:

@@ -263,6 +263,22 @@ async def test_each_file_that_a_pattern_finds_is_a_task_and_a_changed_one_is_ano
     assert (first["succeeded"], first["before"], second["succeeded"], second["before"]) == (3, 0, 3, 2)
 
 
+async def test_the_same_file_for_another_capability_or_another_agent_is_other_work(
+    server: Server, shell: Shell, tmp_path: Path
+) -> None:
+    work = tmp_path / "work.jsonl"
+    work.write_text('{"id": 4, "text": "hi"}\n')
+    command = ("--jsonl", str(work), "--results", "results.jsonl", "--url", server.url, "-o", "json")
+    async with actor(TOILER, server.url, tmp_path / "log"), actor(ECHO, server.url, tmp_path / "echo.log"):
+        said = [
+            json.loads((await run(shell, "submit", *to, *command)).stdout)
+            for to in (("toil",), ("echo",), ("echo", "--agent", "echo"), ("toil",))
+        ]
+    assert [(one["succeeded"], one["before"]) for one in said] == [(1, 0), (1, 0), (1, 0), (1, 1)]
+    values = [record["value"] for record in records((tmp_path / "results.jsonl").read_text())]
+    assert values == [4, {"text": "hi"}, {"text": "hi"}]
+
+
 async def test_the_commands_of_the_document_do_what_they_say(server: Server, shell: Shell, tmp_path: Path) -> None:
     (script,) = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs" / "files.md").read_text(), re.MULTILINE | re.DOTALL)
     (tmp_path / "src").mkdir()

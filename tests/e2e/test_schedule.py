@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import time
 from typing import Any
 
 import pytest
@@ -34,9 +36,18 @@ async def test_schedules_are_made_seen_and_changed(running: Shell) -> None:
 
     assert (await eventually(occurred))["status"] == "succeeded"
     assert running.json("schedule", "pause", "tick")["paused"]
+    late = running.json("submit", "echo", "text=no", "--at", f"{time.time() + 899:.0f}")["task_id"]
+    lines = running.revo("schedule", "ls", COLUMNS="80").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert re.search(rf"{late} +operat\S* +echo +once +in 14", "\n".join(lines)), "all of it, on 80 columns"
+    assert "…" not in "".join(lines)
     shown = running.revo("schedule", "ls", COLUMNS="140").stdout
-    assert "0 0 9 * * 1-5 Europe/Berlin" in shown
+    assert " 0 9 * * 1-5 Europe/Berlin" in shown
+    assert "0 0 9" not in shown
     assert "paused" in shown
+    is_one = running.revo("tasks", "cancel", "daily")
+    assert (is_one.returncode, "`revo schedule rm daily` takes it away" in is_one.stderr) == (1, True)
+    assert running.json("tasks", "cancel", late)["cancelled"]
     assert len(running.json("schedule", "show", "daily")["next_times"]) == 5
     assert "succeeded" in running.revo("schedule", "show", "tick").stdout
     assert not running.json("schedule", "resume", "tick")["paused"]

@@ -62,6 +62,33 @@ class Teller(Agent):
         return story.pages
 
 
+class Speech(BaseModel):
+    of: str = "words"
+
+
+SPEECHES: dict[str, tuple[list[Any], Any]] = {
+    "words": (["Act 3\n", "To be", ", or ", "not to be", "\nthat is ", "the question"], "Hamlet"),
+    "bytes": (
+        [b"\xff", {"raw": [b"\xff"], "share": float("nan")}],
+        {"raw": {"deep": b"\xff\xfe"}, "far": float("inf")},
+    ),
+    "raw": ([], b"\xff"),
+}
+"""What is shown of each, piece by piece, and what is returned."""
+
+
+class Speaker(Teller):
+    """Tells stories, and has speeches that know no lines."""
+
+    @task("speak", time_limit=60.0)
+    async def speak(self, speech: Speech, context: TaskContext) -> Any:
+        pieces, value = SPEECHES[speech.of]
+        for n, piece in enumerate(pieces, 1):
+            await context.emit(piece)
+            await context.progress(n / len(pieces), f"piece {n}")
+        return value
+
+
 def numbers(items: list[Item]) -> list[int]:
     """The numbers of what was said, and of what is gone."""
     found: list[int] = []

@@ -14,6 +14,7 @@ from bus.server import Server
 from revo.cli.common import Output
 from revo.cli.files import work_off
 from revo.cli.schedule import Timing
+from revo.cli.source import Lines
 from revo.cli.submit import Request
 from revo.cli.work import Work
 from tests.conftest import QUICK, StartWorker
@@ -82,3 +83,12 @@ async def test_what_failed_is_done_again_when_that_is_asked_for_and_only_then(
     ends = [json.loads(line) for line in results.read_text().splitlines()]
     assert [end["status"] for end in ends if end["n"] == 2] == ["failed", "failed", "succeeded"]
     assert len({end["task_id"] for end in ends}) == 4
+
+
+def test_the_same_line_for_somebody_else_is_other_work(tmp_path: Path) -> None:
+    (tmp_path / "work.jsonl").write_text('{"id": 1}\n')
+    keys = set()
+    for to in ("toil\0", "echo\0", "echo\0toiler"):
+        (item,) = Lines(str(tmp_path / "work.jsonl"), {}, "", to).items()
+        keys.add(item.key)
+    assert len(keys) == 3

@@ -157,6 +157,7 @@ ITS_OWN = PAYLOADS + "test_a_reference_that_is_not_to_the_tasks_own_payload_fail
 SWEPT = PAYLOADS + "test_a_sweep_removes_what_nothing_names_and_nothing_else"
 READ_ON = PAYLOADS + "test_a_server_that_is_killed_in_the_middle_of_a_payload_loses_nothing_of_it[read back]"
 
+OTHER_WORK = "tests/integration/test_files_of_work.py::test_the_same_line_for_somebody_else_is_other_work"
 TAKEN_UP = "tests/integration/test_files_of_work.py::"
 TAKEN_UP += "test_work_that_is_taken_up_again_finds_the_results_of_what_was_submitted"
 TRACED = "tests/unit/test_schedules.py::test_a_trace_that_could_bring_another_header_is_refused"
@@ -327,6 +328,14 @@ MUTANTS = [
         'pattern=r"^[0-9a-f-]*")',
         TRACED,
         "DID NOT RAISE",
+    ),
+    Mutant(
+        "a line is the same work whoever is to do it",
+        "revo/cli/source.py",
+        '"line", self.to, work, str(n))',
+        '"line", work, str(n))',
+        OTHER_WORK,
+        "assert 1 == 3",
     ),
     Mutant(
         "a line of a file of work is another task each time",
