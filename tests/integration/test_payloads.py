@@ -29,7 +29,7 @@ from bus.settings import MIB, Settings
 from bus.tasks import envelope_of
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
-from tests.guarded import at_work
+from tests.guarded import at_work, before
 from tests.processes import ActorProcess, actor
 
 STEWARD = "actors.steward:Steward"
@@ -255,6 +255,24 @@ async def test_users_with_an_account_of_their_own_send_and_get_large_payloads(tm
         assert await first.result(timeout=30) == bytes(5)
         assert await eventually(lambda: only(operator, 1)), "what was sent twice has been released by its client"
         assert "denied" not in porter.log + (tmp_path / "steward.log").read_text()
+
+
+async def test_an_agent_with_credentials_of_before_payloads_fails_a_task_with_one_and_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(monkeypatch, ".BLOBS.", "revo.blob.")
+    async with (
+        at_work(tmp_path, "porter", "carry") as here,
+        actor(STEWARD, here.server.url, tmp_path / "steward.log", **here.env(subjects.STEWARD)),
+        actor(PORTER, here.server.url, tmp_path / "porter.log", **here.env("porter")),
+        here.mesh("alice") as mesh,
+    ):
+        for message in ({"data": SOME}, {"size": 2 * MIB}):
+            outcome = await (await mesh.submit("carry", message)).outcome(timeout=20)
+            assert outcome.error is not None
+            assert (outcome.status, outcome.error.code, outcome.attempts) == ("failed", "permission_denied", 1)
+        fits = await mesh.submit("carry", {"size": 600 * 1024})
+        assert await fits.result(timeout=20) == bytes(600 * 1024), "it goes with the result, as it did before"
 
 
 DIGEST = hashlib.sha256(SOME).hexdigest()
