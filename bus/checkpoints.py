@@ -21,6 +21,7 @@ from bus.emitting import run_of
 from bus.errors import (
     AttemptEndedError,
     PayloadTooLargeError,
+    QueueFullError,
     RequestTimeoutError,
     SupersededError,
     TransportError,
@@ -97,6 +98,7 @@ class Checkpoint:
 
         Raises:
             SupersededError: a later run has claimed it.
+            QueueFullError: there is no room to write what stands once more. Where nothing stands that is no error.
             TransportError: it could not be claimed now.
         """
         connection, loop = self._connection, asyncio.get_running_loop()
@@ -115,6 +117,10 @@ class Checkpoint:
             headers = self._headers(standing.sequence if standing is not None else 0, content_type)
             try:
                 self._sequence = (await jetstream.store(connection, self._subject, body, headers)).sequence
+            except QueueFullError:
+                if standing is not None:
+                    raise
+                return  # the first save says so, and takes over what an earlier run has saved by then
             except WrongSequenceError:
                 if loop.time() > until:
                     raise RequestTimeoutError(self._subject, connection.settings.publish_timeout) from None
@@ -221,6 +227,9 @@ class Checkpoint:
                 stored = await jetstream.store(self._connection, self._subject, body, headers)
             except WrongSequenceError:
                 standing = await self._standing()
+                if standing is not None and not self._sequence and run_of(standing) < self._run:
+                    self._sequence = standing.sequence  # there was no room to claim it
+                    continue
                 if standing is None or not self._is_ours(standing):
                     raise self._lose() from None
                 self._sequence = standing.sequence

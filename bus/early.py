@@ -97,11 +97,12 @@ class Ender:
         elif standing.status == "failed":
             await endings.bury(connection, envelope, standing)
         await jetstream.delete(connection, subjects.TASKS, envelope.sequence)
-        if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
-            await blobs.remove(connection, Place.of(envelope), blobs.id_in(envelope.headers))
         order = {"sequence": envelope.sequence, "status": standing.status, "task": envelope.name}
         subject = subjects.control(subjects.EVERYONE, subjects.EVERYONE, "end")
         await connection.publish(subject, codec.encode(order), {CONTENT_TYPE: MSGPACK})
+        # Last: it is not found in the queue again, so who could not do this would never tell the workers.
+        if standing.status != "failed" and BLOB in envelope.headers:  # a failed one's stays with its dead letter
+            await blobs.remove(connection, Place.of(envelope), blobs.id_in(envelope.headers))
         return standing
 
     def _count(self, envelope: Envelope, result: Result) -> None:

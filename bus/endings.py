@@ -46,8 +46,9 @@ FAILED_TASK: Final = "failed_task"
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-async def store_result(connection: Connection, envelope: Envelope, result: Result) -> Result:
-    """Store the task's result unless it has one, and return the one that stands.
+async def store_result(connection: Connection, envelope: Envelope, result: Result, *, within: bool = False) -> Result:
+    """Store the task's result unless it has one, and return the one that stands. With `within`, its value may be as
+    large as a message can.
 
     Raises:
         EncodeError, PayloadTooLargeError: this result cannot be stored, ever; its value may be beside it (`bus.blobs`).
@@ -62,7 +63,7 @@ async def store_result(connection: Connection, envelope: Envelope, result: Resul
     if not result.chunks:
         del plain["chunks"]
     body = codec.encode(plain, envelope.content_type, subject=subject)
-    if len(body) > connection.settings.blob_above and result.value is not None:
+    if not within and len(body) > connection.settings.blob_above and result.value is not None:
         raise PayloadTooLargeError(subject, len(body), connection.settings.blob_above, "REVO_BLOB_ABOVE")
     headers = {
         EXPECTED_SUBJECT_SEQUENCE: "0",

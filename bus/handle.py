@@ -63,6 +63,19 @@ class Handle:
         """
         client, arrival = self._client, self._arrival
         until = None if timeout is None else time.monotonic() + timeout
+        ended = await self._ended(timeout)
+        if ended.blob is None:
+            return ended
+        try:
+            async with asyncio.timeout(None if until is None else until - time.monotonic()):
+                return await arrival.filled(client.connection)
+        except TimeoutError:
+            assert timeout is not None
+            raise ResultTimeoutError(self.task_id, timeout) from None
+
+    async def _ended(self, timeout: float | None = None) -> Result:
+        """As `outcome`, but a value that is large still stands beside it."""
+        client, arrival = self._client, self._arrival
         arrivals = client.arrivals
         if not arrivals.listening:
             await arrivals.listen()
@@ -73,14 +86,7 @@ class Handle:
             raise ResultTimeoutError(self.task_id, timeout)
         if arrival.result is None:
             raise await closed(client.connection)
-        if arrival.result.blob is None:
-            return arrival.result
-        try:
-            async with asyncio.timeout(None if until is None else until - time.monotonic()):
-                return await arrival.filled(client.connection)
-        except TimeoutError:
-            assert timeout is not None
-            raise ResultTimeoutError(self.task_id, timeout) from None
+        return arrival.result
 
     @property
     def arrival(self) -> Arrival:
@@ -120,7 +126,7 @@ class Handle:
         """
         client = self._client
         name = (client.name, self.capability, self.task_id)
-        return following.follow(client.connection, client.telemetry, name, self.outcome, after)
+        return following.follow(client.connection, client.telemetry, name, self._ended, after)
 
     async def cancel(self) -> Cancelled:
         """Cancel the task, and the children that its handler submitted; see `bus.mesh.Mesh.cancel`."""

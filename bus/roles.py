@@ -126,7 +126,6 @@ def _submitting(user: str, capabilities: Sequence[str]) -> list[str]:
         subjects.api("DIRECT.GET", subjects.RESULTS, f"revo.result.{user}.>"),
         subjects.api("DIRECT.GET", subjects.BLOBS, f"revo.blob.{user}.>"),
         *blobs,
-        subjects.SPENT_SUBJECTS,
         *(subjects.rpc(subjects.STEWARD, method, user) for method in OF_CLIENTS),
         *(subjects.scoped(subjects.STEWARD, "schedule", capability, user) for capability in capabilities),
     ]

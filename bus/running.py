@@ -20,6 +20,8 @@ from bus.errors import (
     DecodeError,
     EncodeError,
     PayloadTooLargeError,
+    QueueFullError,
+    ServerError,
     SupersededError,
     TimeLimitError,
     TransportError,
@@ -223,15 +225,19 @@ class Runner:
         if BLOB in whole.headers:  # the handler gets the whole; what is buried or handed back stays as it came
             try:
                 whole = await beside.whole(self._connection, whole)
-            except (CodecError, PayloadTooLargeError) as error:
+            except (CodecError, PayloadTooLargeError, ServerError) as error:  # or credentials of an earlier version
                 return Happening.UNREADABLE, error
             span.event("large payload read", size=len(whole.body))
         run.bench = bench = Workbench(self._connection, run.envelope, lambda: run.stop(Happening.SUPERSEDED))
         if run.capability.saves:
             try:
-                await self._settler.persist(run, bench.claim)
+                full = await self._settler.persist(run, functools.partial(_claim, bench))
             except SupersededError as error:
                 return Happening.SUPERSEDED, error
+            if full is not None:
+                log.warning("task %s is handed back, for its checkpoint cannot be claimed: %s", whole.task_id, full)
+                run.pause = run.capability.policy.pause(whole.deliveries)
+                return Happening.HANDED_BACK, full
         ended = await self._handle(run, bench, span, whole)
         return ended if bench.superseded is None else (Happening.SUPERSEDED, bench.superseded)
 
@@ -309,6 +315,19 @@ class Runner:
         await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
         if run.in_handler:
             run.stop(Happening.EXPIRED)
+
+
+async def _claim(bench: Workbench) -> QueueFullError | None:
+    """Take over the checkpoint of the runs before; what is returned is no fault of the server, and is not waited for:
+    the worker can do all that has none.
+    """
+    try:
+        await bench.claim()
+    except QueueFullError as full:
+        return full
+    except ServerError as refused:  # credentials of an earlier version: who saves is told
+        log.warning("%s", refused)
+    return None
 
 
 async def _work(run: Run, bench: Workbench, whole: Envelope) -> object:

@@ -16,7 +16,14 @@ from typing import Any, Final, TypeVar
 
 from bus import attempts, blobs, codec, endings, subjects
 from bus.connection import Connection
-from bus.errors import BusError, EncodeError, PayloadTooLargeError, TransportError, WrongSequenceError
+from bus.errors import (
+    BusError,
+    EncodeError,
+    PayloadTooLargeError,
+    ServerError,
+    TransportError,
+    WrongSequenceError,
+)
 from bus.extender import Extender
 from bus.messages import Attempts, Blob, Envelope, Result, Status
 from bus.outcomes import Happening, Outcome, Settle, decide
@@ -132,7 +139,7 @@ class Settler:
             except PayloadTooLargeError:
                 if result.value is None:
                     raise
-                standing = await self._store_beside(run, result)
+                standing = await self._store_beside(run, span, result)
         except (EncodeError, PayloadTooLargeError) as unfit:
             span.fail(unfit)
             failed = self.result(run, "failed", unfit, trace_id=span.trace_id)
@@ -144,7 +151,7 @@ class Settler:
         await self._make_sure_of_the_rest(run, standing)
         await self._settle(run, Settle.ACK if standing.status == "succeeded" else Settle.TERM)
 
-    async def _store_beside(self, run: Run, result: Result) -> Result:
+    async def _store_beside(self, run: Run, span: Span, result: Result) -> Result:
         """Store a result whose value is too large for a message: that goes beside it, and before it.
 
         Raises:
@@ -162,12 +169,28 @@ class Settler:
             return await blobs.put(connection, place, body, blob_id=blob_id, ttl=ttl, content_type=kind)
 
         run.spare = blob_id
-        blob = await self.persist(run, put)
+        try:
+            blob = await self.persist(run, put)
+        except ServerError as refused:
+            return await self._store_refused(run, span, result, refused)
         small = result.model_copy(update={"value": None, "blob": blob})
         standing = await self.persist(run, lambda: endings.store_result(connection, envelope, small))
         if standing.blob is not None and standing.blob.id == blob_id:
             run.spare = ""
         return standing
+
+    async def _store_refused(self, run: Run, span: Span, result: Result, refused: ServerError) -> Result:
+        """Store a result whose value may not stand beside it, as with credentials of an earlier version: with it, as
+        that did, if a message can be so large. Otherwise the task has failed.
+        """
+        log.warning("task %s: its value cannot stand beside its result: %s", run.envelope.task_id, refused)
+        connection, envelope = self._connection, run.envelope
+        try:
+            return await self.persist(run, lambda: endings.store_result(connection, envelope, result, within=True))
+        except PayloadTooLargeError:
+            span.fail(refused)
+            failed = self.result(run, "failed", refused, trace_id=span.trace_id)
+            return await self.persist(run, lambda: endings.store_result(connection, envelope, failed))
 
     async def _make_sure_of_the_rest(self, run: Run, result: Result) -> None:
         """What must stand besides the result before the task leaves the queue."""

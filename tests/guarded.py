@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import pytest
 
 from actors.keyring import Keyring
 from actors.loading import default_policy
-from bus import topology
+from bus import roles, topology
 from bus.connection import Connection
-from bus.grants import Wish
+from bus.grants import Grants, Wish
 from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.server import Server
@@ -65,6 +67,19 @@ def people(keyring: Keyring, *, isolated: bool, tenant: str = MAIN) -> None:
     keyring.ensure("gate", "gateway", Wish(), tenant, isolated=isolated)
     keyring.ensure("eye", "observer", Wish(), tenant)
     keyring.ensure("hermes", "foreign", Wish(), tenant)
+
+
+def before(monkeypatch: pytest.MonkeyPatch, *parts: str) -> None:
+    """Grant agents nothing with one of these parts in its subject: as a version did that did not know of it."""
+    grants = roles.grants
+
+    def of_before(role: str, user: str, wish: Wish, foreign: Sequence[str] = ()) -> Grants:
+        found = grants(role, user, wish, foreign)
+        if role != roles.AGENT:
+            return found
+        return replace(found, sends=tuple(one for one in found.sends if not any(part in one for part in parts)))
+
+    monkeypatch.setattr(roles, "grants", of_before)
 
 
 @contextlib.asynccontextmanager

@@ -76,7 +76,15 @@ class Storage:
         return result.blob is None or result.blob.id != blob_id
 
     async def _needed(self, place: Place, blob_id: str) -> bool:
-        """Whether a task in the queue, as the view has it, or a result or a dead letter names a blob."""
+        """Whether a task in the queue, or a result or a dead letter, names a blob."""
+        needed = await self._named(place, blob_id)
+        if needed is None:  # a task that has just been moved to a lane stands where the view does not know it yet
+            await self._backlog.refresh()
+            needed = await self._named(place, blob_id)
+        return bool(needed)
+
+    async def _named(self, place: Place, blob_id: str) -> bool | None:
+        """The same, with the queue as the view has it; None: nobody knows of such a task."""
         queued = [
             task
             for task in await self._backlog.find(place.task_id)
@@ -89,7 +97,7 @@ class Storage:
         if letter is not None and blobs.id_in(letter.headers) == blob_id:
             return True
         if result is None:
-            return bool(queued)
+            return True if queued else None
         # It has ended, and will not run again. Of one that failed the dead letter may yet have to be written.
         return result.status == "failed" and any(task.sequence == result.sequence for task in queued)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import signal
 from pathlib import Path
@@ -13,15 +14,24 @@ import pytest
 from actors.actor import Agent, TaskContext, check_class, task
 from bus import checkpoints, codec, jetstream, subjects
 from bus.connection import Connection
-from bus.errors import ConfigError, ConnectionLostError, Retry, SupersededError, TaskFailedError, WrongSequenceError
+from bus.errors import (
+    ConfigError,
+    ConnectionLostError,
+    QueueFullError,
+    Retry,
+    SupersededError,
+    TaskFailedError,
+    WrongSequenceError,
+)
 from bus.following import Chunk
 from bus.mesh import Mesh
-from bus.messages import Envelope
+from bus.messages import CONTENT_TYPE, MSGPACK, Envelope
 from bus.pending import Pending
 from bus.server import Server
 from bus.tasks import envelope_of
-from tests.conftest import StartWorker
+from tests.conftest import QUICK, StartWorker
 from tests.eventually import eventually
+from tests.guarded import at_work, before
 from tests.integration.streaming import WOKEN, Place, Story, numbers, read, serve
 from tests.integration.test_progress import TELLER
 from tests.processes import actor
@@ -247,3 +257,73 @@ async def test_what_was_said_before_a_save_is_stored_before_it(mesh: Mesh) -> No
         await save
     assert not saver.stands, "a state must not say that something was shown that never was"
     await saver.flush()
+
+
+async def test_an_agent_with_credentials_of_before_checkpoints_does_what_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(monkeypatch, ".CHECKPOINTS.", "revo.saved.")
+    async with (
+        at_work(tmp_path, "teller", "tell") as here,
+        actor("actors.steward:Steward", here.server.url, tmp_path / "steward.log", **here.env(subjects.STEWARD)),
+        actor(TELLER, here.server.url, tmp_path / "teller.log", **here.env("teller")),
+        here.mesh("alice") as mesh,
+    ):
+        saving = await mesh.submit("tell", {"pages": 1}, task_id="one")
+        with pytest.raises(TaskFailedError, match=r"may not publish.* revo\.saved\.alice\.tell\.one"):
+            await saving.result(timeout=20)
+        assert await (await mesh.submit("tell", {"pages": 0}, task_id="two")).result(timeout=20) == 0
+
+
+class Keeper(Agent):
+    """Saves what it is given, and returns what an attempt before it has saved."""
+
+    @task("keep", saves=Place)
+    async def keep(self, place: Place, context: TaskContext) -> int:
+        if place.pages:
+            await context.save(place)
+        return context.saved.pages if context.saved else 0
+
+
+async def test_where_there_is_no_room_for_checkpoints_only_those_wait_who_have_one(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    connection = mesh.connection
+    info = await jetstream.call(connection, "STREAM.INFO", subjects.CHECKPOINTS)
+    config = {**info["config"], "max_bytes": 64 * 1024}
+    await jetstream.call(connection, "STREAM.UPDATE", subjects.CHECKPOINTS, body=config)
+    state = codec.encode({"pages": 7}, MSGPACK)
+    await jetstream.store(connection, subjects.saved("anon", "keep", "old"), state, {CONTENT_TYPE: MSGPACK})
+    for size in (1000, 10):
+        with contextlib.suppress(QueueFullError):
+            for number in range(1000):
+                await jetstream.store(connection, subjects.saved("anon", "other", f"{size}-{number}"), bytes(size))
+    worker = await serve(start_worker, Keeper, policy=dataclasses.replace(QUICK, max_attempts=1), concurrency=2)
+    waits = await mesh.submit("keep", {}, task_id="old")
+    assert await (await mesh.submit("keep", {}, task_id="new")).result(timeout=10) == 0
+    with pytest.raises(TaskFailedError, match="full"):
+        await (await mesh.submit("keep", {"pages": 1}, task_id="saves")).result(timeout=10)
+    assert not waits.arrival.done
+    assert worker.unstored == 0, "it takes what it can do"
+    body = {"filter": subjects.saved("anon", "other", "*")}
+    await jetstream.call(connection, "STREAM.PURGE", subjects.CHECKPOINTS, body=body)
+    outcome = await waits.outcome(timeout=10)
+    assert (outcome.value, outcome.attempts) == (7, 1)
+    assert outcome.deliveries > 1
+
+
+async def test_a_run_that_found_no_room_to_claim_takes_over_what_an_earlier_one_saves_then(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = checkpoint(mesh.connection, 1), checkpoint(mesh.connection, 2)
+
+    async def full(*_: object) -> jetstream.Stored:
+        raise QueueFullError("revo.saved", "maximum bytes exceeded")
+
+    with monkeypatch.context() as there:
+        there.setattr(jetstream, "store", full)
+        await second.claim()
+    await first.save({"pages": 1}, None)
+    await second.save({"pages": 2}, None)
+    with pytest.raises(SupersededError):
+        await first.save({"pages": 3}, None)

@@ -15,20 +15,21 @@ import nats
 import pytest
 
 from actors.steward.storage import Storage
-from bus import blobs, codec, endings, inspection, jetstream, reading, subjects
+from bus import blobs, codec, endings, inspection, jetstream, lanes, reading, subjects
 from bus.backlog import Backlog
 from bus.blobs import Place
 from bus.connection import Connection
 from bus.early import Ender
-from bus.errors import DamagedBlobError, PayloadTooLargeError, QueueFullError, TaskFailedError
+from bus.errors import DamagedBlobError, PayloadTooLargeError, QueueFullError, RequestTimeoutError, TaskFailedError
 from bus.mesh import Mesh
 from bus.messages import BLOB, CONTENT_TYPE, MSG_TTL, MSGPACK, TASK_ID, Blob, Envelope
 from bus.outcomes import Policy
 from bus.server import Server
 from bus.settings import MIB, Settings
+from bus.tasks import envelope_of
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import eventually
-from tests.guarded import at_work
+from tests.guarded import at_work, before
 from tests.processes import ActorProcess, actor
 
 STEWARD = "actors.steward:Steward"
@@ -186,6 +187,32 @@ async def test_a_queued_task_that_expires_or_is_cancelled_takes_its_large_messag
     assert await eventually(lambda: none_stands(mesh))
 
 
+async def test_a_cancelled_task_stops_also_when_its_large_message_cannot_be_removed_now(
+    mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    async def waits(_: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+
+    async def refused(*_: Any) -> int:
+        raise RequestTimeoutError("STREAM.PURGE", 5.0)
+
+    await start_worker(waits)
+    handle = await mesh.submit("echo", {"data": SOME})
+    await asyncio.wait_for(begun.wait(), 10)
+    monkeypatch.setattr(blobs, "remove", refused)
+    ender = Ender(mesh.connection, "tester", "tester-1")
+    with pytest.raises(RequestTimeoutError):
+        await ender.cancel(Backlog(mesh.connection), handle.task_id, by="somebody")
+    await asyncio.wait_for(stopped.wait(), 5)
+    assert (await handle.outcome(timeout=5)).status == "cancelled"
+
+
 async def test_the_second_message_of_one_task_goes_at_once_and_the_first_stays(
     mesh: Mesh, steward: ActorProcess, start_worker: StartWorker, gate: Gate
 ) -> None:
@@ -228,6 +255,24 @@ async def test_users_with_an_account_of_their_own_send_and_get_large_payloads(tm
         assert await first.result(timeout=30) == bytes(5)
         assert await eventually(lambda: only(operator, 1)), "what was sent twice has been released by its client"
         assert "denied" not in porter.log + (tmp_path / "steward.log").read_text()
+
+
+async def test_an_agent_with_credentials_of_before_payloads_fails_a_task_with_one_and_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before(monkeypatch, ".BLOBS.", "revo.blob.")
+    async with (
+        at_work(tmp_path, "porter", "carry") as here,
+        actor(STEWARD, here.server.url, tmp_path / "steward.log", **here.env(subjects.STEWARD)),
+        actor(PORTER, here.server.url, tmp_path / "porter.log", **here.env("porter")),
+        here.mesh("alice") as mesh,
+    ):
+        for message in ({"data": SOME}, {"size": 2 * MIB}):
+            outcome = await (await mesh.submit("carry", message)).outcome(timeout=20)
+            assert outcome.error is not None
+            assert (outcome.status, outcome.error.code, outcome.attempts) == ("failed", "permission_denied", 1)
+        fits = await mesh.submit("carry", {"size": 600 * 1024})
+        assert await fits.result(timeout=20) == bytes(600 * 1024), "it goes with the result, as it did before"
 
 
 DIGEST = hashlib.sha256(SOME).hexdigest()
@@ -335,6 +380,27 @@ async def test_a_sweep_removes_what_nothing_names_and_nothing_else(mesh: Mesh, s
     await ender.drop(failed.task_id)
     await ender.cancel(Backlog(mesh.connection), queued.task_id, by="somebody")
     assert await standing(mesh) == {(ended.task_id, value)}
+
+
+async def test_a_sweep_leaves_what_is_of_a_task_that_is_moved_to_a_lane_meanwhile(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection, handle = mesh.connection, await mesh.submit("nobody", {"data": SOME})
+    backlog = Backlog(connection)
+    refresh = backlog.refresh
+
+    async def just_before_it_is_moved() -> None:
+        await refresh()
+        stored = await jetstream.at(connection, subjects.TASKS, handle.sequence)
+        if stored is not None:
+            task = envelope_of(stored, connection.settings.deadline)
+            lane = subjects.TaskAddress(task.capability, task.priority, task.client).subject(lane=True)
+            await jetstream.store(connection, lane, task.body, lanes.lane_headers(task))
+            await jetstream.delete(connection, subjects.TASKS, handle.sequence)
+
+    monkeypatch.setattr(backlog, "refresh", just_before_it_is_moved)
+    assert await Storage(connection, backlog).sweep(older_than=-5.0) == 0
+    assert len(await standing(mesh)) == 1
 
 
 async def standing_in_queue(mesh: Mesh, count: int) -> bool:

@@ -120,10 +120,17 @@ _PAYLOADS = tuple(f"$JS.API.STREAM.MSG.GET.{stream}" for stream in ("TASKS", "RE
 _REGISTERED = ("$KV.REGISTRY.lease.echo.echo-1", "$KV.REGISTRY.capability.echo")
 _REGISTER = "revo.rpc.revo-registry.register"
 FORBIDDEN = {
-    "alice": (*_OTHERS, "revo.task.other.normal.alice", "revo.result.alice.echo.x1", "_INBOX_core.operator.x1"),
+    "alice": (
+        *_OTHERS,
+        "revo.task.other.normal.alice",
+        "revo.result.alice.echo.x1",
+        "revo.spent.x1.tasks",
+        "_INBOX_core.operator.x1",
+    ),
     "gate": (
         *(one for one in _OTHERS if not one.startswith(("agents.prompt", "agents.status", "revo.answer"))),
         "revo.result.gate.echo.x1",
+        "revo.spent.x1.tasks",
         "_INBOX_core.operator.x1",
     ),
     "echo": (*_OTHERS, "revo.task.other.normal.echo", "revo.done.alice.echo.x1", "$JS.ACK.TASKS.other-low.1.1.1.1.0"),

@@ -21,12 +21,12 @@ from actors.actor import Agent, TaskContext, task
 from actors.steward.telling import Asked, Telling
 from bus import emitting, following, jetstream, subjects
 from bus.emitting import Emitter
-from bus.errors import ConfigError, EncodeError, NotFoundError, QueueFullError, Retry, TaskFailedError
+from bus.errors import ConfigError, DamagedBlobError, EncodeError, NotFoundError, QueueFullError, Retry, TaskFailedError
 from bus.following import Chunk, Item, Lost, Progress
 from bus.mesh import Mesh
 from bus.rpc import CALLER
 from bus.server import Server
-from bus.settings import Settings
+from bus.settings import MIB, Settings
 from bus.wire import Message
 from tests.conftest import QUICK, StartWorker
 from tests.eventually import eventually
@@ -196,6 +196,28 @@ async def test_what_is_not_heard_is_read(
                 steps.go.set()
     assert not [item for item in got if isinstance(item, Lost)], "nothing is lost"
     assert numbers(got) == list(range(1, 101))
+
+
+class Lavish(Agent):
+    """Shows a little, and returns a lot."""
+
+    @task("lavish")
+    async def lavish(self, story: Story, context: TaskContext) -> bytes:
+        for page in range(story.pages):
+            context.emit(page)
+        return bytes(MIB)
+
+
+async def test_whoever_follows_needs_no_large_value(mesh: Mesh, start_worker: StartWorker, settings: Settings) -> None:
+    await serve(start_worker, Lavish)
+    handle = await mesh.submit("lavish", {"pages": 3})
+    assert await handle.result(timeout=10) == bytes(MIB)
+    await jetstream.call(mesh.connection, "STREAM.PURGE", subjects.BLOBS)
+    async with Mesh.connect(settings=settings) as other:
+        late = other.handle("lavish", handle.task_id)
+        assert numbers([item async for item in late.follow()]) == [1, 2, 3]
+        with pytest.raises(DamagedBlobError):
+            await late.outcome(timeout=10)
 
 
 async def test_what_is_gone_for_good_is_said(mesh: Mesh, start_worker: StartWorker) -> None:
