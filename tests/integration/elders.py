@@ -81,3 +81,27 @@ class Spender(Agent):
         except BusError as error:
             return str(error)
         return "spent"
+
+
+class Got(BaseModel):
+    got: list[object] = []
+
+
+class Stepper(Agent):
+    """Submits the same again and again, and keeps what it gets. Its first run waits with the last one for ever."""
+
+    submits = ("echo",)
+
+    @task("step", saves=Got, ack_wait=1.0, backoff=0.05, time_limit=60.0)
+    async def step(self, clan: Clan, context: TaskContext) -> list[object]:
+        first = [await self.mesh.submit("echo", {"step": n % 2}) for n in range(3)]
+        await self.mesh.gather(*first)
+        got = context.saved.got if context.saved is not None else []
+        while len(got) < clan.children:
+            child = await self.mesh.submit("echo", {"step": 0})
+            if len(got) == clan.children - 1 and not Path(clan.journal).exists():
+                _note(clan, "waits")
+                await asyncio.Event().wait()
+            got = [*got, await child.result()]
+            await context.save(Got(got=got))
+        return got

@@ -800,6 +800,15 @@ MUTANTS = [
         "== (11, 0, True)",
     ),
     Mutant(
+        "what a handler submits after it has resumed begins anew",
+        "bus/workbench.py",
+        "self.family.go_on(self._checkpoint.children)",
+        "self.family.so_far()",
+        "tests/integration/test_families.py::"
+        "test_a_handler_that_goes_on_from_what_it_saved_submits_the_next_child_and_not_an_earlier_one",
+        "== [4, 5, 6, 7]",
+    ),
+    Mutant(
         "children that have ended are not looked for",
         "bus/submitting.py",
         "if not sequence and not arrival.done:",
