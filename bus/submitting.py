@@ -99,12 +99,13 @@ class Submitter:
 
     async def _stands(self, sealed: tasks.Sealed, handle: Handle) -> bool:
         """Whether an earlier run of the parent's attempt has submitted this child: then it waits, runs or has ended.
+        One that somebody named is the same wherever it comes from; it is looked for only where it would cost again.
 
         Raises:
             TransportError: nobody could be asked.
         """
         family = sealed.family
-        if family is None or sealed.child is None or not family.again:
+        if family is None or not family.again or (sealed.child is None and family.wallet is None):
             return False
         capability, task_id, arrival = handle.capability, handle.task_id, handle._arrival  # noqa: SLF001
         async with self._looking:
