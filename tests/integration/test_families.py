@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from bus import jetstream, subjects, traces
+from bus import jetstream, subjects, tasks, traces
 from bus.audit import audit
+from bus.budgets import Budget
 from bus.errors import BusError, DecodeError, QueueFullError, TaskFailedError, TooDeepError, TooManyChildrenError
 from bus.family import FAMILY, Family
 from bus.mesh import Handle, Mesh
@@ -175,6 +176,20 @@ def test_how_often_a_handler_has_said_what_is_kept_for_all_that_it_may_submit_an
 
 async def _full(*_: Any, **__: Any) -> Any:
     raise QueueFullError("revo.task.echo.normal.anon", "maximum messages per subject exceeded")
+
+
+async def test_what_is_refused_before_it_is_sent_is_no_child_and_takes_no_place(mesh: Mesh) -> None:
+    """So that the same, put right, is the child that a repeated run finds."""
+    family = Family("a.lead.1")
+    async with within(family):
+        for order in (
+            tasks.Order("echo", "anon", budget=Budget()),
+            tasks.Order("echo", "anon", deadline=-1.0),
+            tasks.Order("@echo", "anon", work="not one"),
+        ):
+            with pytest.raises(BusError):
+                tasks.seal(mesh.connection, order, {"n": 1})
+        assert (family.children, family.sent, family.so_far()) == (0, False, "")
 
 
 # --- bounds -----------------------------------------------------------------------------------------------
