@@ -112,6 +112,11 @@ async def _forgetful(mesh: Mesh) -> None:
         await jetstream.call(mesh.connection, "STREAM.UPDATE", stream, body=config)
 
 
+async def _queued(mesh: Mesh, count: int) -> bool:
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    return bool(info["state"]["messages"] == count)
+
+
 async def test_a_child_that_is_submitted_twice_under_one_name_counts_once(mesh: Mesh) -> None:
     await _forgetful(mesh)
     purses = budgets.opened((), Budget(tasks=10**6), "anon.errand.1")
@@ -134,9 +139,10 @@ async def test_what_a_killed_handler_spent_is_spent_and_its_children_count_once(
     journal = tmp_path / "journal"
     await _forgetful(mesh)
     async with actor(SPENDER, server.url, tmp_path / "first.log") as first:
-        message = {"tokens": 10, "errands": 3, "seconds": 1.0, "journal": str(journal), "named": named}
+        message = {"tokens": 10, "errands": 3, "seconds": 2.0, "journal": str(journal), "named": named}
         handle = await mesh.submit("errand", message, budget=Budget(tokens=100, tasks=10))
         await eventually(journal.exists)
+        await eventually(lambda: _queued(mesh, 1))  # its children have ended, and are in nobody's hands
         first.signal(signal.SIGKILL)
         await first.wait()
     async with actor(SPENDER, server.url, tmp_path / "second.log"):
