@@ -63,7 +63,8 @@ class Saying:
 
     @property
     def saved(self) -> Any:
-        """What an earlier attempt has saved last; None: nothing.
+        """What an earlier attempt has saved last; None: nothing. Tasks that are submitted after this come after those
+        that were submitted before it was saved; see docs/children.md.
 
         Raises:
             DecodeError: it is no longer what the capability declares: another version has saved it.

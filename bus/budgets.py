@@ -100,17 +100,24 @@ def _text(unit: str, amount: int) -> str:
     return f"{amount // _MILLION}.{amount % _MILLION:06}" if unit == "money" else str(amount)
 
 
-def opened(outer: tuple[Purse, ...], budget: Budget | None, root: str) -> tuple[Purse, ...]:
-    """The budgets that count for a task: those of whoever submits it, and its own.
+def check(outer: tuple[Purse, ...], budget: Budget | None) -> None:
+    """See that a task may have a budget of its own besides those of whoever submits it.
 
     Raises:
         ConfigError: its own cannot be used, or there are too many.
     """
     if budget is None:
-        return outer
+        return
     budget.check()
     if len(outer) >= MOST:
         raise ConfigError("budget", f"{MOST} count for this task already, one within another; give it none")
+
+
+def opened(outer: tuple[Purse, ...], budget: Budget | None, root: str) -> tuple[Purse, ...]:
+    """The budgets that count for a task: those of whoever submits it, and its own. Raises as `check`."""
+    if budget is None:
+        return outer
+    check(outer, budget)
     return (*outer, Purse(secrets.token_hex(16), root, budget.amounts))
 
 

@@ -28,6 +28,7 @@ from bus.errors import (
     WrongSequenceError,
 )
 from bus.messages import (
+    CHILDREN,
     CONTENT_TYPE,
     EXPECTED_SUBJECT_SEQUENCE,
     HEADROOM,
@@ -42,16 +43,19 @@ log = logging.getLogger(__name__)
 
 STALE: Final = 2.0
 """Seconds for which a copy of the stream may be behind, where a leader cannot be asked."""
+_HEADER: Final = 60_000
+"""Bytes that may say what was submitted: a server takes 64 KiB of headers."""
 
 
 class _Save:
     """A state that is to be stored, once all that was said before it is."""
 
-    __slots__ = ("body", "mark", "pending")
+    __slots__ = ("body", "children", "mark", "pending")
 
-    def __init__(self, body: bytes, mark: Pending | None) -> None:
+    def __init__(self, body: bytes, mark: Pending | None, children: str) -> None:
         self.body = body
         self.mark = mark
+        self.children = children
         self.pending = Pending()
 
 
@@ -81,6 +85,11 @@ class Checkpoint:
     def stands(self) -> bool:
         """Whether something of this attempt is stored."""
         return self._sequence > 0
+
+    @property
+    def children(self) -> str:
+        """What an earlier attempt had submitted when it saved what is found."""
+        return self._found.headers.get(CHILDREN, "") if self._found is not None else ""
 
     def found(self) -> tuple[bool, Any]:
         """Whether an earlier attempt has saved something, and what, as plain data.
@@ -114,7 +123,7 @@ class Checkpoint:
             body, content_type = b"", self._envelope.content_type
             if standing is not None:
                 body, content_type = standing.body, standing.headers.get(CONTENT_TYPE, content_type)
-            headers = self._headers(standing.sequence if standing is not None else 0, content_type)
+            headers = self._headers(standing.sequence if standing is not None else 0, content_type, self.children)
             try:
                 self._sequence = (await jetstream.store(connection, self._subject, body, headers)).sequence
             except QueueFullError:
@@ -129,8 +138,9 @@ class Checkpoint:
             else:
                 return
 
-    def save(self, state: Any, mark: Pending | None) -> Pending:
-        """Store a state (plain data) once `mark` is over. Of several that wait only the last one is stored.
+    def save(self, state: Any, mark: Pending | None, children: str = "") -> Pending:
+        """Store a state (plain data) once `mark` is over, and what was submitted so far. Of several that wait only the
+        last one is stored.
 
         Raises:
             EncodeError, PayloadTooLargeError: it cannot be stored.
@@ -144,10 +154,12 @@ class Checkpoint:
         limit = self._connection.max_payload - HEADROOM
         if len(body) > limit:
             raise PayloadTooLargeError(self._subject, len(body), limit)
+        if len(children) > _HEADER:
+            raise PayloadTooLargeError(f"{self._subject}: header {CHILDREN}", len(children), _HEADER)
         if self._next is not None:
-            self._next.body, self._next.mark = body, mark
+            self._next.body, self._next.mark, self._next.children = body, mark, children
             return self._next.pending
-        self._next = save = _Save(body, mark)
+        self._next = save = _Save(body, mark, children)
         if self._task is None or self._task.done():
             self._task = asyncio.get_running_loop().create_task(self._pump())
         return save.pending
@@ -174,9 +186,9 @@ class Checkpoint:
 
     # --- how it gets to the server ------------------------------------------------------------------------
 
-    def _headers(self, expected: int, content_type: str) -> dict[str, str]:
+    def _headers(self, expected: int, content_type: str, children: str) -> dict[str, str]:
         self._writes += 1
-        return {
+        headers = {
             EXPECTED_SUBJECT_SEQUENCE: str(expected),
             MSG_ID: f"{self._by}.{self._writes}",
             # The result stands for longer: a task of the same id begins anew, and not with what this one had.
@@ -184,6 +196,9 @@ class Checkpoint:
             RUN: str(self._run),
             CONTENT_TYPE: content_type,
         }
+        if children:
+            headers[CHILDREN] = children
+        return headers
 
     def _is_ours(self, standing: jetstream.StoredMessage) -> bool:
         return standing.headers.get(MSG_ID, "").startswith(f"{self._by}.")
@@ -201,7 +216,7 @@ class Checkpoint:
             error: BaseException | None = save.mark.error if save.mark is not None else None
             try:
                 if error is None:
-                    await self._store(save.body)
+                    await self._store(save)
             except asyncio.CancelledError:
                 save.pending.fail(AttemptEndedError(self._envelope.task_id))
                 raise
@@ -215,16 +230,16 @@ class Checkpoint:
                 if error is self.superseded:
                     self._on_superseded(save.pending)
 
-    async def _store(self, body: bytes) -> None:
+    async def _store(self, save: _Save) -> None:
         """Store a state where our last one stands.
 
         Raises:
             SupersededError: something else stands there.
         """
         while True:
-            headers = self._headers(self._sequence, self._envelope.content_type)
+            headers = self._headers(self._sequence, self._envelope.content_type, save.children)
             try:
-                stored = await jetstream.store(self._connection, self._subject, body, headers)
+                stored = await jetstream.store(self._connection, self._subject, save.body, headers)
             except WrongSequenceError:
                 standing = await self._standing()
                 if standing is not None and not self._sequence and run_of(standing) < self._run:

@@ -6,6 +6,7 @@ a death submits no child twice. Must not know how tasks are sent (`bus.tasks`).
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 from collections.abc import Awaitable
@@ -14,11 +15,16 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from bus.budgets import Budget
-from bus.errors import TooDeepError, TooManyChildrenError
+from bus.errors import DecodeError, TooDeepError, TooManyChildrenError
+from bus.messages import CHILDREN
 from bus.wallet import NOTHING, Wallet
 
 _UNREADABLE: Final = 1_000_000
 """The depth of a task whose header makes no sense: it has no children."""
+_SHORT: Final = 4
+"""Bytes of a key by which is counted: all that a handler may submit fits in one header. Two that are equal by chance
+count as one; only their order matters then.
+"""
 
 
 class Child(NamedTuple):
@@ -74,15 +80,40 @@ class Family:
         content = hashlib.blake2b(f"{capability} {work} ".encode(), digest_size=16)
         content.update(body)
         key = content.digest()
-        free = self._free.get(key)
+        free, short = self._free.get(key), key[:_SHORT]
         if free:
             ordinal, new = free.pop(0), False
         else:
-            ordinal, new = self._next.get(key, 0), not (self.again or self.named)
-            self._next[key] = ordinal + 1
+            ordinal, new = self._next.get(short, 0), not (self.again or self.named)
+            self._next[short] = ordinal + 1
         text = f"{self.parent} {self.attempt} {ordinal} ".encode()
         task_id = hashlib.blake2b(text + key, digest_size=16, key=secret).hexdigest()
         return task_id, Child(key, ordinal), new
+
+    def so_far(self) -> str:
+        """How often it has said what so far: `<times>:<keys>`, one after the other; empty: nothing. It is kept with
+        what the handler saves, for a run that goes on from there.
+        """
+        keys: dict[int, bytearray] = {}
+        for short, times in self._next.items():
+            keys.setdefault(times, bytearray()).extend(short)
+        return " ".join(f"{times}:{base64.b64encode(some).decode()}" for times, some in keys.items())
+
+    def go_on(self, so_far: str) -> None:
+        """From now on it says what comes after that; whatever it has said already was said by the run before, too.
+
+        Raises:
+            DecodeError: it makes no sense.
+        """
+        try:
+            for part in so_far.split():
+                times, _, encoded = part.partition(":")
+                keys = base64.b64decode(encoded, validate=True)
+                for start in range(0, len(keys), _SHORT):
+                    short = keys[start : start + _SHORT]
+                    self._next[short] = max(self._next.get(short, 0), int(times))
+        except ValueError as error:
+            raise DecodeError(f"the checkpoint of {self.parent}", f"header {CHILDREN}: {error}") from error
 
     def add(self) -> None:
         """One more is sent."""

@@ -255,6 +255,7 @@ class Runner:
         run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
         run.in_handler = True
         FAMILY.set(run.family)
+        bench.family = run.family
         term = Term(now + limit)
         TERM.set(term)
         WORKBENCH.set(bench)

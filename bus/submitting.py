@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel
 
 from bus import beside, jetstream, stewards, subjects, tasks, topology
+from bus.blobs import is_large
 from bus.budgets import Budget
 from bus.errors import (
     BusError,
@@ -25,18 +25,25 @@ from bus.estimates import Room
 from bus.family import FAMILY
 from bus.handle import Client, Handle
 from bus.messages import MSG_ID
+from bus.settings import MIB
 from bus.topics import Doing
 
 log = logging.getLogger(__name__)
 
 _WINDOW: Final = 1000
 """Messages of `submit_many` that are on their way to the server at once."""
+_WINDOW_BYTES: Final = 4 * MIB
+"""And their bytes, which stand in memory a few times over: as encoded, and in the buffers of the connection."""
 
 
 class _Sent(NamedTuple):
     handle: Handle
     sealed: tasks.Sealed
     storing: jetstream.Storing
+
+
+def _size(sent: _Sent | BusError) -> int:
+    return len(sent.storing.body) if isinstance(sent, _Sent) else 0
 
 
 class Submitter:
@@ -99,12 +106,13 @@ class Submitter:
 
     async def _stands(self, sealed: tasks.Sealed, handle: Handle) -> bool:
         """Whether an earlier run of the parent's attempt has submitted this child: then it waits, runs or has ended.
+        One that somebody named is the same wherever it comes from; it is looked for only where it would cost again.
 
         Raises:
             TransportError: nobody could be asked.
         """
         family = sealed.family
-        if family is None or sealed.child is None or not family.again:
+        if family is None or not family.again or (sealed.child is None and family.wallet is None):
             return False
         capability, task_id, arrival = handle.capability, handle.task_id, handle._arrival  # noqa: SLF001
         async with self._looking:
@@ -186,16 +194,19 @@ class Submitter:
     async def _submit_all(
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
-        """What became of each message, with up to `_WINDOW` of them on their way."""
+        """What became of each message, with as many on their way as the windows allow."""
         family = None if order.detached else FAMILY.get()
         if family is not None and (family.again or family.wallet is not None):
             async for end in self._submit_children(order, messages):
                 yield end
             return
         sent: deque[_Sent | BusError] = deque()
+        size = 0
         for message in messages:
             sent.append(await self._begin(order, message))
-            if len(sent) >= _WINDOW:
+            size += _size(sent[-1])
+            while len(sent) >= _WINDOW or size > _WINDOW_BYTES:
+                size -= _size(sent[0])
                 yield await self._stored(sent.popleft())
         while sent:
             yield await self._stored(sent.popleft())
@@ -206,20 +217,39 @@ class Submitter:
             return sealed
         handle = Handle(self._client, order.capability, sealed.task_id, new=sealed.new)
         try:
-            return _Sent(handle, sealed, await tasks.begin(self._connection, self._telemetry, sealed))
+            storing = await tasks.begin(self._connection, self._telemetry, sealed)
         except BusError as error:
             sealed.lost()
             return error
+        # What stands beside its message by now is needed no more.
+        return _Sent(handle, sealed if storing.body else sealed._replace(body=b""), storing)
 
     async def _submit_children(
         self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
     ) -> AsyncIterator[Handle | BusError]:
         """The same for children that may have to be looked for, or that cost: as many as are sent at once, together."""
-        left = iter(messages)
-        while some := list(itertools.islice(left, _WINDOW)):
-            sealed = [self._seal(order, message) for message in some]
-            for end in await asyncio.gather(*(self._send(one) for one in sealed)):
+        for some in self._batches(order, messages):
+            for end in await asyncio.gather(*map(self._send, some)):
                 yield end
+
+    def _batches(
+        self, order: tasks.Order, messages: Iterable[BaseModel | dict[str, Any]]
+    ) -> Iterator[list[tasks.Sealed | BusError]]:
+        """They, as many as are sent at once, and of large ones never two. It is the same list each time."""
+        some: list[tasks.Sealed | BusError] = []
+        size = 0
+        for message in messages:
+            sealed = self._seal(order, message)
+            some.append(sealed)
+            of_it = len(sealed.body) if isinstance(sealed, tasks.Sealed) else 0
+            size += of_it
+            del message, sealed  # nothing holds what has been sent
+            if len(some) >= _WINDOW or size > _WINDOW_BYTES or is_large(self._connection, of_it):
+                yield some
+                some.clear()
+                size = 0
+        if some:
+            yield some
 
     def _seal(self, order: tasks.Order, message: BaseModel | dict[str, Any]) -> tasks.Sealed | BusError:
         try:

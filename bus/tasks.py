@@ -132,17 +132,18 @@ def seal(
 
     Raises:
         InvalidSubjectError: capability, priority, client or id cannot stand in a subject.
-        ConfigError: the deadline is not a number of seconds above zero.
+        ConfigError: the deadline is not a number of seconds above zero, or the budget is none.
         EncodeError, PayloadTooLargeError: the message has no wire form, or more bytes than any may have.
         NoTimeLeftError, TooDeepError, TooManyChildrenError: the handler that submits it may submit no more.
     """
     subject = subjects.task(order.capability, order.priority, order.client)
     if task_id is not None:
         subjects.token(task_id, "task id")
+    if order.work:
+        subjects.token(order.work, "capability")
     family = None if order.detached else FAMILY.get()
     deadline = _ends(connection, order, family)
-    if family is not None:
-        family.check(connection.settings.max_depth, connection.settings.max_children)
+    outer = _may_cost(connection, order, family)
     body = codec.encode(message.model_dump() if isinstance(message, BaseModel) else message, subject=subject)
     if len(body) > SMALL and is_large(connection, len(body)):
         blobs.check_size(connection, subject, len(body))
@@ -151,6 +152,7 @@ def seal(
         if family is None:
             task_id = new_task_id()
         else:
+            # From here on nothing is refused: who submits it again means the same child.
             task_id, child, new = family.name(order.capability, order.work, body, connection.secret)
     headers = {
         MSG_ID: f"{order.client}.{order.capability}.{task_id}",
@@ -162,12 +164,12 @@ def seal(
     if new:
         headers[FRESH] = "1"
     if order.work:
-        headers[CAPABILITY] = subjects.token(order.work, "capability")
+        headers[CAPABILITY] = order.work
     if family is not None:
         family.add()
         headers[PARENT] = family.parent
         headers[DEPTH] = str(family.depth + 1)
-    purses = _purses(order, family, task_id)
+    purses = budgets.opened(outer, order.budget, headers[MSG_ID])
     if purses:
         headers[BUDGET] = budgets.write(purses)
     return Sealed(order, task_id, subject, body, headers, new, family, child)
@@ -185,12 +187,14 @@ def _ends(connection: Connection, order: Order, family: Family | None) -> float:
     return deadline
 
 
-def _purses(order: Order, family: Family | None, task_id: str) -> tuple[budgets.Purse, ...]:
-    """The budgets that count for a task."""
-    outer = family.wallet.purses if family is not None and family.wallet is not None else ()
-    if order.budget is None:
-        return outer
-    return budgets.opened(outer, order.budget, f"{order.client}.{order.capability}.{task_id}")
+def _may_cost(connection: Connection, order: Order, family: Family | None) -> tuple[budgets.Purse, ...]:
+    """The budgets of whoever submits it; see that he may, and that it may have its own."""
+    outer: tuple[budgets.Purse, ...] = ()
+    if family is not None:
+        family.check(connection.settings.max_depth, connection.settings.max_children)
+        outer = family.wallet.purses if family.wallet is not None else ()
+    budgets.check(outer, order.budget)
+    return outer
 
 
 async def submit(connection: Connection, telemetry: Telemetry, sealed: Sealed) -> jetstream.Stored:

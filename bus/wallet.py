@@ -58,6 +58,7 @@ class Wallet:
         self._loop = asyncio.get_running_loop()
         self._spendings: set[Spending] = set()
         self._telling: dict[str, asyncio.Task[None]] = {}
+        self._charged: set[str] = set()
 
     def spend(self, *, tokens: int = 0, money: float = 0.0) -> Spending:
         """Spend so much; see `actors.actor.TaskContext.spend`."""
@@ -83,13 +84,16 @@ class Wallet:
         await self._add(amounts, lambda purse, unit: f"{purse.id}.{unit}.{spending_id}")
 
     async def charge(self, name: str) -> None:
-        """Count a child, by its full name, before it is sent; the same child again, within two minutes, counts once.
+        """Count a child, by its full name, before it is sent; the same child again counts once.
 
         Raises:
             BudgetExceededError: there may be no more.
             TransportError: nobody knows whether it was counted; it must not be sent.
         """
+        if name in self._charged:
+            return
         await self._add({"tasks": 1}, lambda purse, unit: f"{purse.id}.{unit}.{name}")
+        self._charged.add(name)
 
     async def _add(self, amounts: Mapping[str, int], msg_id: Callable[[Purse, str], str]) -> None:
         """Add to all counters at once, and then see whether anything is used up.

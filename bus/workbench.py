@@ -14,6 +14,7 @@ from bus.checkpoints import Checkpoint
 from bus.connection import Connection
 from bus.emitting import Emitter
 from bus.errors import AttemptEndedError, BusError, SupersededError
+from bus.family import Family
 from bus.messages import Envelope
 from bus.pending import Nothing, Pending
 
@@ -21,7 +22,17 @@ from bus.pending import Nothing, Pending
 class Workbench:
     """Of one attempt. It costs next to nothing until something of it is used."""
 
-    __slots__ = ("_checkpoint", "_closed", "_connection", "_emitter", "_envelope", "_on_superseded", "_run", "used")
+    __slots__ = (
+        "_checkpoint",
+        "_closed",
+        "_connection",
+        "_emitter",
+        "_envelope",
+        "_on_superseded",
+        "_run",
+        "family",
+        "used",
+    )
 
     def __init__(self, connection: Connection, envelope: Envelope, on_superseded: Callable[[], None]) -> None:
         """`on_superseded` is called when a later run has taken the task over and nobody awaits what says so."""
@@ -34,6 +45,8 @@ class Workbench:
         self._closed = False
         self.used = False
         """Whether anything of it is, so that it must be flushed."""
+        self.family: Family | None = None
+        """What the attempt submits: a state that is saved covers it."""
 
     @property
     def chunks(self) -> int:
@@ -65,8 +78,15 @@ class Workbench:
         return self._do(lambda: self._save(state), None)
 
     def saved(self) -> tuple[bool, Any]:
-        """What an earlier attempt has saved; see `bus.checkpoints.Checkpoint.found`."""
-        return self._checkpoint.found() if self._checkpoint is not None else (False, None)
+        """What an earlier attempt has saved; see `bus.checkpoints.Checkpoint.found`. Whoever has seen it goes on from
+        it: what he submits after this comes after what was submitted before it was saved.
+        """
+        if self._checkpoint is None:
+            return False, None
+        found = self._checkpoint.found()
+        if self.family is not None:
+            self.family.go_on(self._checkpoint.children)
+        return found
 
     def _do(self, call: Callable[[], Pending], room: Callable[[], Awaitable[None]] | None) -> Awaitable[None]:
         if self._closed:
@@ -104,7 +124,7 @@ class Workbench:
         if self._closed:
             raise AttemptEndedError(self._envelope.task_id)
         mark = self._emitter.last if self._emitter is not None else None
-        return self._kept().save(state, mark)
+        return self._kept().save(state, mark, self.family.so_far() if self.family is not None else "")
 
     def _kept(self) -> Checkpoint:
         if self._checkpoint is None:

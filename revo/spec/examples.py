@@ -80,7 +80,14 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "Nats-Sequence": _text("of what is republished: where it stands"),
         "Nats-Last-Sequence": _text("of what is republished: where the one before it for the same task stands"),
     },
-    "saved": {**_TYPE, **_RUN, messages.MSG_ID: _text("of this one write"), **_TTL, **_EXPECTED},
+    "saved": {
+        **_TYPE,
+        **_RUN,
+        messages.CHILDREN: _text("how often the attempt had submitted what, for a run that goes on from here"),
+        messages.MSG_ID: _text("of this one write"),
+        **_TTL,
+        **_EXPECTED,
+    },
     "schedule": {
         **_MAKING,
         messages.WHEN: _text("when: `@at` a time, `@every` so often, `@daily` and its like, or six fields as of cron"),

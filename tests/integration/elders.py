@@ -44,7 +44,9 @@ def _note(clan: Clan, what: str) -> None:
 
 
 class Errand(BaseModel):
-    """Spend so much, then do so many errands more like `then`, and wait `seconds`."""
+    """Spend so much, then do so many errands more like `then`, and wait `seconds`. With `named` each has an id of its
+    own choice.
+    """
 
     tokens: int = 0
     money: float = 0.0
@@ -53,6 +55,7 @@ class Errand(BaseModel):
     then: dict[str, object] = {}
     seconds: float = 0.0
     journal: str = ""
+    named: bool = False
 
 
 class Spender(Agent):
@@ -64,7 +67,12 @@ class Spender(Agent):
     @task("errand", ack_wait=1.0, backoff=0.05, time_limit=60.0)
     async def errand(self, errand: Errand, context: TaskContext) -> dict[str, object]:
         context.spend(tokens=errand.tokens, money=errand.money)
-        handles = await self.mesh.submit_many("errand", [errand.then] * errand.errands)
+        handles: list[Handle | BusError] = []
+        if errand.named:
+            ids = [f"{context.task_id}-{n}" for n in range(errand.errands)]
+            handles += [await self.mesh.submit("errand", errand.then, task_id=one) for one in ids]
+        else:
+            handles += await self.mesh.submit_many("errand", [errand.then] * errand.errands)
         if errand.journal:
             with Path(errand.journal).open("a") as file:
                 file.write("submitted\n")
@@ -81,3 +89,27 @@ class Spender(Agent):
         except BusError as error:
             return str(error)
         return "spent"
+
+
+class Got(BaseModel):
+    got: list[object] = []
+
+
+class Stepper(Agent):
+    """Submits the same again and again, and keeps what it gets. Its first run waits with the last one for ever."""
+
+    submits = ("echo",)
+
+    @task("step", saves=Got, ack_wait=1.0, backoff=0.05, time_limit=60.0)
+    async def step(self, clan: Clan, context: TaskContext) -> list[object]:
+        first = [await self.mesh.submit("echo", {"step": n % 2}) for n in range(3)]
+        await self.mesh.gather(*first)
+        got = context.saved.got if context.saved is not None else []
+        while len(got) < clan.children:
+            child = await self.mesh.submit("echo", {"step": 0})
+            if len(got) == clan.children - 1 and not Path(clan.journal).exists():
+                _note(clan, "waits")
+                await asyncio.Event().wait()
+            got = [*got, await child.result()]
+            await context.save(Got(got=got))
+        return got

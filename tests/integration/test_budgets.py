@@ -104,18 +104,45 @@ async def test_a_family_of_as_many_tasks_as_allowed_gets_no_other_and_none_is_se
     assert (await audit(mesh.connection)).accepted == 4
 
 
-async def test_what_a_killed_handler_spent_is_spent_and_its_children_count_once(
-    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path
-) -> None:
-    journal = tmp_path / "journal"
-    for stream in (subjects.TASKS, subjects.BUDGETS):  # so that nothing hangs on what the server remembers
+async def _forgetful(mesh: Mesh) -> None:
+    """Let nothing hang on what the server remembers."""
+    for stream in (subjects.TASKS, subjects.BUDGETS):
         info = await jetstream.call(mesh.connection, "STREAM.INFO", stream)
         config = {**info["config"], "duplicate_window": 100_000_000}
         await jetstream.call(mesh.connection, "STREAM.UPDATE", stream, body=config)
+
+
+async def _queued(mesh: Mesh, count: int) -> bool:
+    info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
+    return bool(info["state"]["messages"] == count)
+
+
+async def test_a_child_that_is_submitted_twice_under_one_name_counts_once(mesh: Mesh) -> None:
+    await _forgetful(mesh)
+    purses = budgets.opened((), Budget(tasks=10**6), "anon.errand.1")
+    wallet = Wallet(mesh.connection, mesh.telemetry, purses)
+
+    async def forgotten() -> bool:
+        await Wallet(mesh.connection, mesh.telemetry, purses).charge("anon.errand.3")
+        return (await wallet.left()).tasks == 10**6 - 3
+
+    await wallet.charge("anon.errand.2")
+    await eventually(forgotten)  # that the later one was charged before, and so the earlier one, too
+    await wallet.charge("anon.errand.2")
+    assert (await wallet.left()).tasks == 10**6 - 3
+
+
+@pytest.mark.parametrize("named", [False, True])
+async def test_what_a_killed_handler_spent_is_spent_and_its_children_count_once(
+    server: Server, mesh: Mesh, steward: ActorProcess, tmp_path: Path, named: bool
+) -> None:
+    journal = tmp_path / "journal"
+    await _forgetful(mesh)
     async with actor(SPENDER, server.url, tmp_path / "first.log") as first:
-        message = {"tokens": 10, "errands": 3, "seconds": 1.0, "journal": str(journal)}
+        message = {"tokens": 10, "errands": 3, "seconds": 2.0, "journal": str(journal), "named": named}
         handle = await mesh.submit("errand", message, budget=Budget(tokens=100, tasks=10))
         await eventually(journal.exists)
+        await eventually(lambda: _queued(mesh, 1))  # its children have ended, and are in nobody's hands
         first.signal(signal.SIGKILL)
         await first.wait()
     async with actor(SPENDER, server.url, tmp_path / "second.log"):

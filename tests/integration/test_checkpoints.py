@@ -17,6 +17,7 @@ from bus.connection import Connection
 from bus.errors import (
     ConfigError,
     ConnectionLostError,
+    PayloadTooLargeError,
     QueueFullError,
     Retry,
     SupersededError,
@@ -219,6 +220,20 @@ async def test_a_save_whose_answer_is_lost_is_told_from_one_that_came_too_late(
     with pytest.raises(SupersededError):
         await checkpoint(mesh.connection, 1).claim()  # it was stopped before it could claim, and the second was not
     await second.save({"pages": 4}, None)
+
+
+async def test_what_was_submitted_before_a_save_stands_with_it_however_many_runs_claim_it(mesh: Mesh) -> None:
+    first = checkpoint(mesh.connection, 1)
+    await first.save({"pages": 1}, None, "1:AAAA")
+    first.save({"pages": 2}, None, "2:AAAA")
+    await first.save({"pages": 3}, None, "3:AAAA")
+    second, third = checkpoint(mesh.connection, 2), checkpoint(mesh.connection, 3)
+    for other in (second, third):
+        await other.claim()
+        assert (other.found(), other.children) == ((True, {"pages": 3}), "3:AAAA")
+    with pytest.raises(PayloadTooLargeError, match="Revo-Children"):
+        await third.save({"pages": 4}, None, "A" * 65_000)
+    await third.save({"pages": 4}, None, "1:" + "A" * 59_000)
 
 
 async def test_a_save_that_failed_for_want_of_a_server_does_not_stop_the_next_one(

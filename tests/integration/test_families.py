@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from bus import jetstream, subjects, traces
+from bus import jetstream, subjects, tasks, traces
 from bus.audit import audit
-from bus.errors import BusError, QueueFullError, TaskFailedError, TooDeepError, TooManyChildrenError
+from bus.budgets import Budget
+from bus.errors import BusError, DecodeError, QueueFullError, TaskFailedError, TooDeepError, TooManyChildrenError
 from bus.family import FAMILY, Family
 from bus.mesh import Handle, Mesh
 from bus.server import Server
@@ -130,8 +131,65 @@ async def test_what_says_the_same_twice_are_two_children_and_one_that_was_not_st
             assert (await mesh.submit("echo", {"n": 2}, detached=True)).task_id != third.task_id
 
 
+async def test_a_handler_that_goes_on_from_what_it_saved_submits_the_next_child_and_not_an_earlier_one(
+    server: Server, mesh: Mesh, steward: ActorProcess, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    """They say the same, and only how often it was said before tells them apart. What it submits before it looks at
+    what it saved, and what it had submitted since the last save, is found again.
+    """
+    runs: list[Any] = []
+
+    async def count(message: Any) -> int:
+        runs.append(message)
+        return len(runs)
+
+    await start_worker(count)
+    journal = tmp_path / "journal"
+    async with actor("tests.integration.elders:Stepper", server.url, tmp_path / "first.log") as first:
+        handle = await mesh.submit("step", {"children": 4, "journal": str(journal)})
+        await eventually(journal.exists)
+        first.signal(signal.SIGKILL)
+        await first.wait()
+    async with actor("tests.integration.elders:Stepper", server.url, tmp_path / "second.log"):
+        assert await handle.result(timeout=20) == [4, 5, 6, 7]
+    assert len(runs) == 3 + 4, "none was submitted twice"
+
+
+def test_how_often_a_handler_has_said_what_is_kept_for_all_that_it_may_submit_and_nothing_else_is_read() -> None:
+    family = Family("a.lead.1")
+    many = [str(n).encode() for n in range(Settings().max_children)]
+    for body in [*many, *many[:3], many[0]]:
+        family.name("echo", "", body, b"")
+    so_far = family.so_far()
+    assert len(so_far) < 60_000, "it is a header"
+    resumed = Family("a.lead.1")
+    resumed.name("echo", "", many[0], b"")  # said before it goes on: the first again
+    resumed.go_on(so_far)
+    assert [resumed.name("echo", "", body, b"")[0] for body in many] == [
+        family.name("echo", "", body, b"")[0] for body in many
+    ]
+    Family("a.lead.1").go_on("")
+    for bad in ("x:AAAA", "1:A", "1:!!!!"):
+        with pytest.raises(DecodeError, match="Revo-Children"):
+            Family("a.lead.1").go_on(bad)
+
+
 async def _full(*_: Any, **__: Any) -> Any:
     raise QueueFullError("revo.task.echo.normal.anon", "maximum messages per subject exceeded")
+
+
+async def test_what_is_refused_before_it_is_sent_is_no_child_and_takes_no_place(mesh: Mesh) -> None:
+    """So that the same, put right, is the child that a repeated run finds."""
+    family = Family("a.lead.1")
+    async with within(family):
+        for order in (
+            tasks.Order("echo", "anon", budget=Budget()),
+            tasks.Order("echo", "anon", deadline=-1.0),
+            tasks.Order("@echo", "anon", work="not one"),
+        ):
+            with pytest.raises(BusError):
+                tasks.seal(mesh.connection, order, {"n": 1})
+        assert (family.children, family.sent, family.so_far()) == (0, False, "")
 
 
 # --- bounds -----------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 import signal
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bus.blobs import Place
 from bus.connection import Connection
 from bus.early import Ender
 from bus.errors import DamagedBlobError, PayloadTooLargeError, QueueFullError, RequestTimeoutError, TaskFailedError
+from bus.family import FAMILY, Family
 from bus.mesh import Mesh
 from bus.messages import BLOB, CONTENT_TYPE, MSG_TTL, MSGPACK, TASK_ID, Blob, Envelope
 from bus.outcomes import Policy
@@ -450,3 +452,21 @@ async def test_a_client_that_knows_nats_alone_sends_and_gets_large_payloads(
     assert (result["status"], result["value"], blob["content_type"]) == ("succeeded", None, "application/json")
     assert hashlib.sha256(b"".join(found)).hexdigest() == blob["sha256"]
     assert json.loads(b"".join(found)) == given
+
+
+@pytest.mark.parametrize("size", [400_000, 3 * MIB])
+@pytest.mark.parametrize("again", [False, True])
+async def test_many_messages_are_submitted_without_holding_more_than_a_few(mesh: Mesh, again: bool, size: int) -> None:
+    """Those in the queue's messages and those beside them, by a client and by a handler that runs again."""
+    count = 64 * MIB // size
+    token = FAMILY.set(Family("anon.lead.1", again=True, standing={}) if again else None)
+    tracemalloc.start()
+    try:
+        ends = await mesh.submit_many("nobody", ({"n": n, "data": bytes(size)} for n in range(count)))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        FAMILY.reset(token)
+    assert [one for one in ends if isinstance(one, Exception)] == []
+    assert len(ends) == count
+    assert peak < 32 * MIB, f"{peak / MIB:.0f} MiB of {count * size / MIB:.0f}"

@@ -863,6 +863,33 @@ MUTANTS = [
         "== (11, 0, True)",
     ),
     Mutant(
+        "a named child of a repeated run is charged again",
+        "bus/submitting.py",
+        "(sealed.child is None and family.wallet is None)",
+        "sealed.child is None",
+        "tests/integration/test_budgets.py::"
+        "test_what_a_killed_handler_spent_is_spent_and_its_children_count_once[True]",
+        "{'tasks': 4} != {'tasks': 7}",
+    ),
+    Mutant(
+        "submit_many sends a thousand messages at once, however large",
+        "bus/submitting.py",
+        "while len(sent) >= _WINDOW or size > _WINDOW_BYTES:",
+        "while len(sent) >= _WINDOW:",
+        "tests/integration/test_payloads.py::"
+        "test_many_messages_are_submitted_without_holding_more_than_a_few[False-400000]",
+        "MiB of 64",
+    ),
+    Mutant(
+        "what a handler submits after it has resumed begins anew",
+        "bus/workbench.py",
+        "self.family.go_on(self._checkpoint.children)",
+        "self.family.so_far()",
+        "tests/integration/test_families.py::"
+        "test_a_handler_that_goes_on_from_what_it_saved_submits_the_next_child_and_not_an_earlier_one",
+        "== [4, 5, 6, 7]",
+    ),
+    Mutant(
         "children that have ended are not looked for",
         "bus/submitting.py",
         "if not sequence and not arrival.done:",
