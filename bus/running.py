@@ -183,6 +183,8 @@ class Runner:
             if run.stopped is None:
                 raise
             run.uncancel()
+            if run.stopped is Happening.HANDED_BACK and run.bench is not None and run.bench.superseded is not None:
+                return Happening.SUPERSEDED, run.bench.superseded  # there is nothing to hand back: another one has it
             return run.stopped, run.error_of(run.stopped)
 
     async def _look_back(self, run: Run, span: Span) -> bool:
