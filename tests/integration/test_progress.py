@@ -395,7 +395,7 @@ class Leaver(Agent):
 
     @task("leave", saves=Place)
     async def leave(self, story: Story, context: TaskContext) -> int:
-        if context.saved is not None:
+        if isinstance(context.saved, Place):
             return context.saved.pages
         try:
             if story.hold:
