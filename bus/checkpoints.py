@@ -77,7 +77,7 @@ class Checkpoint:
         self._found: jetstream.StoredMessage | None = None
         self._next: _Save | None = None
         self._task: asyncio.Task[None] | None = None
-        self._unseen: list[Pending] = []
+        self._failed: tuple[_Save, BaseException] | None = None
         self._closed = False
         self.superseded: SupersededError | None = None
 
@@ -165,16 +165,26 @@ class Checkpoint:
         return save.pending
 
     async def flush(self) -> None:
-        """Return once all is stored.
+        """Return once the last state is stored. One that could not be, and nobody was told, is stored anew first.
 
         Raises:
-            BusError: something could not be, and nobody has awaited that.
+            TransportError: it could not be stored, and nobody has awaited that; call it again.
+            BusError: the same, for good.
         """
-        if self._task is not None:
-            await asyncio.wait((self._task,))
-        for pending in self._unseen:
-            if not pending.seen and pending.error is not None:
-                raise pending.error
+        if self._task is None:
+            return
+        failed = self._untold()
+        if self._task.done() and failed is not None and isinstance(failed[1], TransportError):
+            self._next, self._failed = failed[0], None
+            self._task = asyncio.get_running_loop().create_task(self._pump())
+        await asyncio.wait((self._task,))
+        failed = self._untold()
+        if failed is not None:
+            raise failed[1]
+
+    def _untold(self) -> tuple[_Save, BaseException] | None:
+        """The last save and its error, if it failed and nobody was told."""
+        return None if self._failed is None or self._failed[0].pending.seen else self._failed
 
     def close(self) -> None:
         """Save no more."""
@@ -222,11 +232,11 @@ class Checkpoint:
                 raise
             except Exception as why:  # noqa: BLE001  (it is the error of the save)
                 error = why
+            self._failed = None if error is None else (save, error)
             if error is None:
                 save.pending.succeed()
             else:
                 save.pending.fail(error)
-                self._unseen.append(save.pending)
                 if error is self.superseded:
                     self._on_superseded(save.pending)
 

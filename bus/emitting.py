@@ -79,7 +79,7 @@ class Emitter:
         self._sent: deque[_Said] = deque()
         self._room: list[asyncio.Future[None]] = []
         self._task: asyncio.Task[None] | None = None
-        self._unseen: list[Pending] = []
+        self._tried: set[str] = set()
         self._failure: BaseException | None = None
         self.number = 0
         self.last: Pending | None = None
@@ -147,16 +147,25 @@ class Emitter:
             await turn
 
     async def flush(self) -> None:
-        """Return once all is stored.
+        """Return once all is stored. What could not be, and nobody was told, is sent again first.
 
         Raises:
-            BusError: something could not be, and nobody has awaited that.
+            TransportError: something could not be stored, and nobody has awaited that; call it again.
+            BusError: the same, for good.
         """
-        if self._task is not None:
-            await asyncio.wait((self._task,))
-        for pending in self._unseen:
-            if not pending.seen and pending.error is not None:
-                raise pending.error
+        if self._task is None:
+            return
+        if self._task.done() and self._untold and isinstance(self._failure, TransportError):
+            self._failure = None
+            self._begin_again()
+            self._task = asyncio.get_running_loop().create_task(self._pump())
+        await asyncio.wait((self._task,))
+        if self._failure is not None and self._untold:
+            raise self._failure
+
+    @property
+    def _untold(self) -> bool:
+        return any(not said.pending.seen for said in (*self._sent, *self._waiting))
 
     def close(self) -> None:
         """Say no more."""
@@ -233,25 +242,29 @@ class Emitter:
                 except TimeoutError:
                     raise error from None
                 pause = min(2.0, pause * 2)
-                for one in self._sent:
-                    assert one.storing is not None
-                    if one.storing.answer.done() and one.storing.answer.exception() is not None:
-                        self._begin(one)
+                self._begin_again()
             else:
                 return
+
+    def _begin_again(self) -> None:
+        """Send what was sent and refused once more, in its order: the server knows what it has already."""
+        for one in self._sent:
+            assert one.storing is not None
+            if one.storing.answer.done() and one.storing.answer.exception() is not None:
+                self._begin(one)
 
     async def _go_on(self) -> None:
         """Store the first message of a run that others may have been before: behind what they have said."""
         connection, loop, said = self._connection, asyncio.get_running_loop(), self._waiting[0]
         said.replaceable = False
-        until, pause, tried = loop.time() + connection.settings.publish_timeout, 0.01, set[str]()
+        until, pause = loop.time() + connection.settings.publish_timeout, 0.01
         while True:
             standing = await self._last(until)
-            if standing is not None and standing.headers.get(MSG_ID) in tried:
+            if standing is not None and standing.headers.get(MSG_ID) in self._tried:
                 break  # only the answer was lost
             self.number = 1 + (number_of(standing) if standing is not None else 0)
             self._number(said, self.number)
-            tried.add(said.headers[MSG_ID])
+            self._tried.add(said.headers[MSG_ID])
             expected = {EXPECTED_SUBJECT_SEQUENCE: str(standing.sequence if standing is not None else 0)}
             try:
                 await jetstream.store(connection, self._subject, said.body, said.headers | expected)
@@ -282,12 +295,10 @@ class Emitter:
         self._room.clear()
 
     def _fail(self, error: BaseException) -> None:
+        """Who awaits something is told, and who says more; what nobody awaits is kept for `flush`."""
         self._failure = error
         for said in (*self._sent, *self._waiting):
             said.pending.fail(error)
-            self._unseen.append(said.pending)
-        self._sent.clear()
-        self._waiting.clear()
         self._wake()
 
 

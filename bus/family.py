@@ -17,7 +17,8 @@ from typing import Final, NamedTuple
 from bus.budgets import Budget
 from bus.errors import DecodeError, TooDeepError, TooManyChildrenError
 from bus.messages import CHILDREN
-from bus.wallet import NOTHING, Wallet
+from bus.pending import Nothing
+from bus.wallet import Wallet
 
 _UNREADABLE: Final = 1_000_000
 """The depth of a task whose header makes no sense: it has no children."""
@@ -143,7 +144,7 @@ def spend(*, tokens: int = 0, money: float = 0.0) -> Awaitable[None]:
     family = FAMILY.get()
     if family is None or family.wallet is None:
         Budget(tokens, money).check("spend")
-        return NOTHING
+        return Nothing()
     return family.wallet.spend(tokens=tokens, money=money)
 
 

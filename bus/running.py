@@ -5,38 +5,32 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from bus import attempts, beside, blobs, budgets, checkpoints, endings, rpc, subjects
+from bus import attempts, beside, blobs, checkpoints, rpc, subjects
 from bus.connection import Connection
-from bus.deadlines import TERM, Term
 from bus.errors import (
     BusError,
     CodecError,
     DeadlineExceededError,
-    DecodeError,
-    EncodeError,
     PayloadTooLargeError,
     QueueFullError,
     ServerError,
     SupersededError,
-    TimeLimitError,
     TransportError,
     WorkerDiedError,
 )
-from bus.family import FAMILY, Family, depth_of
-from bus.messages import BLOB, DEPTH, Envelope, Result
+from bus.handling import Handling
+from bus.messages import BLOB, Result
 from bus.outcomes import Happening, decide
 from bus.recovery import Recovery
 from bus.run import Run
 from bus.settling import Settler
 from bus.suspicion import is_poison, others_die_alone
 from bus.telemetry import Attributes, Span, Telemetry
-from bus.wallet import Wallet
-from bus.workbench import WORKBENCH, Workbench
+from bus.workbench import Workbench
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +58,7 @@ class Runner:
         self._settler = settler
         self._recovery = recovery
         self._seclude = seclude
-        self._spawn = spawn
+        self._handling = Handling(connection, telemetry, settler, spawn)
 
     async def run(self, run: Run) -> None:
         """Run the task and carry out what becomes of it.
@@ -191,6 +185,8 @@ class Runner:
             if run.stopped is None:
                 raise
             run.uncancel()
+            if run.stopped is Happening.HANDED_BACK and run.bench is not None and run.bench.superseded is not None:
+                return Happening.SUPERSEDED, run.bench.superseded  # there is nothing to hand back: another one has it
             return run.stopped, run.error_of(run.stopped)
 
     async def _look_back(self, run: Run, span: Span) -> bool:
@@ -238,84 +234,8 @@ class Runner:
                 log.warning("task %s is handed back, for its checkpoint cannot be claimed: %s", whole.task_id, full)
                 run.pause = run.capability.policy.pause(whole.deliveries)
                 return Happening.HANDED_BACK, full
-        ended = await self._handle(run, bench, span, whole)
+        ended = await self._handling.handle(run, bench, span, whole)
         return ended if bench.superseded is None else (Happening.SUPERSEDED, bench.superseded)
-
-    async def _handle(self, run: Run, bench: Workbench, span: Span, whole: Envelope) -> tuple[Happening, object]:
-        envelope, policy = run.envelope, run.capability.policy
-        try:
-            run.family = self._family(envelope)
-        except DecodeError as error:
-            return Happening.UNREADABLE, error
-        now = time.time()
-        run.started_at = now
-        span.set("revo.attempt", envelope.attempt)
-        expires = envelope.deadline - now <= policy.time_limit
-        limit = envelope.deadline - now if expires else policy.time_limit
-        run.alarm = self._connection.alarms.set(limit, lambda: self._limit(run, expires=expires))
-        run.in_handler = True
-        FAMILY.set(run.family)
-        bench.family = run.family
-        term = Term(now + limit)
-        TERM.set(term)
-        WORKBENCH.set(bench)
-        try:
-            return Happening.RETURNED, await _work(run, bench, whole)
-        except asyncio.CancelledError as error:
-            if run.stopped is Happening.RAISED:
-                run.uncancel()
-                return Happening.RAISED, TimeLimitError(envelope.capability, policy.time_limit)
-            if run.stopped is not None or run.cancelling:
-                raise
-            # Nobody cancelled us: the handler let the cancellation of something that it awaited escape.
-            return Happening.RAISED, error
-        except EncodeError as error:
-            return Happening.UNENCODABLE, error
-        except CodecError as error:
-            return Happening.UNREADABLE, error
-        except (Exception, SystemExit) as error:  # noqa: BLE001  (whatever a handler raises is an outcome)
-            return Happening.RAISED if endings.is_retryable(error) else Happening.RAISED_FOR_GOOD, error
-        finally:
-            run.in_handler = False
-            bench.close()
-            term.end()
-            run.family.deadline = math.inf  # nor what it left running beside
-            run.took = max(0.0, time.time() - now)
-            run.alarm.clear()
-
-    def _family(self, envelope: Envelope) -> Family:
-        """What its handler's submits must know of it.
-
-        Raises:
-            DecodeError: its header of budgets makes no sense.
-        """
-        purses = budgets.read(envelope.headers, envelope.subject)
-        return Family(
-            envelope.name,
-            envelope.deadline,
-            depth_of(envelope.headers.get(DEPTH)),
-            envelope.attempt,
-            named=envelope.named,
-            again=envelope.deliveries > 1,
-            wallet=Wallet(self._connection, self._telemetry, purses) if purses else None,
-        )
-
-    def _limit(self, run: Run, *, expires: bool) -> None:
-        """The time of a running handler is up. An expired task gets its result before its handler hears of it."""
-        if expires:
-            self._spawn(self._expire(run))
-        else:
-            expires_in = run.envelope.deadline - time.time()
-            run.stop(Happening.RAISED)
-            # A thread cannot be killed: should it run on to the deadline, the task ends without it.
-            run.alarm = self._connection.alarms.set(expires_in, lambda: self._limit(run, expires=True))
-
-    async def _expire(self, run: Run) -> None:
-        error = DeadlineExceededError(run.envelope.task_id, run.envelope.deadline)
-        result = self._settler.result(run, "expired", error)
-        await self._settler.persist(run, lambda: endings.store_result(self._connection, run.envelope, result))
-        if run.in_handler:
-            run.stop(Happening.EXPIRED)
 
 
 async def _claim(bench: Workbench) -> QueueFullError | None:
@@ -329,18 +249,3 @@ async def _claim(bench: Workbench) -> QueueFullError | None:
     except ServerError as refused:  # credentials of an earlier version: who saves is told
         log.warning("%s", refused)
     return None
-
-
-async def _work(run: Run, bench: Workbench, whole: Envelope) -> object:
-    """The handler's value, once all that it has said, saved and spent is stored: no result stands before."""
-    try:
-        value = await run.capability.handler(whole)
-        if run.family is not None and run.family.wallet is not None:
-            await run.family.wallet.settle()
-    except Exception:
-        if bench.used:
-            await bench.wind_up()
-        raise
-    if bench.used:
-        await bench.flush()
-    return value

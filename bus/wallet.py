@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
 
 from bus import jetstream, stewards, subjects
 from bus.budgets import Budget, Purse, shown
 from bus.connection import Connection
-from bus.errors import BusError
+from bus.errors import BusError, TransportError
 from bus.messages import MSG_ID
+from bus.pending import Pending, block, runs_here
 from bus.telemetry import Telemetry
 
 log = logging.getLogger(__name__)
@@ -20,32 +21,21 @@ log = logging.getLogger(__name__)
 INCR: Final = "Nats-Incr"
 
 
-class Spending(Awaitable[None]):
-    """Something that is being spent, whether it is awaited or not. Who awaits it is told what is wrong."""
+class _Spending:
+    """Something that is being spent, whether it is awaited or not."""
 
-    def __init__(self, task: asyncio.Task[None] | None) -> None:
-        self._task = task
-        self._awaited = False
+    __slots__ = ("amounts", "id", "pending", "task")
 
-    def __await__(self) -> Generator[Any, None, None]:
-        self._awaited = True
-        if self._task is not None:
-            yield from asyncio.shield(self._task).__await__()
+    def __init__(self, amounts: Mapping[str, int]) -> None:
+        self.amounts = amounts
+        self.id = secrets.token_hex(16)
+        self.pending = Pending()
+        self.task: asyncio.Task[None] | None = None
 
     @property
     def untold(self) -> BaseException | None:
         """Its error, if nobody was told."""
-        if self._awaited or self._task is None or self._task.cancelled():
-            return None
-        return self._task.exception()
-
-    async def ended(self) -> None:
-        """Return when it is done, well or not."""
-        if self._task is not None:
-            await asyncio.wait((self._task,))
-
-
-NOTHING: Final = Spending(None)
+        return None if self.pending.seen else self.pending.error
 
 
 class Wallet:
@@ -56,32 +46,33 @@ class Wallet:
         self._telemetry = telemetry
         self.purses = purses
         self._loop = asyncio.get_running_loop()
-        self._spendings: set[Spending] = set()
+        self._spendings: set[_Spending] = set()
         self._telling: dict[str, asyncio.Task[None]] = {}
         self._charged: set[str] = set()
 
-    def spend(self, *, tokens: int = 0, money: float = 0.0) -> Spending:
+    def spend(self, *, tokens: int = 0, money: float = 0.0) -> Awaitable[None]:
         """Spend so much; see `actors.actor.TaskContext.spend`."""
-        amounts = Budget(tokens, money)
-        amounts.check("spend")
-        spending = self._spend({unit: amount for unit, amount in amounts.amounts.items() if amount})
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:  # in the thread of a plain handler
-            asyncio.run_coroutine_threadsafe(spending, self._loop).result()
-            return NOTHING
-        return self._keep(spending)
-
-    def _keep(self, work: Coroutine[Any, Any, None]) -> Spending:
-        task = self._loop.create_task(work)
-        spending = Spending(task)
+        budget = Budget(tokens, money)
+        budget.check("spend")
+        amounts = {unit: amount for unit, amount in budget.amounts.items() if amount}
+        if not runs_here(self._loop):  # in the thread of a plain handler
+            return block(self._loop, self._add(amounts, _counted_once(secrets.token_hex(16))))
+        spending = _Spending(amounts)
         self._spendings.add(spending)
-        task.add_done_callback(lambda _: None if spending.untold else self._spendings.discard(spending))
-        return spending
+        self._begin(spending)
+        return spending.pending
 
-    async def _spend(self, amounts: Mapping[str, int]) -> None:
-        spending_id = secrets.token_hex(16)
-        await self._add(amounts, lambda purse, unit: f"{purse.id}.{unit}.{spending_id}")
+    def _begin(self, spending: _Spending) -> None:
+        spending.task = self._loop.create_task(self._carry_out(spending))
+
+    async def _carry_out(self, spending: _Spending) -> None:
+        try:
+            await self._add(spending.amounts, _counted_once(spending.id))
+        except Exception as error:  # noqa: BLE001  (it is the error of who awaits it, or of the handler)
+            spending.pending.fail(error)
+        else:
+            spending.pending.succeed()
+            self._spendings.discard(spending)
 
     async def charge(self, name: str) -> None:
         """Count a child, by its full name, before it is sent; the same child again counts once.
@@ -125,8 +116,12 @@ class Wallet:
         Raises:
             TransportError: nobody says.
         """
-        for spending in list(self._spendings):
-            await spending.ended()
+        if runs_here(self._loop):
+            return await self._left()
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._left(), self._loop))
+
+    async def _left(self) -> Budget:
+        await self._ended()
         wanted = [(purse, unit) for purse in self.purses for unit in purse.limits]
         totals = await asyncio.gather(*(self._count(purse, unit, 0, "") for purse, unit in wanted))
         left: dict[str, int] = {}
@@ -150,27 +145,39 @@ class Wallet:
         finally:
             del self._telling[purse.id]
 
+    async def _ended(self) -> None:
+        """Return when nothing is being spent any more."""
+        while tasks := [one.task for one in self._spendings if one.task is not None and not one.task.done()]:
+            await asyncio.wait(tasks)
+
     async def settle(self) -> None:
-        """Return when all that the handler spends is spent.
+        """Return when all that the handler spends is spent. What could not be, and nobody was told, is tried again.
 
         Raises:
-            BudgetExceededError, TransportError: the first error that nobody was told.
+            BudgetExceededError: one is used up, and nobody was told.
+            TransportError: something could not be counted; call it again, and it counts once.
         """
-        while self._spendings:
-            some = list(self._spendings)
-            for one in some:
-                await one.ended()
-            self._spendings.difference_update(some)
-            for one in some:
-                if (error := one.untold) is not None:
-                    raise error
+        for one in self._spendings:
+            if isinstance(one.untold, TransportError):
+                self._begin(one)
+        await self._ended()
+        for one in list(self._spendings):
+            error = one.untold
+            if not isinstance(error, TransportError):
+                self._spendings.discard(one)
+            if error is not None:
+                raise error
 
     async def close(self) -> None:
         """Return when all is counted that can be, and a steward has been told what there is to tell."""
-        for one in list(self._spendings):
-            await one.ended()
+        await self._ended()
+        for one in self._spendings:
             if (error := one.untold) is not None:
                 log.warning("%s", error)
         self._spendings.clear()
         if self._telling:
             await asyncio.wait(list(self._telling.values()))
+
+
+def _counted_once(spending_id: str) -> Callable[[Purse, str], str]:
+    return lambda purse, unit: f"{purse.id}.{unit}.{spending_id}"

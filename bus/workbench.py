@@ -5,7 +5,7 @@ A handler's thread may use it as well as the loop; there each call blocks until 
 
 from __future__ import annotations
 
-import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from bus.checkpoints import Checkpoint
 from bus.connection import Connection
 from bus.emitting import Emitter
-from bus.errors import AttemptEndedError, BusError, SupersededError
+from bus.errors import AttemptEndedError, QueueFullError, SupersededError, TransportError
 from bus.family import Family
 from bus.messages import Envelope
-from bus.pending import Nothing, Pending
+from bus.pending import Pending, block, runs_here
+
+log = logging.getLogger(__name__)
 
 
 class Workbench:
@@ -92,11 +94,7 @@ class Workbench:
         if self._closed:
             raise AttemptEndedError(self._envelope.task_id)
         loop = self._connection.closed.get_loop()
-        try:
-            here = asyncio.get_running_loop() is loop
-        except RuntimeError:
-            here = False
-        if here:
+        if runs_here(loop):
             return call()
 
         async def there() -> None:
@@ -106,8 +104,7 @@ class Workbench:
             else:
                 await call()
 
-        asyncio.run_coroutine_threadsafe(there(), loop).result()
-        return Nothing()
+        return block(loop, there())
 
     async def _room(self) -> None:
         await self._said().room()
@@ -150,26 +147,40 @@ class Workbench:
             await self._kept().claim()
 
     async def flush(self) -> None:
-        """Return once all that was said and saved is stored.
+        """Return once all that was said is stored, and the last state if it can be: the value that follows takes that
+        away.
 
         Raises:
             SupersededError: a later run has taken the task over.
-            BusError: something could not be stored, and nobody has awaited that.
+            TransportError: something that was said could not be stored, and nobody has awaited that; call it again.
+            BusError: the same, for good; or a state could not be, for good.
         """
-        for part in (self._emitter, self._checkpoint):
-            if part is not None:
-                await part.flush()
+        if self._emitter is not None:
+            await self._emitter.flush()
+        if self._checkpoint is not None:
+            try:
+                await self._checkpoint.flush()
+            except TransportError as error:
+                log.info("task %s has its value and not its last state: %s", self._envelope.task_id, error)
         if self.superseded is not None:
             raise self.superseded
 
     async def wind_up(self) -> None:
-        """The same for an attempt that has failed: what more goes wrong changes nothing."""
+        """Return once all that was said and saved is stored that can be, of an attempt that has no value.
+
+        Raises:
+            TransportError: something could not be stored now; call it again.
+        """
         for part in (self._emitter, self._checkpoint):
             if part is not None:
                 try:
                     await part.flush()
-                except BusError:
-                    continue  # the attempt's own error is the one to tell
+                except QueueFullError:
+                    continue  # that lasts for longer than anybody waits
+                except TransportError:
+                    raise
+                except Exception:  # noqa: BLE001, S112  (the attempt's own error is the one to tell)
+                    continue
 
     def close(self) -> None:
         """The attempt is over: whoever still says something is refused. May be called more than once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from actors.actor import Agent, TaskContext, task
 from bus import budgets, family, inspection, jetstream, stewards, subjects
 from bus.audit import audit
 from bus.budgets import Budget
@@ -21,6 +23,8 @@ from bus.server import Server
 from bus.wallet import Wallet
 from tests.conftest import Gate, StartWorker, nothing_queued
 from tests.eventually import PATIENCE, eventually
+from tests.integration.elders import Errand
+from tests.integration.streaming import serve
 from tests.processes import ActorProcess, actor
 
 SPENDER = "tests.integration.elders:Spender"
@@ -188,6 +192,27 @@ async def test_what_nobody_awaits_is_spent_before_the_task_ends_and_its_error_is
     assert await (await mesh.submit("echo", {}, budget=Budget(tokens=20))).result(timeout=20) == "done"
     with pytest.raises(TaskFailedError, match="the budget of 5 tokens is used up: 6 have been spent"):
         await (await mesh.submit("echo", {}, budget=Budget(tokens=5))).result(timeout=20)
+
+
+class Looped(Agent):
+    """A plain handler with a loop of its own."""
+
+    @task("loop")
+    def loop(self, errand: Errand, context: TaskContext) -> int | None:
+        async def inner() -> int | None:
+            await context.spend(tokens=errand.tokens)
+            left = await context.budget()
+            return left.tokens if left is not None else None
+
+        return asyncio.run(inner())
+
+
+async def test_a_plain_handler_spends_from_a_loop_of_its_own(mesh: Mesh, start_worker: StartWorker) -> None:
+    await serve(start_worker, Looped)
+    assert await (await mesh.submit("loop", {"tokens": 4}, budget=Budget(tokens=10))).result(timeout=20) == 6
+    assert await (await mesh.submit("loop", {"tokens": 4})).result(timeout=20) is None
+    with pytest.raises(TaskFailedError, match="the budget of 5 tokens is used up: 6 have been spent"):
+        await (await mesh.submit("loop", {"tokens": 6}, budget=Budget(tokens=5))).result(timeout=20)
 
 
 async def test_a_header_that_is_no_budget_fails_the_task_and_what_is_no_budget_is_never_sent(

@@ -114,6 +114,41 @@ async def test_an_attempt_that_is_superseded_is_stopped_and_leaves_no_trace(
     assert (outcome.value, outcome.deliveries) == ([1, 1], 2), "another delivery goes on, and nothing counts against it"
 
 
+class Deaf(Agent):
+    """Hears that it is superseded, and stays."""
+
+    begun: ClassVar[asyncio.Event]
+    go: ClassVar[asyncio.Event]
+    told: ClassVar[asyncio.Event]
+
+    @task("deaf", saves=Place)
+    async def deaf(self, story: Story, context: TaskContext) -> None:
+        await context.save(Place(pages=1))
+        self.begun.set()
+        await self.go.wait()
+        with contextlib.suppress(SupersededError):
+            await context.save(Place(pages=2))
+        self.told.set()
+        await asyncio.Event().wait()
+
+
+async def test_who_is_superseded_hands_nothing_back_when_it_leaves(mesh: Mesh, start_worker: StartWorker) -> None:
+    Deaf.begun, Deaf.go, Deaf.told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    said: list[bytes] = []
+    await mesh.connection.subscribe("$JS.ACK.>", lambda message: said.append(message.data))
+    worker = await serve(start_worker, Deaf)
+    handle = await mesh.submit("deaf", {})
+    await Deaf.begun.wait()
+    of_it = dataclasses.replace(envelope(2), client=mesh.client, capability="deaf", task_id=handle.task_id)
+    await checkpoints.Checkpoint(mesh.connection, of_it, 2, lambda _: None).claim()
+    Deaf.go.set()
+    await Deaf.told.wait()
+    await worker.drain(0)
+    await worker._connection.flush()
+    await mesh.connection.flush()
+    assert not [word for word in said if word.startswith((b"-NAK", b"+ACK", b"+TERM"))], "the delivery is another's"
+
+
 class Saver(Agent):
     """Saves as it is told."""
 

@@ -16,7 +16,7 @@ import nats
 import pytest
 
 from actors.steward.storage import Storage
-from bus import blobs, codec, endings, inspection, jetstream, lanes, reading, subjects
+from bus import blobs, codec, endings, inspection, jetstream, moving, reading, subjects
 from bus.backlog import Backlog
 from bus.blobs import Place
 from bus.connection import Connection
@@ -397,7 +397,7 @@ async def test_a_sweep_leaves_what_is_of_a_task_that_is_moved_to_a_lane_meanwhil
         if stored is not None:
             task = envelope_of(stored, connection.settings.deadline)
             lane = subjects.TaskAddress(task.capability, task.priority, task.client).subject(lane=True)
-            await jetstream.store(connection, lane, task.body, lanes.lane_headers(task))
+            await jetstream.store(connection, lane, task.body, moving.copy_headers(task))
             await jetstream.delete(connection, subjects.TASKS, handle.sequence)
 
     monkeypatch.setattr(backlog, "refresh", just_before_it_is_moved)

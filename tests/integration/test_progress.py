@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import re
 import signal
 import sys
@@ -13,15 +14,26 @@ import types
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import TypeAdapter
 
 from actors.actor import Agent, TaskContext, task
 from actors.steward.telling import Asked, Telling
-from bus import emitting, following, jetstream, subjects
+from bus import emitting, following, jetstream, reading, subjects
+from bus.budgets import Budget
 from bus.emitting import Emitter
-from bus.errors import ConfigError, DamagedBlobError, EncodeError, NotFoundError, QueueFullError, Retry, TaskFailedError
+from bus.errors import (
+    ConfigError,
+    DamagedBlobError,
+    EncodeError,
+    NotFoundError,
+    PermissionDeniedError,
+    QueueFullError,
+    Retry,
+    TaskFailedError,
+)
 from bus.following import Chunk, Item, Lost, Progress
 from bus.mesh import Mesh
 from bus.rpc import CALLER
@@ -319,17 +331,127 @@ async def test_a_handler_that_says_more_than_can_be_sent_and_awaits_nothing_is_t
         await (await mesh.submit("flood", {"pages": 9_000})).result(timeout=20)
 
 
-async def test_what_could_not_be_stored_and_nobody_awaited_is_the_attempts_error(
+async def test_what_can_never_be_stored_and_nobody_awaited_is_the_attempts_error(
     mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(_: Emitter, said: object) -> None:
-        raise QueueFullError("revo.progress.x", "insufficient storage")
+    async def refused(_: Emitter, said: object) -> None:
+        raise PermissionDeniedError("publish to", "revo.progress.x")
+
+    monkeypatch.setattr(Emitter, "_stored", refused)
+    await serve(start_worker, Careless, policy=dataclasses.replace(QUICK, max_attempts=1))
+    with pytest.raises(TaskFailedError) as caught:
+        await (await mesh.submit("careless", {"pages": 4})).result(timeout=20)
+    assert caught.value.code == "permission_denied"
+
+
+class Speaker(Agent):
+    """Says, spends and saves things while there is no server, and awaits nothing."""
+
+    begun: ClassVar[asyncio.Queue[None]]
+    go: ClassVar[asyncio.Event]
+
+    @task("speak", saves=Place)
+    async def speak(self, story: Story, context: TaskContext) -> int:
+        self.begun.put_nowait(None)
+        await self.go.wait()
+        for page in range(story.pages):
+            context.emit(page)
+        context.spend(tokens=4)
+        context.save(Place(pages=7))
+        if story.hold:
+            raise ConfigError("story", "no retry cures it")
+        return 42
+
+
+async def test_what_comes_of_a_handler_waits_for_what_it_has_said_for_as_long_as_a_result_and_is_not_changed(
+    mesh: Mesh, start_worker: StartWorker, server: Server
+) -> None:
+    Speaker.begun, Speaker.go = asyncio.Queue(), asyncio.Event()
+    policy = dataclasses.replace(QUICK, time_limit=1.5, ack_wait=30.0)
+    async with proxied(server.url) as wire:
+        overrides = {"publish_timeout": 1.6, "request_timeout": 0.5, "nats_url": wire.url}
+        worker = await serve(start_worker, Speaker, policy=policy, concurrency=2, overrides=overrides)
+        well = await mesh.submit("speak", {"pages": 3, "hold": 0}, budget=Budget(tokens=10))
+        ill = await mesh.submit("speak", {"pages": 3, "hold": 1})
+        for _ in range(2):
+            await Speaker.begun.get()
+        await wire.cut()
+        Speaker.go.set()
+        await eventually(lambda: worker._settler.waiting == 2)  # by then both time limits have passed
+        await wire.mend()
+        outcome = await well.outcome(timeout=30)
+        assert (outcome.status, outcome.value, outcome.attempts) == ("succeeded", 42, 1)
+        outcome = await ill.outcome(timeout=30)
+        assert outcome.error is not None
+        assert (outcome.error.code, outcome.attempts) == ("config", 1), "no other error takes its place"
+        await worker.drain(0)
+    for handle in (well, ill):
+        assert numbers([item async for item in handle.follow()]) == [1, 2, 3]
+    (subject,) = await reading.subjects_in(mesh.connection, subjects.BUDGETS, "revo.spent.*.tokens")
+    spent = await jetstream.last(mesh.connection, subjects.BUDGETS, subject)
+    assert spent is not None
+    assert json.loads(spent.body) == {"val": "4"}, "it counts once"
+
+
+async def test_a_value_whose_chunks_cannot_be_stored_for_long_is_handed_back_and_does_not_fail(
+    mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, refusals = Emitter._stored, [2]
+
+    async def full(emitter: Emitter, said: Any) -> None:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise QueueFullError("revo.progress.x", "insufficient storage")
+        await stored(emitter, said)
 
     monkeypatch.setattr(Emitter, "_stored", full)
-    await serve(start_worker, Careless, policy=dataclasses.replace(QUICK, max_attempts=1))
-    with pytest.raises(TaskFailedError, match="insufficient storage") as caught:
-        await (await mesh.submit("careless", {"pages": 4})).result(timeout=20)
-    assert caught.value.code == "queue_full"
+    policy = dataclasses.replace(QUICK, max_attempts=1)
+    await serve(start_worker, Careless, policy=policy, overrides={"settle_patience": 0.0})
+    outcome = await (await mesh.submit("careless", {"pages": 4})).outcome(timeout=20)
+    assert (outcome.status, outcome.attempts, outcome.deliveries) == ("succeeded", 1, 2)
+
+
+class Leaver(Agent):
+    """Says and saves the most when it has to go, and awaits nothing."""
+
+    begun: ClassVar[asyncio.Event]
+
+    @task("leave", saves=Place)
+    async def leave(self, story: Story, context: TaskContext) -> int:
+        if isinstance(context.saved, Place):
+            return context.saved.pages
+        try:
+            if story.hold:
+                self.begun.set()
+                await asyncio.Event().wait()
+        finally:
+            for page in range(story.pages):
+                context.emit(page)
+            context.save(Place(pages=story.pages))
+        raise SystemExit(1)
+
+
+async def test_what_nobody_awaits_is_stored_too_at_the_time_limit_at_an_exit_and_when_a_worker_leaves(
+    mesh: Mesh, start_worker: StartWorker
+) -> None:
+    Leaver.begun = asyncio.Event()
+    policy = dataclasses.replace(QUICK, time_limit=0.3)
+    worker = await serve(start_worker, Leaver, policy=policy, concurrency=2)
+    handles = [await mesh.submit("leave", {"pages": 2000, "hold": n}) for n in (0, 1)]
+    for handle in handles:
+        outcome = await handle.outcome(timeout=20)
+        assert (outcome.value, outcome.attempts) == (2000, 2)
+        assert numbers([item async for item in handle.follow()]) == list(range(1, 2001))
+    await worker.drain()
+    Leaver.begun.clear()
+    worker = await serve(start_worker, Leaver, policy=dataclasses.replace(QUICK, time_limit=30.0))
+    handle = await mesh.submit("leave", {"pages": 100, "hold": 1})
+    await Leaver.begun.wait()
+    await worker.drain(0)
+    assert not handle.arrival.done
+    await serve(start_worker, Leaver)
+    outcome = await handle.outcome(timeout=20)
+    assert (outcome.value, outcome.attempts) == (100, 1)
 
 
 async def test_what_a_json_task_says_is_json_and_its_bytes_are_msgpack(mesh: Mesh, start_worker: StartWorker) -> None:

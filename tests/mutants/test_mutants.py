@@ -75,6 +75,11 @@ PROGRESS = "tests/integration/test_progress.py::"
 ALL_SAID = PROGRESS + "test_who_follows_gets_each_number_once_and_in_order_from_any_number_on"
 UNHEARD = PROGRESS + "test_what_is_not_heard_is_read"
 CHECKPOINTS = "tests/integration/test_checkpoints.py::"
+KEPT_WHATEVER = PROGRESS
+KEPT_WHATEVER += "test_what_comes_of_a_handler_waits_for_what_it_has_said_for_as_long_as_a_result_and_is_not_changed"
+LAST_WORDS = PROGRESS
+LAST_WORDS += "test_what_nobody_awaits_is_stored_too_at_the_time_limit_at_an_exit_and_when_a_worker_leaves"
+OTHERS = CHECKPOINTS + "test_who_is_superseded_hands_nothing_back_when_it_leaves"
 ZOMBIE = CHECKPOINTS + "test_a_worker_that_was_thought_dead_cannot_overwrite_its_successor"
 SAID_FIRST = CHECKPOINTS + "test_what_was_said_before_a_save_is_stored_before_it"
 
@@ -653,11 +658,43 @@ MUTANTS = [
     ),
     Mutant(
         "a result is stored before all that its handler has said",
-        "bus/running.py",
-        "        await bench.flush()\n",
-        "        pass\n",
+        "bus/handling.py",
+        "                await self._settler.persist(run, bench.flush)\n",
+        "                pass\n",
         ALL_SAID,
         "test_progress.py",
+    ),
+    Mutant(
+        "the time limit runs on while what was said is stored",
+        "bus/handling.py",
+        "            run.alarm.clear()\n",
+        "            pass\n",
+        KEPT_WHATEVER,
+        "test_progress.py",
+    ),
+    Mutant(
+        "what could not be stored while there was no server is not sent again",
+        "bus/emitting.py",
+        "if self._task.done() and self._untold and isinstance(self._failure, TransportError):",
+        "if False:",
+        KEPT_WHATEVER,
+        "test_progress.py",
+    ),
+    Mutant(
+        "what nobody awaits is dropped when a worker leaves",
+        "bus/handling.py",
+        "                await self._last_word(run, bench)\n",
+        "                pass\n",
+        LAST_WORDS,
+        "test_progress.py",
+    ),
+    Mutant(
+        "a superseded run hands back what is another's",
+        "bus/running.py",
+        "return Happening.SUPERSEDED, run.bench.superseded  # there",
+        "pass  # there",
+        OTHERS,
+        "the delivery is another's",
     ),
     Mutant(
         "whoever listens does not see that he has missed something",
@@ -899,9 +936,9 @@ MUTANTS = [
     ),
     Mutant(
         "what nobody awaits is not waited for",
-        "bus/running.py",
-        "await run.family.wallet.settle()",
-        "run.family.wallet.purses",
+        "bus/handling.py",
+        "                await self._settler.persist(run, family.wallet.settle)\n",
+        "                pass\n",
         UNAWAITED,
         "DID NOT RAISE",
     ),
