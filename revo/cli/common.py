@@ -200,7 +200,7 @@ def _key(key: object) -> object:
 
 def write_all(text: str) -> None:
     """Write to stdout, however much it is. With `PYTHONUNBUFFERED` a pipe may take a part, and Python drop the rest."""
-    out = sys.stdout.buffer
+    out = getattr(sys.stdout, "buffer", None)  # what was put in its place may have none
     if not isinstance(out, io.RawIOBase):
         sys.stdout.write(text)
         sys.stdout.flush()
