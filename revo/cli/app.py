@@ -357,9 +357,7 @@ def conformance(
     only: Annotated[list[str] | None, typer.Option("--only", help="this check; may be repeated")] = None,
     patience: Annotated[
         float,
-        typer.Option(
-            "--patience", min=0.5, help="seconds for what should come at once; a start has 40, whatever it is"
-        ),
+        typer.Option("--patience", min=0.5, help="seconds for what should come at once; a start has 40 in any case"),
     ] = 20.0,
     *,
     url: Annotated[str, typer.Option("--url", help="this NATS server instead of one of its own")] = "",

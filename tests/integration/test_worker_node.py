@@ -56,23 +56,13 @@ async def test_with_credentials_of_an_agent_it_does_the_tasks_of_a_mesh_that_kno
                 failed = await named.outcome(timeout=20)
                 later = await alice.submit("node", {"do": "echo", "value": 7}, after=1)  # all pulls are others by then
                 assert await later.result(timeout=20) == 7
-                if not isolated:
-                    keyring.remove("crafter")
-                    await server.reload()
-                    _, said = await asyncio.wait_for(worker.communicate(), 20)
             finally:
-                if worker.returncode is None:
-                    worker.terminate()
-                    _, said = await asyncio.wait_for(worker.communicate(), 20)
+                worker.terminate()
+                _, said = await asyncio.wait_for(worker.communicate(), 20)
     assert (plain.value, plain.agent) == (5, "crafter")
     assert (again.value, again.attempts) == (6, 2)
     assert (failed.status, failed.error and failed.error.code) == ("failed", "as_told")
-    if isolated:
-        assert (worker.returncode, said.decode()) == (0, ""), "and nothing was refused"
-    else:
-        assert worker.returncode == 1
-        assert said.decode().splitlines()[-1] == "this worker is cut off: Authorization Violation"
-        assert "    at " not in said.decode()
+    assert (worker.returncode, said.decode()) == (0, ""), "and nothing was refused"
 
 
 async def test_why_it_cannot_join_is_one_line(tmp_path: Path, server: Server) -> None:
