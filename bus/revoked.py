@@ -48,7 +48,7 @@ class Revoked:
         """Somebody else has ended a task, its result stands: let go of it, now or when it arrives."""
         why = Happening.EXPIRED if order.status == "expired" else Happening.CANCELLED
         run = self._in_hand.get(order.sequence)
-        runs = [run] if run is not None else [one for one in self._in_hand.values() if one.envelope.name == order.task]
+        runs = [run] if run is not None else self._named(order.task)
         for one in runs:
             self._let_go(one, why)
         if runs:
@@ -56,6 +56,10 @@ class Revoked:
         self.early[order.sequence] = why
         if len(self.early) > REMEMBERED:
             del self.early[next(iter(self.early))]
+
+    def _named(self, name: str) -> list[Run]:
+        """What is in hand of a task under another sequence: it was moved meanwhile (`bus.moving`)."""
+        return [run for run in self._in_hand.values() if run.envelope.name == name]
 
     async def _back(self) -> None:
         """After a reconnect: what was said meanwhile we did not hear."""

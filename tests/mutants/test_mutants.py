@@ -144,6 +144,8 @@ IN_HAND = FAIRNESS + "test_what_may_be_in_hand_by_now_is_not_taken_away_and_no_c
 TWO_STEWARDS = FAIRNESS + "test_two_stewards_that_move_the_same_tasks_at_once_lose_none"
 ONE_STEWARD = FAIRNESS + "test_one_steward_at_a_time_moves_and_another_takes_over_when_it_is_silent"
 ENDED_COPY = FAIRNESS + "test_what_a_dead_steward_copied_and_has_ended_is_not_run_again"
+LANE_PAUSED = FAIRNESS + "test_a_pause_that_comes_while_a_lane_is_made_counts_for_the_lane[True]"
+COPY_CANCELLED = FAIRNESS + "test_a_cancel_stops_the_copy_that_runs_while_its_original_is_found"
 LOST_COPY = FAIRNESS + "test_the_audit_sees_that_a_moved_task_is_lost"
 CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
 IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
@@ -260,7 +262,7 @@ MUTANTS = [
         "        moved = [(sequence, copy) for sequence, copy in copies if sequence > delivered]\n",
         "        moved = list(copies)\n",
         IN_HAND,
-        "'normal.light': 5",
+        "assert 5 == 0",
     ),
     Mutant(
         "a task that was moved is lost to the audit",
@@ -309,6 +311,22 @@ MUTANTS = [
         "        if copy > sequence:\n",
         LOST_COPY,
         "lost=2",
+    ),
+    Mutant(
+        "a pause that comes while a lane is made passes it over",
+        "bus/lanes.py",
+        "            now = await self._info(queue) or {}\n",
+        "            now = info\n",
+        LANE_PAUSED,
+        "is paused",
+    ),
+    Mutant(
+        "a cancelled task runs on under the sequence of its copy",
+        "bus/revoked.py",
+        "        runs = [run] if run is not None else self._named(order.task)\n",
+        "        runs = [run] if run is not None else []\n",
+        COPY_CANCELLED,
+        "TimeoutError",
     ),
     Mutant(
         "a lane never has its turn",
