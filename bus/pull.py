@@ -307,7 +307,7 @@ class Puller:
     async def _open(self) -> None:
         connection = self._connection
         unseen = connection.restricted and connection.clustered
-        left_out = self._left_out
+        left_out, sources = self._left_out, self._sources[:]
         wanted = [source for source in self._sources if source.address not in left_out]
         generation = Generation(connection.client.new_inbox(), wanted, unseen=unseen)
 
@@ -321,7 +321,7 @@ class Puller:
         if self._stopped or not (self._wanted or self._ahead):
             await self._drain(generation)
             return
-        if left_out != self._left_out:
+        if left_out != self._left_out or sources != self._sources:  # a lane came meanwhile
             await self._drain(generation)
             self._pull()
             return

@@ -473,6 +473,37 @@ async def test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn(
     assert starts[turns[0] : turns[-1]].count("flood") >= 4, "the others go on"
 
 
+async def test_a_lane_that_is_told_of_while_the_first_pulls_open_is_served(
+    server: Server, mesh: Mesh, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await ensure_capability(mesh.connection, "echo", QUICK, "tester")
+    await fill(mesh, "flood", 50)
+    await fill(mesh, "light", 5)
+    opening: list[pull.Puller] = []
+    opens, subscribe = pull.Puller._open, Connection.subscribe
+
+    async def opened(self: pull.Puller) -> None:
+        opening.append(self)
+        await opens(self)
+
+    async def told_meanwhile(self: Connection, subject: str, on_message: Any) -> Any:
+        found = await subscribe(self, subject, on_message)
+        if opening:
+            opening.pop().serve_lanes(["echo.normal"])
+        return found
+
+    async def work(_: Any) -> None:
+        return
+
+    async with contextlib.AsyncExitStack() as stack:
+        _, lanes, backlog = await sharing(server, stack, 20)
+        assert await look(lanes, backlog) == ["echo.normal"]
+        monkeypatch.setattr(pull.Puller, "_open", opened)
+        monkeypatch.setattr(Connection, "subscribe", told_meanwhile)
+        await start_worker(work)
+        await eventually(lambda: nothing_queued(mesh))
+
+
 async def test_a_lane_that_is_behind_more_urgent_tasks_waits_for_them(
     server: Server, mesh: Mesh, start_worker: StartWorker
 ) -> None:

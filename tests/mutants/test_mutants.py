@@ -146,6 +146,7 @@ ONE_STEWARD = FAIRNESS + "test_one_steward_at_a_time_moves_and_another_takes_ove
 ENDED_COPY = FAIRNESS + "test_what_a_dead_steward_copied_and_has_ended_is_not_run_again"
 LANE_PAUSED = FAIRNESS + "test_a_pause_that_comes_while_a_lane_is_made_counts_for_the_lane[True]"
 COPY_CANCELLED = FAIRNESS + "test_a_cancel_stops_the_copy_that_runs_while_its_original_is_found"
+TOLD_EARLY = FAIRNESS + "test_a_lane_that_is_told_of_while_the_first_pulls_open_is_served"
 LOST_COPY = FAIRNESS + "test_the_audit_sees_that_a_moved_task_is_lost"
 CARRIED_ON = FAIRNESS + "test_a_move_that_was_interrupted_is_carried_on_by_whoever_comes_next[after the copies]"
 IN_TURN = FAIRNESS + "test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn"
@@ -327,6 +328,14 @@ MUTANTS = [
         "        runs = [run] if run is not None else []\n",
         COPY_CANCELLED,
         "TimeoutError",
+    ),
+    Mutant(
+        "a lane that is told of while pulls open is left out",
+        "bus/pull.py",
+        "        if left_out != self._left_out or sources != self._sources:  # a lane came meanwhile\n",
+        "        if left_out != self._left_out:\n",
+        TOLD_EARLY,
+        "not within",
     ),
     Mutant(
         "a lane never has its turn",
