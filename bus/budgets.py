@@ -108,6 +108,8 @@ def check(outer: tuple[Purse, ...], budget: Budget | None) -> None:
     """
     if budget is None:
         return
+    if not isinstance(budget, Budget):
+        raise ConfigError("budget", f"{budget!r:.80} is none; write Budget(tokens=...)")
     budget.check()
     if len(outer) >= MOST:
         raise ConfigError("budget", f"{MOST} count for this task already, one within another; give it none")

@@ -70,7 +70,8 @@ def test_the_commands_in_the_readme_do_what_they_say(number: int, tmp_path: Path
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    shows = ("lost: 0", '"text": "hi"', "{'text': 'hi'}", "code-analyst", "refused: it was", "0  lost")[number]
+    each = ("lost: 0", '"text": "hi"', "{'text': 'hi'}", "code-analyst", '"files": 2', "refused: it was", "0  lost")
+    shows = each[number]
     assert shows in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-import re
 import signal
-import sys
 import threading
 import time
-import types
 from collections.abc import Callable
 from contextlib import aclosing
 from pathlib import Path
@@ -505,22 +502,6 @@ async def test_a_steward_tells_a_client_of_its_own_tasks_alone(mesh: Mesh, start
     with pytest.raises(NotFoundError, match="client bob has none of this id"):
         await steward.progress(asked)
     CALLER.reset(caller)
-
-
-async def test_the_example_in_the_document_does_what_it_says(
-    mesh: Mesh, start_worker: StartWorker, settings: Settings, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "progress.md").read_text()
-    agent, client = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    module = types.ModuleType("example")
-    sys.modules["example"] = module  # where annotations are looked up
-    exec(agent, module.__dict__)  # noqa: S102
-    exec(client.replace("Mesh.connect()", "Mesh.connect(settings=settings)"), module.__dict__)  # noqa: S102
-    module.__dict__["settings"] = settings
-    await serve(start_worker, module.__dict__["Crawler"])
-    await module.__dict__["main"]()
-    shown = capsys.readouterr().out.splitlines()
-    assert shown == ["0% a", "2 {'page': 'a', 'words': 4}", "50% b", "4 {'page': 'b', 'words': 4}", "8"]
 
 
 async def test_a_chunk_is_seen_within_ten_milliseconds(

@@ -76,6 +76,11 @@ def test_what_is_no_budget_is_refused(unusable: Budget) -> None:
         unusable.check()
 
 
+def test_what_is_another_thing_is_no_budget() -> None:
+    with pytest.raises(ConfigError, match=r"budget: 5 is none; write Budget\(tokens="):
+        budgets.check((), 5)  # type: ignore[arg-type]
+
+
 def test_a_child_has_the_same_id_in_every_run_of_an_attempt_and_no_other_has() -> None:
     first, again = Family("shop.lead.1"), Family("shop.lead.1", again=True)
     ids = [first.name("toil", "", body, b"") for body in (b"a", b"a", b"b")]
