@@ -579,7 +579,7 @@ async def test_a_cancel_stops_the_copy_that_runs_while_its_original_is_found(
         ender = Ender(connection, "tester", "tester-1")
         task = envelope_of(original, 3600.0)
         assert (await ender.end(task, "cancelled", TaskCancelledError(task.task_id, "tester"))).status == "cancelled"
-        await asyncio.wait_for(stopped.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), 5)  # its time limit is 10
         await eventually(lambda: stands(connection, {"normal.flood": 50}))
         found = await audit(connection)
     assert (found.good, found.ended) == (True, 2), found

@@ -638,8 +638,8 @@ MUTANTS = [
     Mutant(
         "a worker is not told that its task was cancelled",
         "bus/revoked.py",
-        "            self._let_go(run, why)\n            return\n",
-        "            return\n",
+        "            self._let_go(one, why)\n        if runs:\n",
+        "            continue\n        if runs:\n",
         CANCEL_STOPS,
         "worker.in_hand == 0",
     ),
