@@ -58,19 +58,34 @@ class Forks:
 
         Raises `subprocess.TimeoutExpired` when it, or what has its output, is not at its end after `timeout` seconds.
         """
+        pipes = [os.pipe() for _ in range(3)]
+        try:
+            self.start(function, arguments, [write for _, write in pipes], cwd=cwd, env=env, path=path)
+        finally:
+            for _, write in pipes:
+                os.close(write)
+        out, err, said = _read([read for read, _ in pipes], [function, *arguments], timeout)
+        code = int(said.split()[1])
+        return subprocess.CompletedProcess([function, *arguments], code, out.decode(), err.decode())
+
+    def start(
+        self,
+        function: str,
+        arguments: Sequence[str],
+        descriptors: Sequence[int],
+        *,
+        cwd: Path,
+        env: Mapping[str, str],
+        path: Sequence[str] = (),
+    ) -> None:
+        """Fork it and return at once. `descriptors` are its output, its errors, and where its id is said and, when it
+        has ended, its status; a fourth is handed on to it, in its environment as `REVO_READY_FD`.
+        """
         order = {"function": function, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
         with tempfile.TemporaryFile() as written:
             written.write(json.dumps({**order, "path": list(path)}).encode())
             written.seek(0)
-            pipes = [os.pipe() for _ in range(3)]
-            try:
-                socket.send_fds(self._channel, [b"."], [written.fileno(), *(write for _, write in pipes)])
-            finally:
-                for _, write in pipes:
-                    os.close(write)
-        out, err, said = _read([read for read, _ in pipes], [function, *arguments], timeout)
-        code = int(said.split()[1])
-        return subprocess.CompletedProcess([function, *arguments], code, out.decode(), err.decode())
+            socket.send_fds(self._channel, [b"."], [written.fileno(), *descriptors])
 
 
 def _read(pipes: list[int], command: list[str], timeout: float) -> list[bytes]:
@@ -102,7 +117,7 @@ def _serve(channel: socket.socket) -> Callable[[], int] | None:
     """Fork for each order. Returns in each fork with what it is to do, and at the end with nothing."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who minds a fork is waited for by nobody
     while True:
-        said, descriptors, _, _ = socket.recv_fds(channel, 1, 4)
+        said, descriptors, _, _ = socket.recv_fds(channel, 1, 5)
         if not said:
             return None
         if os.fork() == 0:
@@ -112,13 +127,13 @@ def _serve(channel: socket.socket) -> Callable[[], int] | None:
             os.close(descriptor)
 
 
-def _mind(order: int, out: int, err: int, status: int) -> Callable[[], int] | None:
+def _mind(order: int, out: int, err: int, status: int, *handed_on: int) -> Callable[[], int] | None:
     """Fork once more, and say when that one has ended and how."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if (child := os.fork()) == 0:
         os.close(status)
-        return _become(order, out, err)
-    for descriptor in (order, out, err):
+        return _become(order, out, err, *handed_on)
+    for descriptor in (order, out, err, *handed_on):
         os.close(descriptor)
     os.write(status, f"{child} ".encode())
     _, how = os.waitpid(child, 0)
@@ -126,7 +141,7 @@ def _mind(order: int, out: int, err: int, status: int) -> Callable[[], int] | No
     os._exit(0)
 
 
-def _become(order: int, out: int, err: int) -> Callable[[], int]:
+def _become(order: int, out: int, err: int, *handed_on: int) -> Callable[[], int]:
     """Be the process that was asked for."""
     with os.fdopen(order) as file:
         wanted = json.load(file)
@@ -137,6 +152,8 @@ def _become(order: int, out: int, err: int) -> Callable[[], int]:
     os.chdir(wanted["cwd"])
     os.environ.clear()
     os.environ.update(wanted["env"])
+    for descriptor in handed_on:
+        os.environ["REVO_READY_FD"] = str(descriptor)
     sys.path[:0] = wanted["path"]
     module, _, name = wanted["function"].partition(":")
     sys.argv[1:] = wanted["arguments"]
