@@ -28,7 +28,8 @@ class Forks:
     A function finds its arguments in `sys.argv` and returns an exit status. It may be used by several threads at once.
     """
 
-    def __init__(self, *preload: str) -> None:
+    def __init__(self, *preload: str, tree: Path | None = None) -> None:
+        """With `tree`, the folder whose Revo is imported; by default that which is installed."""
         ours, theirs = socket.socketpair()
         self._channel = ours
         with theirs:
@@ -37,6 +38,7 @@ class Forks:
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env={**os.environ, **({"PYTHONPATH": str(tree)} if tree is not None else {})},
             )
 
     def close(self) -> None:
