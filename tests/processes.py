@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import functools
 import json
@@ -31,7 +32,9 @@ PRELOADED = (
 @functools.cache
 def forks() -> Forks:
     """Where actors come from: an interpreter that has imported Revo takes a tenth of the time of a new one."""
-    return Forks(*PRELOADED, tree=ROOT)
+    made = Forks(*PRELOADED, tree=ROOT)
+    atexit.register(made.close)
+    return made
 
 
 class Fork:

@@ -133,7 +133,11 @@ REQUIREMENTS: Final = (
     ),
     _must("4.1", "deadline-queued", "End a task as `expired`, without running it, when its deadline has passed."),
     _must("4.2", "deadline-running", "End it as `expired` when it passes meanwhile, also while the handler runs."),
-    _should("4.3", "end-order", "Stop a handler whose task others have ended (`revo.ctl.all.all.end`, msgpack)."),
+    _should(
+        "4.3",
+        "end-order",
+        "Stop a handler whose task others have ended (`revo.ctl.all.all.end`, msgpack), by its sequence or its name.",
+    ),
     _must("5.1", "kill", "Do the tasks again that a process had in hand when it was killed."),
     _must(
         "5.2",

@@ -28,7 +28,7 @@ _ZONE = '    zone: str = ""\n    concurrency: Count = 1\n    labels: Labels = {}
 
 MODELS: Final[list[Edit]] = [
     # results, dead letters and errors
-    ("bus/messages.py", '    trace_id: str = ""\n\n\nclass DeadLetter', '    zone: str = ""\n\n\nclass DeadLetter'),
+    ("bus/messages.py", '    trace_id: str = ""\n    blob', '    zone: str = ""\n    blob'),
     ("bus/messages.py", "    died_at: float\n", '    died_at: float\n    zone: str = "north"\n'),
     ("bus/messages.py", '    type: str = ""\n', '    zone: str = "north"\n'),
     # counts of attempts, heartbeats, spans
@@ -56,7 +56,11 @@ WRITERS: Final[list[Edit]] = [
     ("bus/obituary.py", "parent_id=task.parent_id", 'parent_id=""'),
     ("bus/worker.py", "            leaving=self._left,\n", '            zone="north",\n'),
     ("bus/heartbeat.py", "elif beat.leaving:", "elif beat.zone == 'none':"),
-    ("bus/early.py", '"status": standing.status}\n', '"status": standing.status, "zone": "north"}\n'),
+    (
+        "bus/early.py",
+        '"status": standing.status, "task": envelope.name}\n',
+        '"status": standing.status, "zone": "north"}\n',
+    ),
     ("bus/early.py", '"last": backlog.last, "ttl": ttl}', '"last": backlog.last, "zone": "north"}'),
     ("bus/events.py", '"by": by, "details": details}', '"zone": "north", "details": details}'),
     ("actors/enrolment.py", "restarts=int(restarts) if restarts.isdecimal() else 0", 'zone="north"'),
