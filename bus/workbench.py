@@ -185,6 +185,7 @@ class Workbench:
     def close(self) -> None:
         """The attempt is over: whoever still says something is refused. May be called more than once."""
         self._closed = True
+        self._on_superseded = _nobody  # who is called knows of us: a cycle for each task would wait for the collector
         if self._emitter is not None:
             self._emitter.close()
         if self._checkpoint is not None:
@@ -193,3 +194,7 @@ class Workbench:
 
 WORKBENCH: ContextVar[Workbench | None] = ContextVar("revo_workbench", default=None)
 """Set where the handler of a task runs."""
+
+
+def _nobody() -> None:
+    """Who hears that an attempt was superseded when it is over."""
