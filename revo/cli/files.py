@@ -193,7 +193,8 @@ class Run:
                 try:
                     return await self._send(mesh, item)
                 except QueueFullError as error:
-                    await asyncio.sleep((error.come_back or pause) * random.uniform(0.8, 1.2))  # noqa: S311
+                    wait = min(longest, error.come_back or pause)  # what is told is an estimate: room may come sooner
+                    await asyncio.sleep(wait * random.uniform(0.8, 1.2))  # noqa: S311
                     pause = min(longest, 2 * pause)
 
     async def _send(self, mesh: Mesh, item: Item) -> Handle:
