@@ -1,12 +1,13 @@
 """One actor as a child process: start it, know when it is ready, hear it, end it.
 
 The child is `revo run` in a session of its own, so that Ctrl-C in the terminal is its parent's to act on.
-It dies with its parent.
+It dies with its parent. It is forked where there is a fork server, otherwise an interpreter starts.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from actors.parent import ACTOR_SETTINGS, LIFELINE_FD, READY_FD, RESTARTS
 from bus.child import PIPE, STDOUT, Child, pipe_end
 from bus.errors import BusError
+from bus.forkserver import ForkServer, ForkServerLostError
 from bus.lifeline import Lifeline
 
 
@@ -37,9 +39,11 @@ class ActorExitedError(BusError):
 
 
 class ActorProcess:
-    """A child that runs one actor. `on_line` gets every line that it writes."""
+    """A child that runs one actor. `on_line` gets every line that it writes; it comes from `forks` if that is given."""
 
-    def __init__(self, name: str, target: str, *, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, target: str, *, on_line: Callable[[str], None], forks: ForkServer | None = None
+    ) -> None:
         self.name = name
         self.target = target
         self.instance = ""
@@ -47,6 +51,7 @@ class ActorProcess:
         self.said: deque[str] = deque(maxlen=20)
         """The last lines that it wrote."""
         self._on_line = on_line
+        self._forks = forks
         self._process: Child | None = None
         self._reading: asyncio.Task[None] | None = None
 
@@ -78,14 +83,10 @@ class ActorProcess:
             ActorExitedError: it ended instead.
             TimeoutError: it is not ready within `timeout` seconds; it is killed.
         """
-        read, write = os.pipe()
-        lifeline = Lifeline()
         env = {
             **os.environ,
             "REVO_NATS_URL": url,
             "REVO_CREDENTIALS": credentials,  # never those that we were given ourselves
-            READY_FD: str(write),
-            LIFELINE_FD: str(lifeline.fd),
             ACTOR_SETTINGS: json.dumps(settings or {}),
             RESTARTS: str(restarts),
             "PYTHONUNBUFFERED": "1",
@@ -94,11 +95,9 @@ class ActorProcess:
         }
         if labels:
             env["REVO_LABELS"] = ",".join(f"{key}={value}" for key, value in labels.items())
-        command = [sys.executable, "-m", "revo", "run", self.target, "--name", self.name]
+        read, write = os.pipe()
         try:
-            self._process = await Child.start(
-                command, cwd=cwd, env=env, stdout=PIPE, stderr=STDOUT, pass_fds=(write,), lifeline=lifeline
-            )
+            self._process = await self._begin(env, cwd, write)
         finally:
             os.close(write)
         self._reading = asyncio.create_task(self._read(self._process), name=f"lines of {self.name}")
@@ -113,6 +112,20 @@ class ActorProcess:
             status = await self.wait()
             raise ActorExitedError(self.name, status, self.said[-1] if self.said else "")
         self.instance = str(json.loads(ready)["instance"])
+
+    async def _begin(self, env: dict[str, str], cwd: Path, ready: int) -> Child:
+        arguments = ["run", self.target, "--name", self.name]
+        if self._forks is not None:
+            lifeline = Lifeline()
+            handed = {READY_FD: ready, LIFELINE_FD: lifeline.fd}
+            with contextlib.suppress(ForkServerLostError):
+                return await Child.fork(self._forks, arguments, env=env, cwd=cwd, handed=handed, lifeline=lifeline)
+        lifeline = Lifeline()
+        env |= {READY_FD: str(ready), LIFELINE_FD: str(lifeline.fd)}
+        command = [sys.executable, "-m", "revo", *arguments]
+        return await Child.start(
+            command, cwd=cwd, env=env, stdout=PIPE, stderr=STDOUT, pass_fds=(ready,), lifeline=lifeline
+        )
 
     async def _read(self, process: Child) -> None:
         assert process.stdout is not None

@@ -21,6 +21,7 @@ from actors.meshfile import ActorEntry, MeshFile
 from actors.parent import SHED
 from actors.process import ActorExitedError, ActorProcess
 from bus.errors import BusError
+from bus.forkserver import ForkServer
 
 WRONG_USAGE: Final = 2
 """The exit status of an actor that cannot be started as it is configured: trying again changes nothing."""
@@ -107,9 +108,10 @@ class Supervisor:
         on_line: Callable[[str, str], None],
         on_change: Callable[[Child], None],
         credentials: Callable[[str], str] = lambda _: "",
+        forks: ForkServer | None = None,
     ) -> None:
         """`credentials` says in which file those of an actor are, by its name. `on_line` gets a child's label and a
-        line that it wrote; `on_change` hears of every change of state.
+        line that it wrote; `on_change` hears of every change of state. The children come from `forks` if that is given.
         """
         self._mesh = mesh
         self.children = [
@@ -119,6 +121,7 @@ class Supervisor:
         ]
         self._url = url
         self._credentials = credentials
+        self._forks = forks
         self._folder = folder
         self._drain_timeout = drain_timeout
         self._on_line = on_line
@@ -275,7 +278,9 @@ class Supervisor:
     async def _run_once(self, child: Child) -> int:
         """Start the child's process and wait for its end; returns its exit status."""
         entry = child.entry
-        process = ActorProcess(child.name, entry.target, on_line=lambda line: self._on_line(child.label, line))
+        process = ActorProcess(
+            child.name, entry.target, on_line=lambda line: self._on_line(child.label, line), forks=self._forks
+        )
         try:
             async with self._starts:
                 if child.stopping.is_set():

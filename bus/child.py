@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import io
 import os
 import signal
@@ -17,6 +18,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+from bus.forkserver import Forked, ForkServer
 from bus.lifeline import Lifeline, guarded
 
 T = TypeVar("T")
@@ -34,7 +36,7 @@ class Child:
     It is killed when this process ends, however that ends. Call `finish` when done with it.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], lifeline: Lifeline, *, group: bool) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | Forked, lifeline: Lifeline, *, group: bool) -> None:
         self._process = process
         self._lifeline = lifeline
         self._group = group
@@ -84,6 +86,38 @@ class Child:
         except OSError:
             lifeline.release()
             raise
+        return await cls._made_of(process, lifeline, group=group)
+
+    @classmethod
+    async def fork(
+        cls,
+        server: ForkServer,
+        arguments: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        handed: Mapping[str, int],
+        lifeline: Lifeline,
+    ) -> Child:
+        """Have a child forked that watches the lifeline by itself; its whole output is `stdout`. It finds the numbers
+        of the files `handed` in environment variables of these names.
+
+        Raises:
+            ForkServerLostError: nothing was started.
+        """
+        made: list[Forked] = []
+        fork = functools.partial(server.fork, arguments, env=env, cwd=cwd, handed=handed)
+        try:
+            await uninterrupted(asyncio.to_thread(lambda: made.append(fork())))
+        except BaseException:
+            for process in made:  # cancelled: nobody else knows of it yet
+                await (await cls._made_of(process, lifeline, group=False)).finish()
+            lifeline.release()
+            raise
+        return await cls._made_of(made[0], lifeline, group=False)
+
+    @classmethod
+    async def _made_of(cls, process: subprocess.Popen[bytes] | Forked, lifeline: Lifeline, *, group: bool) -> Child:
         child = cls(process, lifeline, group=group)
         try:
             await uninterrupted(child._open())

@@ -72,6 +72,10 @@ class Settings(BaseModel):
         2.0, description="between two renewals of an instance's lease in the registry; it runs out after two"
     )
     steward_interval: Seconds = Field(0.5, description="between two looks of a steward at the queue")
+    forks: bool = Field(
+        default=True,
+        description="start the actors of a mesh on this machine as forks of one process, where it is safe",
+    )
     http: str = Field(
         "", description="where an actor serves /healthz, /readyz and /metrics, as 0.0.0.0:9464; empty: nowhere"
     )

@@ -6,32 +6,24 @@ start of an interpreter: some tests start real ones for that.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import importlib
-import json
 import os
 import selectors
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from bus.forkserver import ForkServer, serve
 
-class Forks:
-    """Runs functions `package.module:name`, each in a fork of one process that has imported `preload`.
 
-    A function finds its arguments in `sys.argv` and returns an exit status. It may be used by several threads at once.
-    """
+class Forks(ForkServer):
+    """Runs `revo` in forks of one process that has imported `preload`. It may be used by several threads at once."""
 
     def __init__(self, *preload: str, tree: Path | None = None) -> None:
         """With `tree`, the folder whose Revo is imported; by default that which is installed."""
         ours, theirs = socket.socketpair()
-        self._channel = ours
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno()), *preload],
@@ -40,139 +32,68 @@ class Forks:
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **({"PYTHONPATH": str(tree)} if tree is not None else {})},
             )
+        super().__init__(ours)
 
     def close(self) -> None:
         """End the process; what it forked is ended already, or has been left to run by whom it belongs to."""
-        self._channel.close()
+        super().close()
         self._process.wait(10)
 
     def run(
-        self,
-        function: str,
-        arguments: Sequence[str],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        timeout: float,
-        path: Sequence[str] = (),
+        self, arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
-        """Like `subprocess.run` with captured output; `path` comes first in its `sys.path`.
+        """Like `subprocess.run` with captured output.
 
         Raises `subprocess.TimeoutExpired` when it, or what has its output, is not at its end after `timeout` seconds.
         """
-        pipes = [os.pipe() for _ in range(3)]
+        (out, to_out), (err, to_err) = os.pipe(), os.pipe()
         try:
-            self.start(function, arguments, [write for _, write in pipes], cwd=cwd, env=env, path=path)
+            process = self.fork(arguments, env=env, cwd=cwd, stdout=to_out, stderr=to_err)
         finally:
-            for _, write in pipes:
-                os.close(write)
-        out, err, said = _read([read for read, _ in pipes], [function, *arguments], timeout)
-        code = int(said.split()[1])
-        return subprocess.CompletedProcess([function, *arguments], code, out.decode(), err.decode())
-
-    def start(
-        self,
-        function: str,
-        arguments: Sequence[str],
-        descriptors: Sequence[int],
-        *,
-        cwd: Path,
-        env: Mapping[str, str],
-        path: Sequence[str] = (),
-    ) -> None:
-        """Fork it and return at once. `descriptors` are its output, its errors, and where its id is said and, when it
-        has ended, its status; a fourth is handed on to it, in its environment as `REVO_READY_FD`.
-        """
-        order = {"function": function, "arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
-        with tempfile.TemporaryFile() as written:
-            written.write(json.dumps({**order, "path": list(path)}).encode())
-            written.seek(0)
-            socket.send_fds(self._channel, [b"."], [written.fileno(), *descriptors])
+            os.close(to_out)
+            os.close(to_err)
+        try:
+            said = _read((out, err), timeout)
+        except TimeoutError:
+            process.kill()
+            process.wait()
+            raise subprocess.TimeoutExpired(["revo", *arguments], timeout) from None
+        finally:
+            os.close(out)
+            os.close(err)
+        return subprocess.CompletedProcess(["revo", *arguments], process.wait(), *(text.decode() for text in said))
 
 
-def _read(pipes: list[int], command: list[str], timeout: float) -> list[bytes]:
-    """All that comes through the pipes until each is at its end. The last tells the process's id, then its status."""
+def _read(pipes: Sequence[int], timeout: float) -> list[bytes]:
+    """All that comes through the pipes until each is at its end."""
     got = dict.fromkeys(pipes, b"")
     until = time.monotonic() + timeout
-    try:
-        with selectors.DefaultSelector() as selector:
-            for pipe in pipes:
-                selector.register(pipe, selectors.EVENT_READ)
-            while selector.get_map():
-                ready = selector.select(max(until - time.monotonic(), 0))
-                if not ready:
-                    with contextlib.suppress(ProcessLookupError, IndexError):
-                        os.kill(int(got[pipes[-1]].split()[0]), signal.SIGKILL)
-                    raise subprocess.TimeoutExpired(command, timeout, got[pipes[0]], got[pipes[1]])
-                for key, _ in ready:
-                    chunk = os.read(key.fd, 65536)
-                    got[key.fd] += chunk
-                    if not chunk:
-                        selector.unregister(key.fd)
-    finally:
+    with selectors.DefaultSelector() as selector:
         for pipe in pipes:
-            os.close(pipe)
+            selector.register(pipe, selectors.EVENT_READ)
+        while selector.get_map():
+            ready = selector.select(max(until - time.monotonic(), 0))
+            if not ready:
+                raise TimeoutError
+            for key, _ in ready:
+                chunk = os.read(key.fd, 65536)
+                got[key.fd] += chunk
+                if not chunk:
+                    selector.unregister(key.fd)
     return list(got.values())
-
-
-def _serve(channel: socket.socket) -> Callable[[], int] | None:
-    """Fork for each order. Returns in each fork with what it is to do, and at the end with nothing."""
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # who minds a fork is waited for by nobody
-    while True:
-        said, descriptors, _, _ = socket.recv_fds(channel, 1, 5)
-        if not said:
-            return None
-        if os.fork() == 0:
-            channel.close()
-            return _mind(*descriptors)
-        for descriptor in descriptors:
-            os.close(descriptor)
-
-
-def _mind(order: int, out: int, err: int, status: int, *handed_on: int) -> Callable[[], int] | None:
-    """Fork once more, and say when that one has ended and how."""
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    if (child := os.fork()) == 0:
-        os.close(status)
-        return _become(order, out, err, *handed_on)
-    for descriptor in (order, out, err, *handed_on):
-        os.close(descriptor)
-    os.write(status, f"{child} ".encode())
-    _, how = os.waitpid(child, 0)
-    os.write(status, f"{os.waitstatus_to_exitcode(how)}".encode())
-    os._exit(0)
-
-
-def _become(order: int, out: int, err: int, *handed_on: int) -> Callable[[], int]:
-    """Be the process that was asked for."""
-    with os.fdopen(order) as file:
-        wanted = json.load(file)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for descriptor, standard in ((null, 0), (out, 1), (err, 2)):
-        os.dup2(descriptor, standard)
-        os.close(descriptor)
-    os.chdir(wanted["cwd"])
-    os.environ.clear()
-    os.environ.update(wanted["env"])
-    for descriptor in handed_on:
-        os.environ["REVO_READY_FD"] = str(descriptor)
-    sys.path[:0] = wanted["path"]
-    module, _, name = wanted["function"].partition(":")
-    sys.argv[1:] = wanted["arguments"]
-    function = getattr(importlib.import_module(module), name)
-    return lambda: int(function())
 
 
 def _main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
     sys.path[0] = str(Path(sys.executable).parent)  # where an installed command lies
-    for module in sys.argv[2:]:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what a fork does not look through stays shared
-    function = _serve(channel)
-    return function() if function else 0
+    sys.argv[1:] = serve(channel, sys.argv[2:])
+    from revo.__main__ import main
+
+    return main()
 
 
 if __name__ == "__main__":
-    sys.exit(_main())
+    ended = _main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(ended)  # to take all apart that was imported costs more than most commands

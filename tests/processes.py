@@ -13,70 +13,29 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from bus.child import Child
+from bus.lifeline import Lifeline
+from revo.cli.forks import PRELOADED
 from tests.forking import Forks
 
 ROOT = Path(__file__).parents[1]
 
 
-PRELOADED = (
-    "revo.__main__",
-    "revo.cli.run",
-    "uvloop",
-    "actors.host",
-    "actors.steward",
-    "actors.registry",
-    "bus.telemetry.export",
-)
+COMMANDS = sorted(f"revo.cli.{path.stem}" for path in (ROOT / "revo" / "cli").glob("[a-z]*.py"))
 
 
 @functools.cache
 def forks() -> Forks:
-    """Where actors come from: an interpreter that has imported Revo takes a tenth of the time of a new one."""
-    made = Forks(*PRELOADED, tree=ROOT)
+    """Where actors and commands come from: a fork takes a tenth of the time of a new interpreter."""
+    made = Forks("revo.__main__", "bus.telemetry.export", *COMMANDS, *PRELOADED, tree=ROOT)
     atexit.register(made.close)
     return made
-
-
-class Fork:
-    """A process that was forked, to who started it."""
-
-    def __init__(self, pid: int, said: asyncio.StreamReader, transport: asyncio.ReadTransport) -> None:
-        self.pid = pid
-        self.returncode: int | None = None
-        self._said = said
-        self._transport = transport
-        self._one_by_one = asyncio.Lock()
-
-    @classmethod
-    async def start(cls, arguments: list[str], log: Path, ready: int, *, tree: Path, env: dict[str, str]) -> Fork:
-        """`revo` with these arguments, all of its output in a file."""
-        read, write = os.pipe()
-        with log.open("wb") as out:
-            descriptors = [out.fileno(), out.fileno(), write, ready]
-            forks().start("revo.__main__:main", arguments, descriptors, cwd=tree, env=env, path=[str(tree)])
-        os.close(write)
-        said = asyncio.StreamReader()
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(said), os.fdopen(read, "rb"))
-        pid = int(await said.readuntil(b" "))
-        return cls(pid, said, transport)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    async def wait(self) -> int:
-        """Its exit status; negative: the signal that it died of."""
-        async with self._one_by_one:
-            if self.returncode is None:
-                self.returncode = int(await self._said.read())
-                self._transport.close()
-        return self.returncode
 
 
 class ActorProcess:
     """A running `revo run`, started and ready."""
 
-    def __init__(self, process: Fork | asyncio.subprocess.Process, ready: dict[str, str | int], log: Path) -> None:
+    def __init__(self, process: Child, ready: dict[str, str | int], log: Path) -> None:
         self._process = process
         self.instance = str(ready["instance"])
         self.pid = int(ready["pid"])
@@ -111,15 +70,24 @@ async def actor(
     """
     read, write = os.pipe()
     arguments = ["run", target, *(["--name", name] if name else []), "--output", output]
-    whole = {**os.environ, "REVO_NATS_URL": url, "REVO_READY_FD": str(write), **env}
-    process: Fork | asyncio.subprocess.Process
-    if Path(tree) == ROOT and "REVO_TEST_NO_FORKS" not in whole and not any(one.startswith("PYTHON") for one in env):
-        process = await Fork.start(arguments, log, write, tree=ROOT, env=whole)
-    else:
-        with log.open("wb") as out:
-            command = [sys.executable, "-m", "revo", *arguments]
-            process = await asyncio.create_subprocess_exec(
-                *command, cwd=tree, env=whole, pass_fds=(write,), stdout=out, stderr=out
+    whole = {**os.environ, "REVO_NATS_URL": url, **env}
+    with log.open("wb") as out:
+        if (
+            Path(tree) == ROOT
+            and "REVO_TEST_NO_FORKS" not in whole
+            and not any(one.startswith("PYTHON") for one in env)
+        ):
+            forked = forks().fork(arguments, env=whole, cwd=ROOT, stdout=out.fileno(), handed={"REVO_READY_FD": write})
+            process = Child(forked, Lifeline(), group=False)
+        else:
+            whole["REVO_READY_FD"] = str(write)
+            process = await Child.start(
+                [sys.executable, "-m", "revo", *arguments],
+                cwd=Path(tree),
+                env=whole,
+                pass_fds=(write,),
+                stdout=out.fileno(),
+                stderr=out.fileno(),
             )
     os.close(write)
     loop = asyncio.get_running_loop()
@@ -132,7 +100,4 @@ async def actor(
     finally:
         # Also when it never was ready, or we were cancelled before: no process outlives its block.
         transport.close()
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        await process.finish()

@@ -120,7 +120,7 @@ class Storm:
         state = self._home.read()
         if state is None:
             return
-        family = _children(int(state["pid"]))
+        family = _descendants(int(state["pid"]))
         if self._hits_server(state, family):
             return
         victims = [
@@ -208,10 +208,18 @@ class NotRecoveredError(BusError):
         return f"not up again after {RECOVER:g} s: {self.actors}; the log of `revo up` says why"
 
 
-def _children(parent: int) -> set[int]:
-    """The processes that a process has started itself: pids in a file may be of others by now."""
+def _descendants(ancestor: int) -> set[int]:
+    """What a process has started, itself or by its fork server: pids in a file may be of others by now."""
     said = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
-    return {int(pid) for pid, ppid in (line.split() for line in said.splitlines()) if int(ppid) == parent}
+    children: dict[int, list[int]] = {}
+    for line in said.splitlines():
+        pid, parent = map(int, line.split())
+        children.setdefault(parent, []).append(pid)
+    found, new = set[int](), [ancestor]
+    while new:
+        found |= (some := set(children.pop(new.pop(), ())))
+        new += some
+    return found
 
 
 def _send(pid: int, number: signal.Signals) -> None:

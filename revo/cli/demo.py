@@ -26,6 +26,7 @@ from bus import subjects
 from bus.audit import Audit, audit
 from bus.credentials import OPERATOR
 from bus.errors import ConfigError
+from bus.forkserver import ForkServer
 from bus.mesh import Handle, Mesh
 from bus.messages import Result
 from bus.prompts import Attachment
@@ -34,6 +35,7 @@ from bus.settings import KEYS, Settings
 from revo.cli import demo_guest, demo_memory, demo_survey
 from revo.cli.common import DONE, FAILED, Output, console, print_json, run_async
 from revo.cli.demo_story import Story, as_json
+from revo.cli.forks import fork_server
 
 REPLICAS: Final = 2
 ANALYST: Final = ("code-analyst", CODE_ANALYST)
@@ -56,7 +58,8 @@ def demo(path: Path | None, *, files: int, output: Output) -> int:
     root, chosen = python_files(files, path)
     if not chosen:
         raise ConfigError(f"DEMO_PATH={path}", "holds no Python file that can be reviewed")
-    story = run_async(Demo(root, chosen, quiet=output is Output.JSON).perform())
+    forks = fork_server(Settings.from_env())
+    story = run_async(Demo(root, chosen, forks, quiet=output is Output.JSON).perform())
     if output is Output.JSON:
         print_json(as_json(story))
     else:
@@ -69,9 +72,10 @@ def demo(path: Path | None, *, files: int, output: Output) -> int:
 class Demo:
     """One performance, in a folder of its own that goes with it."""
 
-    def __init__(self, root: Path, files: list[Path], *, quiet: bool) -> None:
+    def __init__(self, root: Path, files: list[Path], forks: ForkServer | None, *, quiet: bool) -> None:
         self._root = root
         self._files = files
+        self._forks = forks
         self._quiet = quiet
         self._has_guest = demo_guest.is_there()
         self._replicas: list[ActorProcess] = []
@@ -182,7 +186,7 @@ class Demo:
         return question, next(said, "")
 
     async def _start(self, name: str, target: str, url: str, **settings: str) -> ActorProcess:
-        process = ActorProcess(name, target, on_line=lambda _: None)
+        process = ActorProcess(name, target, on_line=lambda _: None, forks=self._forks)
         self._stack.push_async_callback(_end, process)
         await process.start(url=url, cwd=Path.cwd(), settings=settings, credentials=str(self._keyring.path(name)))
         return process

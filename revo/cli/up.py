@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from actors.meshfile import DEFAULT_NAME, MeshFile
 from actors.meshhome import MeshHome
 from bus.errors import NoMeshError
 from bus.settings import Settings
 from revo.cli.common import DONE, FAILED, Output, RelayedError, console, print_json, run_async, waiting
+from revo.cli.forks import fork_server
 from revo.cli.whole import READY_FD, Whole
 
 
@@ -23,45 +24,65 @@ def up(mesh_file: Path | None, *, detach: bool, url: str | None, output: Output)
     if mesh_file is None and Path(DEFAULT_NAME).is_file():
         mesh_file = Path(DEFAULT_NAME)
     mesh = MeshFile.load(mesh_file) if mesh_file is not None else MeshFile.default()
+    path = mesh_file.absolute() if mesh_file is not None else None
     home = MeshHome(settings.home.absolute())
     if detach:
-        with waiting("starting the mesh"):
-            return _detach(mesh_file, home, url, output)
-    path = mesh_file.absolute() if mesh_file is not None else None
+        with home.held():
+            pass  # somebody else's mesh is found before anything is started
+        background = _detach(home)
+        if background is not None:
+            return _await_ready(background, home, output)
+    forks = fork_server(settings)
     with home.held():
-        return run_async(Whole(mesh, path, home, settings, output=output).run(settings.nats_url))
+        return run_async(Whole(mesh, path, home, settings, output=output, forks=forks).run(settings.nats_url))
 
 
-def _detach(mesh_file: Path | None, home: MeshHome, url: str | None, output: Output) -> int:
-    """Start `revo up` in the background and return when all is ready."""
-    with home.held():
-        pass  # somebody else's mesh is found before anything is started
+class _Background(NamedTuple):
+    """A mesh that has been detached."""
+
+    pid: int
+    said: int
+    """The file that it says one line to: how it started."""
+
+
+def _detach(home: MeshHome) -> _Background | None:
+    """Go on in the background, in a session of its own. Returns twice: with the process to who called, and with nothing
+    in that.
+    """
     read, write = os.pipe()
-    command = [sys.executable, "-m", "revo", "up", *([str(mesh_file)] if mesh_file else [])]
-    env = {**os.environ, READY_FD: str(write)}
-    if url:
-        env["REVO_NATS_URL"] = url
-    with home.log.open("ab") as log:
-        process = subprocess.Popen(
-            command,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(write,),
-            start_new_session=True,
-        )
-    os.close(write)
-    try:
-        with os.fdopen(read) as pipe:
+    sys.stdout.flush()
+    if pid := os.fork():
+        os.close(write)
+        return _Background(pid, read)
+    os.close(read)
+    os.setsid()
+    log = os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for fd, standard in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(fd, standard)
+    os.close(null)
+    os.close(log)
+    os.environ[READY_FD] = str(write)
+    return None
+
+
+def _await_ready(background: _Background, home: MeshHome, output: Output) -> int:
+    """Return when all is ready.
+
+    Raises:
+        RelayedError: it is not, and will not be.
+    """
+    with waiting("starting the mesh"), os.fdopen(background.said) as pipe:
+        try:
             line = pipe.readline()
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
-    state = json.loads(line) if line else {"error": f"it ended with status {process.wait()}; see {home.log}"}
-    if "error" in state:
-        process.wait()
+        except KeyboardInterrupt:
+            os.kill(background.pid, signal.SIGTERM)
+            os.waitpid(background.pid, 0)
+            raise
+    state = json.loads(line) if line else {}
+    if "url" not in state:
+        status = os.waitstatus_to_exitcode(os.waitpid(background.pid, 0)[1])
+        state = {"error": f"it ended with status {status}; see {home.log}"} | state
         raise RelayedError(state["error"], int(state.get("status", FAILED)))
     if output is Output.JSON:
         print_json(state)

@@ -23,6 +23,7 @@ from bus import events, faults, topology
 from bus.connection import Connection
 from bus.credentials import OPERATOR
 from bus.errors import BusError
+from bus.forkserver import ForkServer
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import KEYS, Settings
@@ -41,7 +42,14 @@ class Whole:
     """One mesh that runs in the foreground."""
 
     def __init__(
-        self, mesh: MeshFile, path: Path | None, home: MeshHome, settings: Settings, *, output: Output
+        self,
+        mesh: MeshFile,
+        path: Path | None,
+        home: MeshHome,
+        settings: Settings,
+        *,
+        output: Output,
+        forks: ForkServer | None,
     ) -> None:
         self._mesh = mesh
         self._path = path
@@ -51,6 +59,7 @@ class Whole:
         self._keyring = Keyring(home.folder / KEYS)
         self._settings = settings
         self._output = output
+        self._forks = forks
         self._terminal = console(stderr=True)
         self._on_terminal = sys.stderr.isatty()
         self._supervisor: Supervisor | None = None
@@ -128,6 +137,7 @@ class Whole:
             drain_timeout=self._settings.drain_timeout,
             on_line=self._say,
             on_change=self._changed,
+            forks=self._forks,
         )
         await self._prepare(self._mesh)
         async with asyncio.TaskGroup() as group:
@@ -155,10 +165,12 @@ class Whole:
             return error
         state = self._write()
         self._tell(_WHOLE, "up", url=state["url"], actors=len(state["actors"]))
-        self._report({"url": state["url"], "actors": state["actors"]})
-        if self._output is Output.JSON and not self._ready_fd:
-            print_json({"url": state["url"], "actors": state["actors"]})
-        elif not self._ready_fd:
+        ready = {"url": state["url"], "actors": state["actors"]}
+        if self._ready_fd:
+            self._report(ready)
+        elif self._output is Output.JSON:
+            print_json(ready)
+        else:
             self._show()
         return None
 

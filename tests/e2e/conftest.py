@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -13,17 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.forking import Forks
+from bus.forkserver import TITLE
+from tests.processes import forks
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-COMMANDS = sorted(f"revo.cli.{path.stem}" for path in (ROOT / "revo" / "cli").glob("[a-z]*.py"))
-
-
-@functools.cache
-def forks() -> Forks:
-    """What `revo` is forked from. It ends with this process, whose end of their channel is the only one."""
-    return Forks("revo.__main__", *COMMANDS)
 
 
 class Shell:
@@ -50,7 +43,7 @@ class Shell:
         own = {name for name, value in {**self.env, **env}.items() if os.environ.get(name) != value}
         if arguments[:1] == ("bench",) or any(name.startswith("PYTHON") for name in own):
             return self.process(*arguments, timeout=timeout, **env)  # an interpreter reads them when it starts
-        done = forks().run("revo.__main__:main", arguments, cwd=self.folder, env={**self.env, **env}, timeout=timeout)
+        done = forks().run(arguments, cwd=self.folder, env={**self.env, **env}, timeout=timeout)
         assert "Traceback" not in done.stderr
         return done
 
@@ -92,7 +85,11 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The living children of a process."""
-    said = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,stat="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split() for line in said.splitlines()]
-    return [int(row[0]) for row in rows if row[1] == str(pid) and "Z" not in row[2]]
+    """The living children of a process, and those that its fork server has made for it."""
+    said = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split(maxsplit=3) for line in said.splitlines()]
+    found = [row for row in rows if row[1] == str(pid) and "Z" not in row[2]]
+    servers = {row[0] for row in found if TITLE in row}
+    return [int(row[0]) for row in (*found, *(row for row in rows if row[1] in servers and "Z" not in row[2]))]

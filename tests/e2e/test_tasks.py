@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from bus.connection import Connection
 from bus.settings import Settings
-from tests.e2e.conftest import BIN, Shell
+from tests.e2e.conftest import Shell
 from tests.e2e.test_up import free_port
 from tests.eventually import eventually
 
@@ -174,17 +173,19 @@ async def test_a_loss_is_named_and_verify_fails(running: Shell) -> None:
 
 
 async def test_chaos_kills_stops_restarts_and_nothing_is_lost(running: Shell) -> None:
-    submitting = subprocess.Popen(
-        ["/bin/sh", "-c", f"while :; do {BIN / 'revo'} submit job seconds=0.2 >/dev/null 2>&1; done"],
-        cwd=running.folder,
-        env=running.env,
-        start_new_session=True,
-    )
-    try:
-        report = running.json("chaos", "--seconds", "8", "--every", "0.5", "--yes")
-    finally:
-        os.killpg(submitting.pid, signal.SIGKILL)
-        submitting.wait()
+    over = threading.Event()
+
+    def submit() -> None:
+        while not over.is_set():
+            running.revo("submit", "job", "seconds=0.2")  # which fails while there is no server
+
+    with ThreadPoolExecutor() as pool:
+        submitting = pool.submit(submit)
+        try:
+            report = running.json("chaos", "--seconds", "8", "--every", "0.5", "--yes")
+        finally:
+            over.set()
+        submitting.result()
     assert report["good"], report
     assert report["server_kills"] >= 1
     assert sum(report["kills"].values()) >= 4
