@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup check test demo image compose-up compose-down compose-test k8s-test lock clean
 MAKEFLAGS += --no-print-directory
+# Images set it to stay small. Here it would have each of the thousand interpreters of a test run compile all of Revo again.
+unexport PYTHONDONTWRITEBYTECODE
 
 # PYTHON=python3.13 make setup chooses one; otherwise the first that is new enough.
 ifeq ($(origin PYTHON),undefined)
@@ -29,25 +31,7 @@ setup:  ## make or update .venv from requirements/lock.txt, and what the example
 	@$(BIN)/python tools/setup_node.py
 
 check: setup  ## lint, format, types, layers, lock, vulnerabilities; all of them, also when one fails
-	@failed=; \
-	step() { \
-		printf '%-24s' "$$1"; shift; \
-		out=$$("$$@" 2>&1 </dev/null); status=$$?; \
-		case $$status in \
-			0) echo ok;; \
-			3) echo NOT DONE; printf '%s\n' "$$out";; \
-			*) echo FAILED; printf '%s\n' "$$out"; failed=yes;; \
-		esac; \
-	}; \
-	step 'ruff check' $(BIN)/ruff check --output-format concise .; \
-	step 'ruff format' $(BIN)/ruff format --check --output-format concise .; \
-	step 'mypy --strict' $(BIN)/mypy; \
-	step 'basedpyright' $(BIN)/basedpyright; \
-	step 'import layers' $(BIN)/lint-imports; \
-	step 'no registry addresses' $(BIN)/python tools/check_hosts.py; \
-	step 'lock in step' $(BIN)/python tools/check_lock.py; \
-	step 'known vulnerabilities' $(BIN)/python tools/audit.py; \
-	test -z "$$failed"
+	@exec $(BIN)/python tools/check.py
 
 test: setup  ## run the tests; PYTEST_ARGS="-k redelivery", PYTEST_WORKERS=0
 	@exec $(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)

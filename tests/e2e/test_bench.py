@@ -104,7 +104,7 @@ def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
     shell: Shell, figures: Callable[[str], None]
 ) -> None:
     found = shell.json("bench", "registry", "--seconds", "5", timeout=50)
-    if found["find_p50_ms"] >= 15:  # others had the machine, or we are slow: then it is slow again
+    if found["find_p50_ms"] >= 15 or found["incomplete"]:  # others had the machine, or we are slow: then it is again
         found = shell.json("bench", "registry", "--seconds", "5", timeout=50)
     figures(
         f"registry: {found['instances']:,} registered in {found['registered_s']:.2f} s, "
@@ -113,6 +113,7 @@ def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
         f"find p50 {found['find_p50_ms']:.1f} ms, p99 {found['find_p99_ms']:.1f} ms"
     )
     assert found["alive"] == found["instances"] == 1000
+    assert found["incomplete"] < 50, "of 2,500; the process that plays the thousand may not get to renew all in time"
     assert found["registered_s"] < 5
     assert max(found["cpu_idle"], found["cpu_asked"]) < 0.5
     assert found["rate"] > 450

@@ -10,10 +10,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from bus.forkserver import TITLE, usable
 from tests.e2e.conftest import BIN, Shell, alive, children
 from tests.e2e.test_up import ECHO, echo_mesh, free_port, mesh_file, state
 from tests.eventually import eventually
 
+forks_only = pytest.mark.skipif(not usable(), reason="forks are not safe on this platform: interpreters are started")
 AGENTS = """\
 from revo import Agent, task
 from pydantic import BaseModel
@@ -209,3 +213,51 @@ def test_actors_that_wait_for_each_other_are_refused(tmp_path: Path) -> None:
     done = shell.revo("up", path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "wait for each other" in done.stderr
+
+
+def fork_servers(shell: Shell) -> list[int]:
+    """The process that the mesh's actors are forked from, if there is one."""
+    family = children(int(str(state(shell)["pid"])))
+    said = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split(maxsplit=1) for line in said.splitlines()]
+    return [int(pid) for pid, args in rows if int(pid) in family and args == TITLE]
+
+
+@forks_only
+async def test_who_restarts_runs_the_code_as_it_is_by_then_and_is_known_by_its_title(shell: Shell) -> None:
+    agent = shell.folder / "changing.py"
+    agent.write_text(Path(ECHO).read_text())
+    text = f'[server]\nport = {free_port()}\n[actors.changing]\ntarget = "{agent}:Echo"\n'
+    said = shell.json("up", mesh_file(shell, text), "--detach")
+    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}
+    agent.write_text(Path(ECHO).read_text().replace("return message", "return Text(text=message.text.upper() + '!')"))
+    before = said["actors"][-1]["pid"]
+    title = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(before)], capture_output=True, text=True, check=True)
+    assert title.stdout == f"revo run {agent}:Echo --name changing\n"
+    os.kill(before, signal.SIGKILL)
+    await eventually(lambda: by_label(shell)["changing/1"]["restarts"] == 1)
+    await eventually(lambda: by_label(shell)["changing/1"]["state"] == "ready")
+    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "HI!"}
+
+
+@forks_only
+async def test_a_fork_server_that_is_killed_takes_no_task_with_it(shell: Shell) -> None:
+    said = shell.json("up", echo_mesh(shell), "--detach")
+    waiting = shell.json("submit", "nobody", "a=1")["task_id"]
+    (server,) = fork_servers(shell)
+    os.kill(server, signal.SIGKILL)
+    await eventually(lambda: all(actor["restarts"] == 1 for actor in by_label(shell).values()))
+    await eventually(lambda: all(actor["state"] == "ready" for actor in by_label(shell).values()), timeout=30)
+    assert not any(alive(actor["pid"]) for actor in said["actors"])
+    assert fork_servers(shell) == [], "from now on each is an interpreter of its own"
+    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}
+    assert shell.json("submit", "nobody", "a=1", "--id", waiting)["task_id"] == waiting
+
+
+async def test_a_mesh_whose_actors_are_not_forked_does_the_same(shell: Shell) -> None:
+    said = shell.json("up", echo_mesh(shell), "--detach", REVO_FORKS="no")
+    assert fork_servers(shell) == []
+    os.kill(said["actors"][-1]["pid"], signal.SIGKILL)
+    await eventually(lambda: by_label(shell)["echo/1"]["restarts"] == 1)
+    await eventually(lambda: by_label(shell)["echo/1"]["state"] == "ready", timeout=30)
+    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}

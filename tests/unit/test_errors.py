@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import revo
-from bus import answers, batch, directory, errors, jetstream, prompting, pull, restore, topology, worker
+from bus import answers, batch, directory, errors, forkserver, jetstream, prompting, pull, restore, topology, worker
 from bus.errors import BusError
 
 FOR_USERS = ("children", "delivery", "fairness", "files", "payloads", "progress", "schedules")
@@ -61,6 +61,7 @@ EXAMPLES: list[BusError] = [
     answers.AnswerTooLargeError("hermes", 1_048_576),
     batch.BatchRefusedError("x", "a part is lost", 15.0),
     directory.NoSuchAgentError("zeus", ("hermes",)),
+    forkserver.ForkServerLostError(),
     jetstream.JetStreamBusyError("x", "no leader"),
     prompting.UnansweredQueryError("hermes", "really?"),
     pull.ConsumerGoneError("echo-low", "deleted"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.check import main as check
 from tools.check_hosts import HOSTS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -142,3 +143,22 @@ def test_what_git_ignores_is_not_searched(repository: Path) -> None:
 def test_a_name_that_only_ends_alike_is_no_registry(repository: Path) -> None:
     (repository / "a.txt").write_text(f"my-{HOSTS[0]} and {HOSTS[0]}anization, pypi, crates", "utf-8")
     assert run("check_hosts.py", repository) == (0, "")
+
+
+# ----------------------------------------------------------------------------------------------------- check
+def test_every_check_is_told_also_when_one_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    def saying(text: str, status: int) -> list[str]:
+        return [sys.executable, "-c", f"import sys; print({text!r}); sys.exit({status})"]
+
+    checks = {"good": saying("nothing", 0), "bad": saying("file:1: wrong", 1), "offline": saying("no network", 3)}
+    assert check(checks) == 1
+    words = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert words == [
+        ["good", "ok"],
+        ["bad", "FAILED"],
+        ["file:1:", "wrong"],
+        ["offline", "NOT", "DONE"],
+        ["no", "network"],
+    ]
+    del checks["bad"]
+    assert check(checks) == 0
