@@ -34,6 +34,11 @@ HEARTBEAT: Final = 2.5
 """Seconds between two signs of the server that a pull stands. With a leader that dies it is gone without a word."""
 LINGER: Final = 0.01
 """Seconds that pulls outlive the last free slot: after a short task they are still there, before a long one they go."""
+DIGESTED: Final = 0.01
+"""Seconds within which the server answers a pull that it can answer. An inbox that goes meanwhile may take with it what
+is just being sent, for the server notes a delivery before it looks for who wants it: measured with nats-server 2.15.1,
+1 of 75 when the inbox goes 0.1 ms after the pull, none of 3,000 later. That task waits for its ack deadline.
+"""
 BUSY: Final = 0.05
 """Seconds within which a pull is used up where tasks keep coming."""
 RESTART_FIRST: Final = 0.1
@@ -104,7 +109,7 @@ class _Pull:
 
 
 class Generation:
-    """The pulls that share one inbox. Dropping the inbox ends them all on the server, without a message lost."""
+    """The pulls that share one inbox. Dropping the inbox ends them all on the server."""
 
     def __init__(self, inbox: str, sources: Sequence[Source], *, unseen: bool = False) -> None:
         self.inbox = inbox
@@ -166,6 +171,8 @@ class Puller:
         self._linger: asyncio.TimerHandle | None = None
         self._opening = False
         self._retiring = 0
+        self._none_retires = asyncio.Event()
+        self._none_retires.set()
         self._stopped = False
         connection.on_disconnect(self._lost)
         connection.on_reconnect(self._back)
@@ -270,6 +277,7 @@ class Puller:
             self._linger.cancel()
         if generation is not None:
             await self._drain(generation)
+        await self._none_retires.wait()  # of what earlier ones were sent none must come later either
 
     # --- pulls --------------------------------------------------------------------------------------------
 
@@ -442,6 +450,7 @@ class Puller:
             pairs = [pull for pull in generation.pulls if pull.other is not None]
             self._known = {pull.source.key: (pull.backlog, pull.last) for pull in pairs}
             self._retiring += 1
+            self._none_retires.clear()
             self._spawn(self._retire_now(generation))
 
     async def _retire_now(self, generation: Generation) -> None:
@@ -449,6 +458,8 @@ class Puller:
             await self._drain(generation)
         finally:
             self._retiring -= 1
+            if not self._retiring:
+                self._none_retires.set()
         self.want(self._wanted, ahead=self._ahead)
         if self.quiet:
             self._on_quiet()
@@ -456,6 +467,9 @@ class Puller:
     async def _drain(self, generation: Generation) -> None:
         for pull in generation.pulls:
             _disarm(pull)
+        sent = max((pull.sent for pull in generation.pulls if pull.outstanding), default=0.0)
+        if (young := sent + DIGESTED - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(young)
         if generation.subscription is not None:
             await generation.subscription.drain()
         for pull in generation.pulls:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -16,7 +17,7 @@ class Proxy:
         parts = urlsplit(target)
         self._host, self._port = parts.hostname or "", parts.port or 0
         self._own_port = 0
-        self._server: asyncio.Server | None = None
+        self._listening: socket.socket | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._serving: set[asyncio.Task[None]] = set()
 
@@ -25,27 +26,34 @@ class Proxy:
         """Where clients of the wire connect."""
         return f"nats://127.0.0.1:{self._own_port}"
 
-    async def mend(self) -> None:
+    def mend(self) -> None:
         """Let connections through, always at the same port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._own_port)
-        self._own_port = self._server.sockets[0].getsockname()[1]
+        self._listening = socket.create_server(("127.0.0.1", self._own_port))
+        self._listening.setblocking(False)
+        self._own_port = self._listening.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     async def cut(self) -> None:
         """Cut the wire: every connection breaks, and none comes through."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         while self._serving:  # one may be in the middle of coming through
             for writer in self._writers:
                 writer.transport.abort()
             await asyncio.wait(self._serving, timeout=0.05)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        task.add_done_callback(self._serving.discard)
-        if self._server is None:  # it came through as the wire was cut
+    def _accept(self, listening: socket.socket) -> None:
+        """By hand: a server of asyncio that is closed as somebody comes in forgets him."""
+        with contextlib.suppress(BlockingIOError, ConnectionError):
+            task = asyncio.create_task(self._serve(listening.accept()[0]))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, taken: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=taken)
+        if self._listening is None:  # it came through as the wire was cut
             writer.transport.abort()
             return
         try:
@@ -76,7 +84,7 @@ async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 async def proxied(target: str) -> AsyncIterator[Proxy]:
     """A wire to `target` (a NATS URL) for the length of a block."""
     proxy = Proxy(target)
-    await proxy.mend()
+    proxy.mend()
     try:
         yield proxy
     finally:

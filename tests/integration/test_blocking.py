@@ -72,7 +72,7 @@ async def test_a_worker_cut_off_for_15_s_stores_its_result_when_it_is_back(
         await wire.cut()
         await pause(15.0)
         assert [line[0] for line in lines(journal)] == ["begin", "end"], "it ran on"
-        await wire.mend()
+        wire.mend()
         outcome = await handle.outcome(timeout=20)
         assert (outcome.status, outcome.instance) == ("succeeded", worker.instance)
         assert begun(journal) == [1]
@@ -91,7 +91,7 @@ async def test_a_cut_off_worker_whose_task_was_cancelled_stops_when_it_is_back(
         await eventually(lambda: begun(journal))
         await wire.cut()
         assert (await handle.cancel()).cancelled
-        await wire.mend()
+        wire.mend()
 
         async def let_go() -> bool:
             beats = await inspection.workers(mesh.connection)

@@ -229,7 +229,7 @@ async def test_trap_5_a_client_hears_of_a_result_that_was_stored_while_it_was_cu
         gate.open.set()
         subject = subjects.result_of(handle.task_id)
         await eventually(lambda: jetstream.last(connection, subjects.RESULTS, subject))
-        await wire.mend()
+        wire.mend()
         assert await waiting == {"n": 1}
 
 

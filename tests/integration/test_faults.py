@@ -7,7 +7,8 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -52,19 +53,29 @@ async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
     await asyncio.to_thread(shell.revo, "down")
 
 
-@contextlib.asynccontextmanager
-async def a_peer_that_hangs_up() -> AsyncIterator[int]:
-    """A port where connections are taken, and reset as soon as something is said."""
+@pytest.fixture
+def peer() -> Iterator[int]:
+    """A port where connections are taken, and reset as soon as something is said. In a thread: a server of asyncio that
+    is closed as somebody comes in forgets him.
+    """
 
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(5)
-        linger = struct.pack("ii", 1, 0)
-        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        writer.transport.abort()
+    def hang_up(listening: socket.socket) -> None:
+        while True:
+            try:
+                taken, _ = listening.accept()
+            except OSError:
+                return
+            with taken:
+                taken.settimeout(5)
+                with contextlib.suppress(OSError):
+                    taken.recv(5)
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        serving = pool.submit(hang_up, listening)
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        serving.result()
 
 
 class Told:
@@ -101,16 +112,16 @@ class Told:
         return said, [event.name for event in span.events]
 
 
-async def test_each_class_of_fault_is_told_traced_and_dealt_with(shell: Shell, tmp_path: Path) -> None:
+async def test_each_class_of_fault_is_told_traced_and_dealt_with(shell: Shell, peer: int, tmp_path: Path) -> None:
     mesh_file, healed = tmp_path / "faulty.toml", tmp_path / "healed"
     mesh_file.write_text(MESH)
     shell.env |= {"REVO_MAILBOX": "20", "REVO_LEASE_HEARTBEAT": "0.5"}
     await asyncio.to_thread(shell.json, "up", str(mesh_file), "--detach")
     settings = Settings(home=shell.home)
-    async with Mesh.connect(settings=settings) as mesh, a_peer_that_hangs_up() as port:
+    async with Mesh.connect(settings=settings) as mesh:
         told = Told(mesh)
         gently = [kind for kind in CLASSES if kind not in ("crash", "communication")]
-        handles: dict[str, Handle] = {kind: await mesh.submit("fail", {"what": kind, "port": port}) for kind in gently}
+        handles: dict[str, Handle] = {kind: await mesh.submit("fail", {"what": kind, "port": peer}) for kind in gently}
         results: dict[str, Result] = {kind: await handle.outcome(timeout=20) for kind, handle in handles.items()}
         await _tell_what_each_was(told, handles, results)
         await _resources_were_made_room_for(told, shell)
@@ -211,7 +222,7 @@ async def test_a_connection_that_was_cut_is_told_once_it_is_back(
         await start_worker(echo, overrides={"nats_url": wire.url})
         assert await (await mesh.submit("echo", {})).result(timeout=5) == {}
         await wire.cut()
-        await wire.mend()
+        wire.mend()
         told = Told(mesh)
         (event,) = await eventually(lambda: told.events("fault", "network"))
         assert (event.agent, event.details["severity"], event.details["recovery"]) == ("tester", "medium", "back-off")

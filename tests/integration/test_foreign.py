@@ -147,8 +147,12 @@ async def what_fails(mesh: Mesh, hermes: Hermes) -> None:
     assert said == [("failed", code, max(attempts, 1)) for _, code, attempts in wrong]
     assert "'me?'" in (ends[1].error.message if ends[1].error else "")
     assert len([asked for asked in hermes.asked if asked == "fail"]) == 3
-    letters = {letter.letter.task_id for letter in await inspection.letters(mesh.connection)}
-    assert letters == {end.task_id for end in ends}
+
+    async def all_have_a_letter() -> bool:  # which is stored behind the result
+        letters = {letter.letter.task_id for letter in await inspection.letters(mesh.connection)}
+        return letters == {end.task_id for end in ends}
+
+    await eventually(all_have_a_letter)
 
 
 async def revo(url: str, *arguments: str) -> tuple[int, str, str]:

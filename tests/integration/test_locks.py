@@ -468,7 +468,7 @@ async def test_whoever_was_away_as_his_turn_came_hears_of_it_as_soon_as_he_is_ba
     yard: Yard, mesh: Mesh, settings: Settings
 ) -> None:
     proxy = Proxy(settings.nats_url)
-    await proxy.mend()
+    proxy.mend()
     ann, bob = await yard.client("ann"), await yard.client("bob", proxy.url)
     async with lock(ann, "p"):
         waiter = asyncio.create_task(lock(bob, "p").acquire())
@@ -476,7 +476,7 @@ async def test_whoever_was_away_as_his_turn_came_hears_of_it_as_soon_as_he_is_ba
         await eventually(lambda: _follows(bob, "p"))
         await proxy.cut()
     await waiting(mesh, "p", 0)
-    await proxy.mend()
+    proxy.mend()
     began = time.monotonic()
     await (await waiter).release()
     assert time.monotonic() - began < 3.0

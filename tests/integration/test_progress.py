@@ -164,7 +164,7 @@ async def test_a_listener_that_was_cut_off_reads_what_it_did_not_hear(
                     await wire.cut()
                     steps.go.set()
                     await near.handle("step", handle.task_id).result(timeout=20)
-                    await wire.mend()
+                    wire.mend()
         assert got == list(range(1, 51))
 
 
@@ -375,7 +375,7 @@ async def test_what_comes_of_a_handler_waits_for_what_it_has_said_for_as_long_as
         await wire.cut()
         Speaker.go.set()
         await eventually(lambda: worker._settler.waiting == 2)  # by then both time limits have passed
-        await wire.mend()
+        wire.mend()
         outcome = await well.outcome(timeout=30)
         assert (outcome.status, outcome.value, outcome.attempts) == ("succeeded", 42, 1)
         outcome = await ill.outcome(timeout=30)
