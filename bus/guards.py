@@ -1,7 +1,7 @@
 """What a worker keeps for each of its capabilities against trouble: a breaker, and a budget of retries.
 
-It turns the pure ones (`bus.breaker`, `bus.budget`) by the loop's clock, and says which capabilities are shut at the
-moment. A capability that has never failed costs one look in a table for each task.
+It turns the pure ones (`bus.breaker`, `bus.retrybudget`) by the loop's clock, and says which capabilities are shut at
+the moment. A capability that has never failed costs one look in a table for each task.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from bus.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, State
-from bus.budget import Budget
+from bus.retrybudget import RetryBudget
 
 FIRST = Breaker().admit(0.0)
 """The way of whoever began before anybody looked: a new breaker's."""
@@ -24,7 +24,7 @@ TICK: Final = 0.001
 @dataclass(slots=True)
 class _Guard:
     breaker: Breaker = field(default_factory=Breaker)
-    budget: Budget = field(default_factory=Budget)
+    budget: RetryBudget = field(default_factory=RetryBudget)
     watched: bool = False
     """Whether anything has ever failed: before that there is nothing to count."""
     opened: bool = False

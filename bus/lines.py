@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 from bus import faults, subjects
 from bus.breaker import CLOSED, Breaker, State
-from bus.budget import Budget
 from bus.errors import BusError, ConnectionLostError, NoTimeLeftError, RemoteError, TransportError
+from bus.retrybudget import RetryBudget
 
 COUNTED: Final = faults.BREAKING | {"overload", "network"}
 """The faults of whom we ask that a breaker counts: a worker's, and that it has no room for us."""
@@ -35,7 +35,7 @@ class Line:
         self.method = method
         self.name = f"{service}/{method}"
         self.breaker = Breaker()
-        self.budget = Budget()
+        self.budget = RetryBudget()
         self.preferred = ""
         """How its instance is chosen where nothing else is said."""
         self.told: State = CLOSED

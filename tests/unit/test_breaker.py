@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.breaker import CLOSED, HALF_OPEN, OPEN, UNTRIED, Breaker, Rules
-from bus.budget import FLOOR, MOST, SHARE, Budget
+from bus.retrybudget import FLOOR, MOST, SHARE, RetryBudget
 
 RULES = Rules(share=0.5, minimum=4, half_life=10.0, pause=1.0, longest=8.0, jitter=0.5, trials=2, successes=2)
 
@@ -157,7 +157,7 @@ def test_it_never_lets_more_through_than_it_may_and_always_lets_through_again(st
 
 @given(st.lists(st.tuples(st.floats(0, 2), st.booleans()), max_size=300))
 def test_a_budget_grants_no_more_than_it_says_in_any_stretch_of_time(steps: list[tuple[float, bool]]) -> None:
-    budget, now = Budget(), 100.0
+    budget, now = RetryBudget(), 100.0
     history: list[tuple[float, int, int]] = []
     for seconds, calls in steps:
         now += seconds
@@ -171,7 +171,7 @@ def test_a_budget_grants_no_more_than_it_says_in_any_stretch_of_time(steps: list
 
 
 def test_where_everything_fails_a_budget_lets_a_fifth_be_tried_again() -> None:
-    budget = Budget(floor=0.0)
+    budget = RetryBudget(floor=0.0)
     granted = 0
     for _ in range(1000):
         budget.called()

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from bus.budget import MOST, Budget
 from bus.connection import Connection
 from bus.errors import BreakerOpenError, Retry
 from bus.messages import Envelope
 from bus.outcomes import Policy
 from bus.recovery import BEYOND, SOONEST, Recovery
+from bus.retrybudget import MOST, RetryBudget
 from bus.run import Capability, Run
 from bus.telemetry import Telemetry
 
@@ -116,7 +116,7 @@ async def test_a_handler_that_asks_for_a_retry_has_its_delay_to_the_second(fixtu
 async def test_beyond_the_budget_every_retry_waits_longer_whatever_it_asks_for(
     fixture: Fixture, error: Exception
 ) -> None:
-    fixture.recovery.guards._guards["echo"].budget = Budget(floor=0.0, most=0.0)
+    fixture.recovery.guards._guards["echo"].budget = RetryBudget(floor=0.0, most=0.0)
     assert fixture.pause(error) >= 7.0 + 0.5 * BEYOND * POLICY.backoff
 
 

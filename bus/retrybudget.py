@@ -16,7 +16,7 @@ MOST: Final = 10.0
 """Retries are saved up to be used at once."""
 
 
-class Budget:
+class RetryBudget:
     """A bucket of retries: calls and time fill it, retries empty it.
 
     In any stretch of time no more than `most + share * calls + floor * seconds` are granted.
