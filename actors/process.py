@@ -7,7 +7,6 @@ It dies with its parent. It is forked where there is a fork server, otherwise an
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import re
@@ -16,13 +15,16 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from actors.parent import ACTOR_SETTINGS, LIFELINE_FD, READY_FD, RESTARTS
 from bus.child import PIPE, STDOUT, Child, pipe_end
 from bus.errors import BusError
 from bus.forkserver import ForkServer, ForkServerLostError
 from bus.lifeline import Lifeline
+
+LAST_LINES: Final = 0.5
+"""Seconds for the last lines of a process that has ended."""
 
 
 class ActorExitedError(BusError):
@@ -118,8 +120,10 @@ class ActorProcess:
         if self._forks is not None:
             lifeline = Lifeline()
             handed = {READY_FD: ready, LIFELINE_FD: lifeline.fd}
-            with contextlib.suppress(ForkServerLostError):
+            try:
                 return await Child.fork(self._forks, arguments, env=env, cwd=cwd, handed=handed, lifeline=lifeline)
+            except ForkServerLostError as error:
+                self._on_line(f"{error}; an interpreter of its own is started")
         lifeline = Lifeline()
         env |= {READY_FD: str(ready), LIFELINE_FD: str(lifeline.fd)}
         command = [sys.executable, "-m", "revo", *arguments]
@@ -141,11 +145,15 @@ class ActorProcess:
             self._on_line(line)
 
     async def wait(self) -> int:
-        """Wait for the end; returns the exit status, negative for a signal. Everything it wrote has been read."""
+        """Wait for the end; returns the exit status, negative for a signal. What it wrote has been read; what others
+        write, who were started by it and have its output too, is not.
+        """
         assert self._process is not None
         await self._process.wait()
-        if self._reading is not None:
-            await self._reading
+        if self._reading is not None and not self._reading.done():
+            await asyncio.wait((self._reading,), timeout=LAST_LINES)
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
         return await self._process.finish()
 
     def terminate(self) -> None:

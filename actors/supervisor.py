@@ -300,6 +300,9 @@ class Supervisor:
         except TimeoutError:
             status = 1
             process.said.append(f"it was not ready within {START_TIMEOUT:g} s")
+        except OSError as error:
+            status = 1
+            process.said.append(f"no process could be started: {error}")
         else:
             child.instance, child.pid = process.instance, process.pid
             if child.stopping.is_set():

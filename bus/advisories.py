@@ -6,6 +6,7 @@ a help: the server sends none when no pull stands, and what no advisory tells of
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
@@ -30,7 +31,7 @@ class Advisories:
     """One member of the stewards that share the advisories."""
 
     def __init__(
-        self, connection: Connection, ender: Ender, *, spawn: Callable[[Coroutine[Any, Any, None]], object]
+        self, connection: Connection, ender: Ender, *, spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
     ) -> None:
         """`spawn` runs a coroutine; should it fail, the process ends."""
         self._connection = connection

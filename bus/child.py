@@ -112,7 +112,7 @@ class Child:
         except BaseException:
             for process in made:  # cancelled: nobody else knows of it yet
                 await (await cls._made_of(process, lifeline, group=False)).finish()
-            lifeline.release()
+            lifeline.cut()  # the fork server may have died between the fork and the word of it
             raise
         return await cls._made_of(made[0], lifeline, group=False)
 

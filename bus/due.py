@@ -7,6 +7,7 @@ later, ended by the first one's result. A full queue of one client holds up nobo
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -65,7 +66,7 @@ class Due:
         instance: str,
         metrics: Metrics = NOT_COUNTED,
         *,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
         """`spawn` runs a coroutine; should it fail, the process ends."""
         self._connection = connection

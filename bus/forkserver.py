@@ -8,42 +8,44 @@ Python's `multiprocessing`. Only where `usable` says so: system libraries of mac
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import io
 import json
 import os
+import select
 import signal
 import socket
-import struct
 import sys
-import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Final
-
-from setproctitle import setproctitle
+from typing import IO, Final
 
 from bus.errors import BusError
+from bus.forking import NUMBER, SIZE, close_others, serve
 
-TITLE: Final = "revo: actors are forked from here"
-"""What `ps` says of a fork server."""
-_SIZE: Final = struct.Struct("!I")
-_NUMBER: Final = struct.Struct("!i")
-_MOST: Final = 8
-"""Files that may be handed to a fork."""
+UNKNOWN: Final = 255
+"""The status of what has ended while nobody could say how."""
+ANSWER: Final = 20.0
+"""Seconds that an order may take, the imports before the first one included; then the fork server is given up."""
+LAST_WORD: Final = 1.0
+"""Seconds between a process's end and the word how it ended."""
 
 
 def usable() -> bool:
-    """Whether forks are safe on this platform."""
-    return sys.platform == "linux"
+    """Whether forks are safe on this platform, and their ends seen."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))  # Linux 5.3
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 class ForkServerLostError(BusError):
-    """The process that forks is gone: start interpreters instead."""
+    """The process that forks is gone, does not answer, or cannot fork: start interpreters instead."""
 
     def __str__(self) -> str:
         return "the process that others are forked from is gone"
@@ -60,60 +62,99 @@ class Forked:
         self.pid = pid
         self._told = told
         self.stdout = stdout
+        self._lock = threading.Lock()
+        try:
+            self._handle = os.pidfd_open(pid)  # never another's, whatever becomes of the number
+        except ProcessLookupError:
+            self._handle = -1
 
     def wait(self) -> int:
-        """Wait for its end; returns the exit status, negative for a signal. Blocks; to be called once.
-
-        Who has lost the fork server cannot learn any more how the process ends, so then it is killed.
+        """Wait for its end; returns the exit status, negative for a signal, `UNKNOWN` when the fork server was gone by
+        then, or did not say it. Blocks; to be called once.
         """
         with self._told:
+            if not _ready(self._told, None, self._handle):
+                _ready(self._told, LAST_WORD)
             try:
-                return _number(self._told)
-            except ConnectionResetError:
-                self.kill()
-                return -signal.SIGKILL
+                status = _number(self._told, 0.0)
+            except OSError:
+                _ended(self._handle)
+                status = UNKNOWN
+        with self._lock:
+            if self._handle >= 0:
+                os.close(self._handle)
+            self._handle = -1
+        return status
 
     def send_signal(self, number: int) -> None:
         """Send it a signal, if it is there."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+        with self._lock, contextlib.suppress(ProcessLookupError):
+            if self._handle >= 0:
+                signal.pidfd_send_signal(self._handle, number)
 
     def kill(self) -> None:
         """SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
-def _number(told: IO[bytes]) -> int:
-    said = told.read(_NUMBER.size)
-    if len(said) < _NUMBER.size:
+def _ready(told: IO[bytes], seconds: float | None, handle: int = -1) -> bool:
+    """Wait until something is told, or the process has ended that `handle` is of; whether something is told."""
+    poll = select.poll()
+    poll.register(told, select.POLLIN)
+    if handle >= 0:
+        poll.register(handle, select.POLLIN)
+    return told.fileno() in [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
+
+
+def _ended(handle: int) -> None:
+    """Wait for the end of the process that `handle` is of."""
+    if handle >= 0:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        poll.poll()
+
+
+def _number(told: IO[bytes], seconds: float) -> int:
+    """What the fork server says.
+
+    Raises:
+        OSError: nothing within so many seconds, or it has none to say any more.
+    """
+    if not _ready(told, seconds):
+        raise TimeoutError
+    said = told.read(NUMBER.size)
+    if len(said) < NUMBER.size:
         raise ConnectionResetError
-    number: int = _NUMBER.unpack(said)[0]
+    number: int = NUMBER.unpack(said)[0]
     return number
 
 
 class ForkServer:
     """Our end of the channel to the process that forks. It ends when this end is closed, however that happens."""
 
-    def __init__(self, channel: socket.socket) -> None:
+    def __init__(self, channel: socket.socket, pid: int = 0) -> None:
+        """`pid` is that of the fork server if it is our child."""
         self._channel = channel
+        self._channel.settimeout(ANSWER)
+        self._pid = pid
         self._one_by_one = threading.Lock()
 
     @classmethod
-    def beside(
-        cls, main: Callable[[Sequence[str]], int], preload: Iterable[str], *, without: Iterable[int] = ()
-    ) -> ForkServer:
+    def beside(cls, main: Callable[[Sequence[str]], int], preload: Iterable[str]) -> ForkServer:
         """Fork one off this process, which must have no other thread and no loop. What it forks runs `main` with its
         arguments and ends with the status that it returns, by SystemExit: so that happens in the stack of the caller.
 
-        `without` are open files that are none of its business.
+        Raises:
+            OSError: there is no room for a process more.
         """
         ours, theirs = socket.socketpair()
-        sys.stdout.flush()  # or each fork writes it once more
-        if os.fork() == 0:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # or each fork writes it once more
+        pid = os.fork()
+        if pid == 0:
             ours.close()
-            for fd in without:
-                os.close(fd)
-            os.setsid()  # Ctrl-C is not for it
+            close_others({theirs.fileno()})
+            os.setsid()
             try:
                 arguments = serve(theirs, preload)
             except BaseException:  # noqa: BLE001  (it is printed, and our caller's stack is none of this process)
@@ -121,7 +162,7 @@ class ForkServer:
                 os._exit(1)
             raise SystemExit(main(arguments))
         theirs.close()
-        return cls(ours)
+        return cls(ours, pid)
 
     def fork(
         self,
@@ -139,112 +180,42 @@ class ForkServer:
         `stderr`. It gets the files `handed`, and reads their numbers in environment variables of these names.
 
         Raises:
-            ForkServerLostError: nothing was started.
+            ForkServerLostError: nothing was started, or what was started knows nobody.
         """
         order = {"arguments": list(arguments), "env": dict(env), "cwd": str(cwd), "handed": list(handed)}
-        body = json.dumps(order).encode()
-        read, write = os.pipe() if stdout is None else (None, os.dup(stdout))
-        told, tell = (os.fdopen(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True))
-        said = io.FileIO(read) if read is not None else None
-        try:
-            with tell, os.fdopen(write, "wb", 0), self._one_by_one:
-                errors = write if stderr is None else stderr
-                socket.send_fds(
-                    self._channel, [_SIZE.pack(len(body))], [tell.fileno(), write, errors, *handed.values()]
-                )
-                self._channel.sendall(body)
-            return Forked(_number(told), told, said)
-        except OSError as error:
-            for file in (told, said):
-                if file is not None:
-                    file.close()
-            raise ForkServerLostError from error
+        with contextlib.ExitStack() as ours:
+            try:
+                read, write = os.pipe() if stdout is None else (None, os.dup(stdout))
+                output = ours.enter_context(os.fdopen(write, "wb", 0))
+                said = None if read is None else ours.enter_context(io.FileIO(read))
+                ends = [os.fdopen(fd, mode, 0) for fd, mode in zip(os.pipe(), ("rb", "wb"), strict=True)]
+                told, tell = (ours.enter_context(end) for end in ends)
+                files = [tell.fileno(), write, write if stderr is None else stderr, *handed.values()]
+                self._send(json.dumps(order).encode(), files)
+                tell.close()
+                forked = Forked(_number(told, ANSWER), told, said)
+            except OSError as error:
+                if isinstance(error, TimeoutError):
+                    self.close()  # whatever it does later is for nobody
+                self._reap()
+                raise ForkServerLostError from error
+            ours.pop_all()
+            output.close()
+        return forked
+
+    def _send(self, order: bytes, files: Sequence[int]) -> None:
+        with self._one_by_one:
+            socket.send_fds(self._channel, [SIZE.pack(len(order))], files)
+            self._channel.sendall(order)
+
+    def _reap(self, how: int = os.WNOHANG) -> None:
+        with self._one_by_one:
+            if self._pid and os.waitpid(self._pid, how)[0]:
+                self._pid = 0
 
     def close(self) -> None:
-        """Let it end; what it has forked goes on."""
+        """End it; what it has forked goes on."""
         self._channel.close()
-
-
-# --- the process that forks -------------------------------------------------------------------------------------------
-
-
-def serve(channel: socket.socket, preload: Iterable[str]) -> list[str]:
-    """Be the fork server: import `preload`, then fork for each order. Returns in each fork, with its arguments."""
-    setproctitle(TITLE)
-    for module in preload:
-        importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # what a collection does not look through stays shared
-    tellers: dict[int, int] = {}
-    signal.signal(signal.SIGCHLD, lambda *_: _reap(tellers))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    while True:
-        order, (tell, *files) = _next(channel)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # no child ends before it is noted
-        try:
-            pid = os.fork()
-        except OSError:
-            os.close(tell)  # which says that nothing was started
-        else:
-            if pid == 0:
-                for fd in (channel.detach(), tell, *tellers.values()):
-                    os.close(fd)
-                return _become(order, *files)
-            tellers[pid] = tell
-            _tell(tell, pid)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-        for fd in files:
-            os.close(fd)
-
-
-def _next(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """The next order and the files that came with it; when there will be none any more, the process ends."""
-    header, files, _, _ = socket.recv_fds(channel, _SIZE.size, _MOST)
-    for fd in files:
-        os.set_inheritable(fd, False)
-    size = _SIZE.unpack(header)[0] if len(header) == _SIZE.size else 0
-    body = b""
-    while len(body) < size and (chunk := channel.recv(size - len(body))):
-        body += chunk
-    if not body or len(body) < size:
-        os._exit(0)  # past all that our caller would do at its end
-    return json.loads(body), files
-
-
-def _reap(tellers: dict[int, int]) -> None:
-    while tellers:
-        pid, how = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        if (tell := tellers.pop(pid, None)) is not None:
-            _tell(tell, os.waitstatus_to_exitcode(how))
-            os.close(tell)
-
-
-def _tell(fd: int, number: int) -> None:
-    with contextlib.suppress(BrokenPipeError):  # nobody wants to know
-        os.write(fd, _NUMBER.pack(number))
-
-
-def _become(order: Mapping[str, Any], out: int, err: int, *handed: int) -> list[str]:
-    """Be the process that was asked for: as if an interpreter had just started and imported something."""
-    for number in (signal.SIGCHLD, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL if number is signal.SIGCHLD else signal.default_int_handler)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
-    os.setsid()
-    null = os.open(os.devnull, os.O_RDONLY)
-    for fd, standard in ((null, 0), (out, 1), (err, 2)):
-        os.dup2(fd, standard)
-        os.close(fd)
-    os.chdir(order["cwd"])
-    os.environ.clear()
-    os.environ.update(order["env"])
-    os.environ.update({name: str(fd) for name, fd in zip(order["handed"], handed, strict=True)})
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=True)
-    tempfile.tempdir = None  # that of the new environment
-    importlib.invalidate_caches()  # a module may have come since we looked
-    arguments: list[str] = order["arguments"]
-    setproctitle(" ".join(("revo", *arguments)))
-    return arguments
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)  # it may be stopped, and not see that the channel is closed
+            self._reap(0)

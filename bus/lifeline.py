@@ -34,6 +34,13 @@ class Lifeline:
             os.close(self._parent)
             os.close(self.fd)
 
+    def cut(self) -> None:
+        """Let whoever watches believe that we are dead. May be repeated."""
+        if self._open:
+            self._open = False
+            os.close(self._parent)
+            os.close(self.fd)
+
 
 def guarded(argv: Sequence[str], fd: int, *, group: bool, scratch: Path | None = None) -> list[str]:
     """The command that runs `argv` under the same pid, and kills it when the lifeline `fd` is lost.

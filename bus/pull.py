@@ -136,7 +136,7 @@ class Puller:
         on_task: Callable[[Message], None],
         *,
         spare: Callable[[int], int] | None = None,
-        spawn: Callable[[Coroutine[Any, Any, None]], object],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
         fail: Callable[[BusError], None],
         on_quiet: Callable[[], None],
         on_refused: Callable[[], None] | None = None,
@@ -171,8 +171,7 @@ class Puller:
         self._linger: asyncio.TimerHandle | None = None
         self._opening = False
         self._retiring = 0
-        self._none_retires = asyncio.Event()
-        self._none_retires.set()
+        self._endings: set[asyncio.Task[None]] = set()
         self._stopped = False
         connection.on_disconnect(self._lost)
         connection.on_reconnect(self._back)
@@ -277,7 +276,8 @@ class Puller:
             self._linger.cancel()
         if generation is not None:
             await self._drain(generation)
-        await self._none_retires.wait()  # of what earlier ones were sent none must come later either
+        if self._endings:
+            await asyncio.wait(self._endings)  # of what earlier ones were sent none must come later either
 
     # --- pulls --------------------------------------------------------------------------------------------
 
@@ -450,16 +450,15 @@ class Puller:
             pairs = [pull for pull in generation.pulls if pull.other is not None]
             self._known = {pull.source.key: (pull.backlog, pull.last) for pull in pairs}
             self._retiring += 1
-            self._none_retires.clear()
-            self._spawn(self._retire_now(generation))
+            ending = self._spawn(self._retire_now(generation))
+            self._endings.add(ending)
+            ending.add_done_callback(self._endings.discard)
 
     async def _retire_now(self, generation: Generation) -> None:
         try:
             await self._drain(generation)
         finally:
             self._retiring -= 1
-            if not self._retiring:
-                self._none_retires.set()
         self.want(self._wanted, ahead=self._ahead)
         if self.quiet:
             self._on_quiet()

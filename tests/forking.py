@@ -15,7 +15,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bus.forkserver import ForkServer, serve
+from bus.forking import serve
+from bus.forkserver import ForkServer
 
 
 class Forks(ForkServer):
@@ -86,7 +87,7 @@ def _read(pipes: Sequence[int], timeout: float) -> list[bytes]:
 def _main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
     sys.path[0] = str(Path(sys.executable).parent)  # where an installed command lies
-    sys.argv[1:] = serve(channel, sys.argv[2:])
+    serve(channel, sys.argv[2:])
     from revo.__main__ import main
 
     return main()

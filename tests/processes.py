@@ -77,8 +77,10 @@ async def actor(
             and "REVO_TEST_NO_FORKS" not in whole
             and not any(one.startswith("PYTHON") for one in env)
         ):
-            forked = forks().fork(arguments, env=whole, cwd=ROOT, stdout=out.fileno(), handed={"REVO_READY_FD": write})
-            process = Child(forked, Lifeline(), group=False)
+            lifeline = Lifeline()
+            handed = {"REVO_READY_FD": write, "REVO_LIFELINE_FD": lifeline.fd}
+            forked = forks().fork(arguments, env=whole, cwd=ROOT, stdout=out.fileno(), handed=handed)
+            process = Child(forked, lifeline, group=False)
         else:
             whole["REVO_READY_FD"] = str(write)
             process = await Child.start(

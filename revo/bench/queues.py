@@ -121,8 +121,9 @@ async def _taken(connection: Connection, count: int) -> float:
     taken, done = 0, asyncio.Event()
     tasks: set[asyncio.Task[None]] = set()
 
-    def spawn(work: Coroutine[Any, Any, None]) -> None:
-        tasks.add(asyncio.get_running_loop().create_task(work))
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        tasks.add(task := asyncio.get_running_loop().create_task(work))
+        return task
 
     def on_task(message: Message) -> None:
         nonlocal taken

@@ -7,15 +7,15 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from actors.meshfile import DEFAULT_NAME, MeshFile
 from actors.meshhome import MeshHome
-from bus.errors import NoMeshError
+from bus.errors import BusError, ConfigError, NoMeshError
+from bus.forking import close_others
 from bus.settings import Settings
-from revo.cli.common import DONE, FAILED, Output, RelayedError, console, print_json, run_async, waiting
+from revo.cli.common import DONE, FAILED, Output, RelayedError, console, exit_code, print_json, run_async, waiting
 from revo.cli.forks import fork_server
-from revo.cli.whole import READY_FD, Whole
+from revo.cli.whole import Whole
 
 
 def up(mesh_file: Path | None, *, detach: bool, url: str | None, output: Output) -> int:
@@ -26,62 +26,75 @@ def up(mesh_file: Path | None, *, detach: bool, url: str | None, output: Output)
     mesh = MeshFile.load(mesh_file) if mesh_file is not None else MeshFile.default()
     path = mesh_file.absolute() if mesh_file is not None else None
     home = MeshHome(settings.home.absolute())
+    said = None
     if detach:
         with home.held():
             pass  # somebody else's mesh is found before anything is started
-        background = _detach(home)
-        if background is not None:
-            return _await_ready(background, home, output)
+        background, said = _detach(home)
+        if background:
+            return _await_ready(background, said, home, output)
     forks = fork_server(settings)
-    with home.held():
-        return run_async(Whole(mesh, path, home, settings, output=output, forks=forks).run(settings.nats_url))
+    whole = Whole(mesh, path, home, settings, output=output, forks=forks, ready=said)
+    try:
+        with home.held():
+            return run_async(whole.run(settings.nats_url))
+    except BusError as error:
+        whole.report({"error": str(error), "status": exit_code(error)})
+        raise
 
 
-class _Background(NamedTuple):
-    """A mesh that has been detached."""
+def _detach(home: MeshHome) -> tuple[int, int]:
+    """Go on in the background, in a session of its own. Returns twice: to who called, with the process and the file
+    that it says one line to, and there, with 0 and the other end.
 
-    pid: int
-    said: int
-    """The file that it says one line to: how it started."""
-
-
-def _detach(home: MeshHome) -> _Background | None:
-    """Go on in the background, in a session of its own. Returns twice: with the process to who called, and with nothing
-    in that.
+    Raises:
+        ConfigError: it cannot be started; says why.
     """
+    try:
+        log = os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        raise ConfigError(str(home.log), (error.strerror or str(error)).lower()) from error
     read, write = os.pipe()
-    sys.stdout.flush()
-    if pid := os.fork():
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise ConfigError("--detach", f"starts no process: {(error.strerror or str(error)).lower()}") from error
+    if pid:
         os.close(write)
-        return _Background(pid, read)
-    os.close(read)
+        os.close(log)
+        return pid, read
     os.setsid()
-    log = os.open(home.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     null = os.open(os.devnull, os.O_RDONLY)
     for fd, standard in ((null, 0), (log, 1), (log, 2)):
         os.dup2(fd, standard)
-    os.close(null)
-    os.close(log)
-    os.environ[READY_FD] = str(write)
-    return None
+    close_others({write})
+    return 0, write
 
 
-def _await_ready(background: _Background, home: MeshHome, output: Output) -> int:
-    """Return when all is ready.
+def _await_ready(background: int, said: int, home: MeshHome, output: Output) -> int:
+    """Return when all is ready; whatever ends us before ends the mesh.
 
     Raises:
         RelayedError: it is not, and will not be.
     """
-    with waiting("starting the mesh"), os.fdopen(background.said) as pipe:
-        try:
+
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+    try:
+        with waiting("starting the mesh"), os.fdopen(said) as pipe:
             line = pipe.readline()
-        except KeyboardInterrupt:
-            os.kill(background.pid, signal.SIGTERM)
-            os.waitpid(background.pid, 0)
-            raise
+    except BaseException:
+        os.kill(background, signal.SIGTERM)
+        os.waitpid(background, 0)
+        raise
     state = json.loads(line) if line else {}
     if "url" not in state:
-        status = os.waitstatus_to_exitcode(os.waitpid(background.pid, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(background, 0)[1])
         state = {"error": f"it ended with status {status}; see {home.log}"} | state
         raise RelayedError(state["error"], int(state.get("status", FAILED)))
     if output is Output.JSON:

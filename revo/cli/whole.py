@@ -27,11 +27,9 @@ from bus.forkserver import ForkServer
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import KEYS, Settings
-from revo.cli.common import DONE, FAILED, Output, console, exit_code, print_json
+from revo.cli.common import DONE, FAILED, Output, console, print_json
 from revo.cli.embedded import keep_server, start_server
 
-READY_FD: Final = "REVO_UP_READY_FD"
-"""Where a detached `up` says that all is ready, or why it is not."""
 _WHOLE: Final = "mesh"
 """The name of the whole in events."""
 _LAST_WORDS: Final = 2.0
@@ -50,7 +48,9 @@ class Whole:
         *,
         output: Output,
         forks: ForkServer | None,
+        ready: int | None,
     ) -> None:
+        """Actors come from `forks` if that is given. `ready` is the file that a detached `up` says one line to."""
         self._mesh = mesh
         self._path = path
         self._home = home
@@ -68,7 +68,7 @@ class Whole:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._news: asyncio.Queue[tuple[str, str, dict[str, Any]]] = asyncio.Queue()
-        self._ready_fd = os.environ.pop(READY_FD, "")
+        self._ready = ready
 
     async def run(self, url: str) -> int:
         """Start everything, stay until told to stop, end everything in order; returns the exit status."""
@@ -76,12 +76,8 @@ class Whole:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._interrupt)
         loop.add_signal_handler(signal.SIGHUP, self._hang_up)
-        try:
-            async with self._server(url) as self._url, self._telling():
-                return await self._actors()
-        except BusError as error:
-            self._report({"error": str(error), "status": exit_code(error)})
-            raise
+        async with self._server(url) as self._url, self._telling():
+            return await self._actors()
 
     @property
     def _folder(self) -> Path:
@@ -166,8 +162,8 @@ class Whole:
         state = self._write()
         self._tell(_WHOLE, "up", url=state["url"], actors=len(state["actors"]))
         ready = {"url": state["url"], "actors": state["actors"]}
-        if self._ready_fd:
-            self._report(ready)
+        if self._ready is not None:
+            self.report(ready)
         elif self._output is Output.JSON:
             print_json(ready)
         else:
@@ -285,13 +281,12 @@ class Whole:
             await events.tell(mesh.connection, events.SYSTEM, name, what, by=mesh.telemetry.instance, **details)
             self._news.task_done()
 
-    def _report(self, state: dict[str, Any]) -> None:
-        """Tell the process that detached us. It reads one line."""
-        if self._ready_fd:
-            fd, self._ready_fd = int(self._ready_fd), ""
+    def report(self, state: dict[str, Any]) -> None:
+        """Tell the process that detached us, if there is one, and once. It reads one line."""
+        if self._ready is not None:
+            fd, self._ready = self._ready, None
             with contextlib.suppress(BrokenPipeError), os.fdopen(fd, "w") as pipe:
                 pipe.write(json.dumps(state) + "\n")
-            self._ready_fd = ""
 
     def _say(self, who: str, line: str) -> None:
         from rich.text import Text

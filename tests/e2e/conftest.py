@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bus.forkserver import TITLE
+from bus.forking import TITLE
 from tests.processes import forks
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from bus.forkserver import TITLE, usable
+from bus.forking import TITLE
+from bus.forkserver import usable
 from tests.e2e.conftest import BIN, Shell, alive, children
 from tests.e2e.test_up import ECHO, echo_mesh, free_port, mesh_file, state
 from tests.eventually import eventually
@@ -241,17 +242,82 @@ async def test_who_restarts_runs_the_code_as_it_is_by_then_and_is_known_by_its_t
 
 
 @forks_only
-async def test_a_fork_server_that_is_killed_takes_no_task_with_it(shell: Shell) -> None:
+async def test_a_fork_server_that_is_killed_takes_no_actor_with_it(shell: Shell) -> None:
     said = shell.json("up", echo_mesh(shell), "--detach")
-    waiting = shell.json("submit", "nobody", "a=1")["task_id"]
     (server,) = fork_servers(shell)
     os.kill(server, signal.SIGKILL)
-    await eventually(lambda: all(actor["restarts"] == 1 for actor in by_label(shell).values()))
-    await eventually(lambda: all(actor["state"] == "ready" for actor in by_label(shell).values()), timeout=30)
-    assert not any(alive(actor["pid"]) for actor in said["actors"])
-    assert fork_servers(shell) == [], "from now on each is an interpreter of its own"
     assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}
-    assert shell.json("submit", "nobody", "a=1", "--id", waiting)["task_id"] == waiting
+    assert all(alive(actor["pid"]) for actor in said["actors"])
+    os.kill(said["actors"][-1]["pid"], signal.SIGKILL)
+    await eventually(lambda: by_label(shell)["echo/1"]["restarts"] == 1)
+    await eventually(lambda: by_label(shell)["echo/1"]["state"] == "ready", timeout=30)
+    assert "is gone; an interpreter of its own is started" in log_of(shell)
+    assert [actor["restarts"] for actor in by_label(shell).values()] == [0, 0, 0, 1]
+    assert fork_servers(shell) == []
+    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}
+
+
+async def test_what_an_actor_leaves_behind_does_not_keep_its_successor(shell: Shell) -> None:
+    agent = shell.folder / "leaving.py"
+    agent.write_text(
+        "import subprocess\nfrom examples_echo import Echo\n"
+        "class Leaving(Echo):\n    async def on_start(self):\n        self.other = subprocess.Popen(['sleep', '60'])\n"
+    )
+    (shell.folder / "examples_echo.py").write_text(Path(ECHO).read_text())
+    text = f'[server]\nport = {free_port()}\n[actors.leaving]\ntarget = "{agent}:Leaving"\n'
+    said = shell.json("up", mesh_file(shell, text), "--detach")
+    left = children(said["actors"][-1]["pid"])
+    try:
+        os.kill(said["actors"][-1]["pid"], signal.SIGKILL)
+        await eventually(lambda: by_label(shell)["leaving/1"]["restarts"] == 1)
+        await eventually(lambda: by_label(shell)["leaving/1"]["state"] == "ready")
+        left += children(by_label(shell)["leaving/1"]["pid"])
+        assert shell.revo("down", timeout=20).returncode == 0
+        assert len([pid for pid in left if alive(pid)]) == 2, "they have its output, and nobody waits for them"
+    finally:
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+
+
+@forks_only
+async def test_all_processes_that_are_told_to_end_at_once_end_in_order(shell: Shell) -> None:
+    shell.json("up", echo_mesh(shell), "--detach")
+    supervisor = int(str(state(shell)["pid"]))
+    for pid in (*children(supervisor), supervisor):
+        os.kill(pid, signal.SIGTERM)  # as a service manager does
+    await eventually(lambda: not alive(supervisor), timeout=20)
+    assert {"echo", "revo-memory", "revo-registry", "revo-steward"} <= set(order(log_of(shell), "drains"))
+    assert "signal 9" not in log_of(shell)
+
+
+def test_a_detached_mesh_keeps_no_file_of_who_started_it(shell: Shell) -> None:
+    read, write = os.pipe()
+    command = [str(BIN / "revo"), "up", echo_mesh(shell), "--detach"]
+    done = subprocess.run(command, env=shell.env, cwd=shell.folder, pass_fds=(write,), capture_output=True, check=False)
+    os.close(write)
+    assert done.returncode == 0, done.stderr
+    with os.fdopen(read, "rb") as pipe:
+        assert pipe.read() == b"", "the end is seen, while the mesh runs"
+    assert shell.revo("down").returncode == 0
+
+
+def test_a_log_that_cannot_be_written_is_one_line(shell: Shell) -> None:
+    (shell.home / "up.log").mkdir(parents=True)
+    done = shell.revo("up", "--detach")
+    assert (done.returncode, done.stderr) == (2, f"revo: {shell.home}/up.log: is a directory\n")
+
+
+async def test_who_is_told_to_end_while_a_mesh_starts_takes_it_with_him(shell: Shell) -> None:
+    agent = shell.folder / "slow.py"
+    agent.write_text("import time\ntime.sleep(3)\n" + Path(ECHO).read_text())
+    text = f'[server]\nport = {free_port()}\n[actors.slow]\ntarget = "{agent}:Echo"\n'
+    command = [str(BIN / "revo"), "up", mesh_file(shell, text), "--detach"]
+    starting = subprocess.Popen(command, env=shell.env, cwd=shell.folder, stderr=subprocess.DEVNULL)
+    await eventually(lambda: (shell.home / "mesh.json").exists() and len(state(shell)["actors"]) == 4)
+    supervisor = int(str(state(shell)["pid"]))
+    starting.terminate()
+    assert starting.wait(30) == 143
+    assert not alive(supervisor)
 
 
 async def test_a_mesh_whose_actors_are_not_forked_does_the_same(shell: Shell) -> None:

@@ -46,7 +46,7 @@ async def test_pulls_that_died_with_their_leader_are_stood_anew(
     await start_worker(echo)
     await eventually(lambda: len(swallowed) == 5)
     handle = await mesh.submit("echo", {"n": 1})
-    assert await handle.result(timeout=3) == {"n": 1}
+    assert await handle.result(timeout=10) == {"n": 1}, "and not when a pull ends by itself"
 
 
 async def test_a_pull_that_stands_is_not_stood_twice(

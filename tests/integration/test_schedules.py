@@ -8,7 +8,7 @@ import datetime
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any, assert_type
 
@@ -76,6 +76,16 @@ async def held(mesh: Mesh) -> list[str]:
 
 async def passed(moment: float) -> None:
     await eventually(lambda: time.time() > moment)
+
+
+def keeping(tasks: set[asyncio.Task[None]]) -> Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]:
+    """Starts what it is given, and keeps it."""
+
+    def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        tasks.add(task := asyncio.create_task(work))
+        return task
+
+    return spawn
 
 
 async def killed(process: ActorProcess) -> None:
@@ -238,8 +248,8 @@ async def test_what_falls_due_the_instant_that_it_is_paused_is_done_once_and_not
     mesh: Mesh, connection: Connection, start_worker: StartWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever it is by then: due, a task in the queue, or ended."""
-    counting, tasks = Counting(), set[asyncio.Future[None]]()
-    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    counting, tasks = Counting(), set[asyncio.Task[None]]()
+    due = Due(connection, "revo-steward", "s-1", spawn=keeping(tasks))
     later = Later(connection, Backlog(connection), agent="revo-steward", instance="s-1")
 
     async def pause(name: str, until: Callable[[], Any]) -> None:
@@ -328,7 +338,7 @@ async def test_what_was_moved_and_not_settled_is_the_same_task_when_it_is_moved_
     await start_worker(counting := Counting())
     unsettled: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
-    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    due = Due(connection, "revo-steward", "s-1", spawn=keeping(tasks))
     publish = connection.publish
 
     async def lost(subject: str, *arguments: Any, **more: Any) -> None:
@@ -414,7 +424,7 @@ async def test_what_is_moved_while_a_steward_looks_for_what_was_missed_is_done_o
     """
     await start_worker(counting := Counting())
     tasks: set[asyncio.Task[None]] = set()
-    due = Due(connection, "revo-steward", "s-1", spawn=lambda work: tasks.add(asyncio.ensure_future(work)))
+    due = Due(connection, "revo-steward", "s-1", spawn=keeping(tasks))
     looked = asyncio.Event()
 
     last, everything = jetstream.last, standing.everything

@@ -15,20 +15,23 @@ from pathlib import Path
 
 import pytest
 
-from bus.forkserver import TITLE, Forked, ForkServer, ForkServerLostError, usable
+from bus import forkserver
+from bus.forking import TITLE
+from bus.forkserver import UNKNOWN, Forked, ForkServer, ForkServerLostError, usable
+from tests.e2e.conftest import alive, children
 from tests.eventually import eventually
 
 pytestmark = pytest.mark.skipif(not usable(), reason="forks are not safe on this platform: interpreters are started")
 ROOT = Path(__file__).parents[2]
 SERVE = """
 import os, socket, sys
-from bus import forkserver
+from bus import forking
 def fork(real=os.fork):
     if os.path.exists(sys.argv[2]):
         raise BlockingIOError(11, "no more processes")
     return real()
 os.fork = fork
-said = forkserver.serve(socket.socket(fileno=int(sys.argv[1])), ["json", "threading"])
+said = forking.serve(socket.socket(fileno=int(sys.argv[1])), ["json", "threading"])
 exec(said[0])
 """
 """A fork server whose forks run the code that is their argument. It has no room for more while a file is there."""
@@ -47,6 +50,8 @@ def process(full: Path) -> Iterator[tuple[ForkServer, subprocess.Popen[bytes]]]:
         process = subprocess.Popen(command, pass_fds=(theirs.fileno(),), cwd=ROOT)
     server = ForkServer(ours)
     yield server, process
+    for pid in children(process.pid):
+        os.kill(pid, signal.SIGKILL)
     server.close()
     process.wait(10)
 
@@ -157,18 +162,68 @@ def test_a_module_is_imported_as_it_is_by_then(server: ForkServer, tmp_path: Pat
     assert ended(fork(server, code)) == (0, "another\n")
 
 
-def test_who_loses_the_fork_server_is_not_kept_waiting(process: tuple[ForkServer, subprocess.Popen[bytes]]) -> None:
+def test_who_loses_the_fork_server_keeps_what_it_has_forked(
+    process: tuple[ForkServer, subprocess.Popen[bytes]],
+) -> None:
     server, its_process = process
     before = open_files()
-    forked = fork(server, "import threading; threading.Event().wait()")
-    its_process.kill()
-    assert forked.wait() == -signal.SIGKILL, "killed: nobody could say how it ends"
+    forked = fork(server, "sys.stdin.read(); print('hi', flush=True); import threading; threading.Event().wait()")
     assert forked.stdout is not None
-    with forked.stdout as stdout:
-        assert stdout.read() == b"", "it has ended"
+    assert forked.stdout.readline() == b"hi\n"
+    its_process.kill()
     with pytest.raises(ForkServerLostError, match="is gone"):
         fork(server, "pass")
+    assert alive(forked.pid)
+    forked.send_signal(signal.SIGTERM)
+    assert ended(forked) == (UNKNOWN, ""), "nobody can say how it ended, but its end is seen"
+    assert not alive(forked.pid)
     assert open_files() == before, "all that was opened for them is closed"
+    forked.kill()  # is of no process any more
+
+
+def test_who_has_a_fork_server_that_is_stopped_is_not_kept_waiting(
+    process: tuple[ForkServer, subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, its_process = process
+    monkeypatch.setattr(forkserver, "ANSWER", 0.5)
+    forked = fork(server, "import threading; threading.Event().wait()")
+    its_process.send_signal(signal.SIGSTOP)
+    try:
+        forked.kill()
+        assert ended(forked) == (UNKNOWN, ""), "after a moment for the word of it"
+        with pytest.raises(ForkServerLostError):
+            fork(server, "pass")
+    finally:
+        its_process.send_signal(signal.SIGCONT)
+
+
+def test_those_that_end_at_the_same_time_are_each_told_of(server: ForkServer) -> None:
+    for _ in range(30):
+        pair = [fork(server, "import threading; threading.Event().wait()") for _ in range(2)]
+        for one in pair:
+            one.kill()
+        assert [ended(one) for one in pair] == [(-signal.SIGKILL, "")] * 2
+
+
+def test_what_ends_all_of_a_mesh_in_order_does_not_end_the_fork_server_first(
+    process: tuple[ForkServer, subprocess.Popen[bytes]],
+) -> None:
+    server, its_process = process
+    code = (
+        "import signal, threading\nsignal.signal(15, lambda *_: sys.exit(3))\nprint('on', flush=True)\nsignal.pause()"
+    )
+    forked = fork(server, code)
+    assert forked.stdout is not None
+    assert forked.stdout.readline() == b"on\n"
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        its_process.send_signal(number)
+    forked.send_signal(signal.SIGTERM)
+    assert ended(forked) == (3, "")
+
+
+def test_a_folder_that_is_gone_is_one_line(server: ForkServer, tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    assert ended(fork(server, "pass", gone)) == (2, f"revo: {gone}: no such file or directory\n")
 
 
 def test_where_there_is_no_room_for_a_fork_that_is_an_error_and_the_next_one_is_made(
@@ -193,15 +248,15 @@ async def test_it_ends_with_who_started_it_and_what_it_forked_goes_on(tmp_path: 
             os.read(int(os.environ["HELD"]), 1)
             print("went on", flush=True)
             return 0
-        server = ForkServer.beside(main, ["json"], without=[int(sys.argv[2])])
+        server = ForkServer.beside(main, ["json"])
         forked = server.fork(["a", "b"], env=os.environ, cwd=Path("/"), stdout=1, handed={"HELD": int(sys.argv[1])})
         threading.Event().wait()
     """
     held, hold = os.pipe()
     with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program), str(held), str(hold)],
+        [sys.executable, "-c", textwrap.dedent(program), str(held)],
         stdout=subprocess.PIPE,
-        pass_fds=(held, hold),
+        pass_fds=(held,),
         cwd=ROOT,
         text=True,
     ) as parent:
