@@ -29,8 +29,8 @@ UNKNOWN: Final = 255
 """The status of what has ended while nobody could say how."""
 ANSWER: Final = 20.0
 """Seconds that an order may take, the imports before the first one included; then the fork server is given up."""
-LAST_WORD: Final = 1.0
-"""Seconds between a process's end and the word how it ended."""
+LAST_WORD: Final = 10.0
+"""Seconds between a process's end and the word how it ended, at the most: on a busy machine that takes a moment."""
 
 
 def usable() -> bool:
@@ -73,7 +73,7 @@ class Forked:
         then, or did not say it. Blocks; to be called once.
         """
         with self._told:
-            if not _ready(self._told, None, self._handle):
+            if self._handle < 0 or not _ready(self._told, None, self._handle):
                 _ready(self._told, LAST_WORD)
             try:
                 status = _number(self._told, 0.0)

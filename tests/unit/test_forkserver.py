@@ -186,6 +186,7 @@ def test_who_has_a_fork_server_that_is_stopped_is_not_kept_waiting(
 ) -> None:
     server, its_process = process
     monkeypatch.setattr(forkserver, "ANSWER", 0.5)
+    monkeypatch.setattr(forkserver, "LAST_WORD", 0.5)
     forked = fork(server, "import threading; threading.Event().wait()")
     its_process.send_signal(signal.SIGSTOP)
     try:
