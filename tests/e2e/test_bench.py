@@ -4,13 +4,15 @@ where other tests run beside them, but for margins that only a fault of ours can
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Shell
 
-pytestmark = pytest.mark.xdist_group("slow")
+pytestmark = pytest.mark.xdist_group("chaos")  # after the storms: beside them nothing can be measured
 
 
 def test_tasks_are_compared_with_plain_nats_py(shell: Shell, figures: Callable[[str], None]) -> None:
@@ -103,9 +105,16 @@ def test_an_idle_mesh_costs_next_to_nothing(shell: Shell, figures: Callable[[str
 def test_a_thousand_instances_register_and_stay_alive_with_one_registry(
     shell: Shell, figures: Callable[[str], None]
 ) -> None:
-    found = shell.json("bench", "registry", "--seconds", "5", timeout=50)
-    if found["find_p50_ms"] >= 15 or found["incomplete"]:  # others had the machine, or we are slow: then it is again
-        found = shell.json("bench", "registry", "--seconds", "5", timeout=50)
+    def measure() -> dict[str, Any]:
+        done = shell.revo("bench", "registry", "--seconds", "5", "--output", "json", timeout=50)
+        said: dict[str, Any] = json.loads(done.stdout)
+        assert done.returncode == (said["alive"] != said["instances"]), done.stderr
+        return said
+
+    found = measure()
+    # Others had the machine, or we are slow: then it is so again.
+    if found["find_p50_ms"] >= 15 or found["incomplete"] or found["alive"] < found["instances"]:
+        found = measure()
     figures(
         f"registry: {found['instances']:,} registered in {found['registered_s']:.2f} s, "
         f"{found['cpu_idle']:.0%} of a core "
