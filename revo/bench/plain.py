@@ -45,6 +45,7 @@ async def work(url: str) -> None:
         await client.publish(message.reply, message.data)
 
     await client.subscribe(ASKED, cb=answer)
+    await asyncio.sleep(0)  # as in `heard`
     await client.flush()
     pulling = await jetstream.pull_subscribe_bind(consumer=CONSUMER, stream=STREAM)
     sys.stdout.write("ready\n")
@@ -143,6 +144,7 @@ async def heard(url: str, count: int, pause: float) -> list[float]:
 
     try:
         await listener.subscribe(SAID, cb=hear)
+        await asyncio.sleep(0)  # nats-py's flush writes PING before a SUB that is pending; then the first is not heard
         await listener.flush()
         for _ in range(count):
             await speaker.publish(SAID, b"%.9f" % time.monotonic())
