@@ -150,10 +150,13 @@ class ActorProcess:
         """
         assert self._process is not None
         await self._process.wait()
-        if self._reading is not None and not self._reading.done():
-            await asyncio.wait((self._reading,), timeout=LAST_LINES)
-            self._reading.cancel()
-            await asyncio.gather(self._reading, return_exceptions=True)
+        reading = self._reading
+        if reading is not None:
+            await asyncio.wait((reading,), timeout=LAST_LINES)
+            if reading.cancel():
+                await asyncio.wait((reading,))
+            elif not reading.cancelled():
+                reading.result()  # who is told of lines may have raised
         return await self._process.finish()
 
     def terminate(self) -> None:

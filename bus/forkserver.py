@@ -73,12 +73,14 @@ class Forked:
         then, or did not say it. Blocks; to be called once.
         """
         with self._told:
-            if self._handle < 0 or not _ready(self._told, None, self._handle):
-                _ready(self._told, LAST_WORD)
+            told = self._told.fileno()
+            if self._handle < 0 or told not in _readable(None, told, self._handle):
+                _readable(LAST_WORD, told)
             try:
                 status = _number(self._told, 0.0)
             except OSError:
-                _ended(self._handle)
+                if self._handle >= 0:
+                    _readable(None, self._handle)  # its end
                 status = UNKNOWN
         with self._lock:
             if self._handle >= 0:
@@ -97,21 +99,12 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _ready(told: IO[bytes], seconds: float | None, handle: int = -1) -> bool:
-    """Wait until something is told, or the process has ended that `handle` is of; whether something is told."""
+def _readable(seconds: float | None, *files: int) -> set[int]:
+    """Those of the files that can be read, or are at their end, once there is one, or after so many seconds."""
     poll = select.poll()
-    poll.register(told, select.POLLIN)
-    if handle >= 0:
-        poll.register(handle, select.POLLIN)
-    return told.fileno() in [fd for fd, _ in poll.poll(None if seconds is None else seconds * 1000)]
-
-
-def _ended(handle: int) -> None:
-    """Wait for the end of the process that `handle` is of."""
-    if handle >= 0:
-        poll = select.poll()
-        poll.register(handle, select.POLLIN)
-        poll.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return {file for file, _ in poll.poll(None if seconds is None else seconds * 1000)}
 
 
 def _number(told: IO[bytes], seconds: float) -> int:
@@ -120,7 +113,7 @@ def _number(told: IO[bytes], seconds: float) -> int:
     Raises:
         OSError: nothing within so many seconds, or it has none to say any more.
     """
-    if not _ready(told, seconds):
+    if not _readable(seconds, told.fileno()):
         raise TimeoutError
     said = told.read(NUMBER.size)
     if len(said) < NUMBER.size:
@@ -208,14 +201,16 @@ class ForkServer:
             socket.send_fds(self._channel, [SIZE.pack(len(order))], files)
             self._channel.sendall(order)
 
-    def _reap(self, how: int = os.WNOHANG) -> None:
+    def _reap(self) -> None:
         with self._one_by_one:
-            if self._pid and os.waitpid(self._pid, how)[0]:
+            if self._pid and os.waitpid(self._pid, os.WNOHANG)[0]:
                 self._pid = 0
 
     def close(self) -> None:
         """End it; what it has forked goes on."""
         self._channel.close()
-        if self._pid:
-            os.kill(self._pid, signal.SIGKILL)  # it may be stopped, and not see that the channel is closed
-            self._reap(0)
+        with self._one_by_one:
+            if self._pid:
+                os.kill(self._pid, signal.SIGKILL)  # it may be stopped, and not see that the channel is closed
+                os.waitpid(self._pid, 0)
+                self._pid = 0

@@ -170,7 +170,6 @@ class Puller:
         self._ahead = False
         self._linger: asyncio.TimerHandle | None = None
         self._opening = False
-        self._retiring = 0
         self._endings: set[asyncio.Task[None]] = set()
         self._stopped = False
         connection.on_disconnect(self._lost)
@@ -179,7 +178,7 @@ class Puller:
     @property
     def quiet(self) -> bool:
         """Whether no pull stands and nothing is on its way to us."""
-        return self._generation is None and not self._opening and not self._retiring
+        return self._generation is None and not self._opening and not self._endings
 
     @property
     def settled(self) -> bool:
@@ -449,7 +448,6 @@ class Puller:
         if generation is not None:
             pairs = [pull for pull in generation.pulls if pull.other is not None]
             self._known = {pull.source.key: (pull.backlog, pull.last) for pull in pairs}
-            self._retiring += 1
             ending = self._spawn(self._retire_now(generation))
             self._endings.add(ending)
             ending.add_done_callback(self._endings.discard)
@@ -458,7 +456,9 @@ class Puller:
         try:
             await self._drain(generation)
         finally:
-            self._retiring -= 1
+            ending = asyncio.current_task()
+            assert ending is not None
+            self._endings.discard(ending)
         self.want(self._wanted, ahead=self._ahead)
         if self.quiet:
             self._on_quiet()

@@ -231,14 +231,16 @@ async def test_who_restarts_runs_the_code_as_it_is_by_then_and_is_known_by_its_t
     text = f'[server]\nport = {free_port()}\n[actors.changing]\ntarget = "{agent}:Echo"\n'
     said = shell.json("up", mesh_file(shell, text), "--detach")
     assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "hi"}
-    agent.write_text(Path(ECHO).read_text().replace("return message", "return Text(text=message.text.upper() + '!')"))
+    said_of_itself = "import sys\n        return Text(text=' '.join([sys.path[0], *sys.argv[1:]]))"
+    agent.write_text(Path(ECHO).read_text().replace("return message", said_of_itself))
     before = said["actors"][-1]["pid"]
     title = subprocess.run(["ps", "-ww", "-o", "args=", "-p", str(before)], capture_output=True, text=True, check=True)
     assert title.stdout == f"revo run {agent}:Echo --name changing\n"
     os.kill(before, signal.SIGKILL)
     await eventually(lambda: by_label(shell)["changing/1"]["restarts"] == 1)
     await eventually(lambda: by_label(shell)["changing/1"]["state"] == "ready")
-    assert shell.json("submit", "echo", "text=hi", "--wait")["value"] == {"text": "HI!"}
+    (new,) = shell.json("submit", "echo", "text=hi", "--wait")["value"].values()
+    assert new == f"{shell.folder} run {agent}:Echo --name changing", "all else is as in an interpreter of its own"
 
 
 @forks_only

@@ -84,7 +84,7 @@ def test_a_fork_is_as_if_it_had_just_been_started(server: ForkServer, tmp_path: 
             "pid": os.getpid(), "session": os.getsid(0), "folder": os.getcwd(), "colour": os.environ["COLOUR"],
             "temporary": tempfile.gettempdir(), "threads": threading.active_count(), "input": sys.stdin.read(),
             "child": signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL, "blocked": list(signal.pthread_sigmask(0, ())),
-            "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler,
+            "interrupt": signal.getsignal(signal.SIGINT) is signal.default_int_handler, "arguments": len(sys.argv[1:]),
             "open": sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1],
         }))
         print("an error", file=sys.stderr)
@@ -103,6 +103,7 @@ def test_a_fork_is_as_if_it_had_just_been_started(server: ForkServer, tmp_path: 
         "child": True,
         "blocked": [],
         "interrupt": True,
+        "arguments": 1,
         "open": [0, 1, 2],
     }
     assert (status, error) == (0, "an error")
