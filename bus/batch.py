@@ -23,6 +23,10 @@ _INCOMPLETE: Final = 10176
 """A part of it never came, or came too late: nothing was stored."""
 
 
+KNOWN_ID: Final = 10201
+"""Code of the `ServerError` for a batch with an id of a message that the stream knows; nothing was stored."""
+
+
 class Part(NamedTuple):
     """One message of a batch, with whatever conditions its headers hold."""
 

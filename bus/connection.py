@@ -98,6 +98,8 @@ class Connection:
         self._lost_at = 0.0
         self.reconnects = 0
         """How often it was lost and came back."""
+        self.since = 0.0
+        """Since when it stands without a break, by the monotonic clock."""
         self._connected = asyncio.Event()
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self._on_disconnect: list[Callable[[], None]] = []
@@ -129,6 +131,7 @@ class Connection:
             on_back=self._on_back,
             on_closed=self._on_closed,
         )
+        self.since = time.monotonic()
         self._connected.set()
         try:
             self._inbox = self.client.new_inbox()
@@ -179,6 +182,7 @@ class Connection:
 
     async def _on_back(self) -> None:
         self.reconnects += 1
+        self.since = time.monotonic()
         self._connected.set()
         log.warning("connection %s is back after %.1f s", self.name, time.monotonic() - self._lost_at)
         for callback in list(self._on_reconnect):

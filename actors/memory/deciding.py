@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from actors.memory import earlier, fencing, versions
+from actors.memory import fencing, versions
 from actors.memory.backend import Written
 from actors.memory.clock import Clock, retried
 from actors.memory.errors import NoSuchVersionError, OvertakenError
@@ -115,8 +115,6 @@ class Decider:
         tight = False
         seen: dict[str, Entry] = {}  # what writes are based on may be pushed out while others are faster
         while True:
-            if job.shared and (done := await earlier.find(self._sender, job, orders)) is not None:
-                return done
             guards = await self._guards(job, orders, fence)
             standing = await self._standing(orders)
             if len(orders) == 1 and _is_of_nothing(orders[0], standing[0]):
@@ -154,9 +152,9 @@ class Decider:
             places.append(len(parts) - len(guards))
             parts += one.parts
         if len(parts) == 1 and _is_blind(job, made[0].decision):
-            began = await self._sender.send_blindly(parts[0], job.id)
+            began = await self._sender.send_blindly(parts[0], job)
         else:
-            began = await self._sender.send(parts, job.id, of=len(guards))
+            began = await self._sender.send(parts, job, of=len(guards))
         written = []
         for order, place, (decision, _) in zip(orders, places, made, strict=True):
             if not decision.alternatives:

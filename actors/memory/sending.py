@@ -3,6 +3,9 @@
 Each carries the write's id and a condition that its being stored makes wrong. The server looks at the condition before
 it looks whether it knows the id, so what was stored the first time is refused the second time: then we look whether the
 version is ours.
+
+What several coordinators may have been asked for carries the id where the server itself knows it again. So the first of
+them to store something under it has the last word, be it the write or that it was refused (`Sender.forgo`).
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ from contextlib import aclosing
 from actors.memory import versions
 from actors.memory.clock import Patience, once, retried
 from actors.memory.errors import OutcomeUnknownError
+from actors.memory.orders import Job
 from actors.memory.versions import STREAM
-from bus import batch, jetstream, reading
+from bus import batch, jetstream, reading, subjects
 from bus.batch import Part
 from bus.connection import Connection
-from bus.errors import BusError, QueueFullError, TransportError, WrongSequenceError
+from bus.errors import BusError, QueueFullError, ServerError, TransportError, WrongSequenceError
 from bus.messages import EXPECTED_SUBJECT_SEQUENCE, MSG_ID
 
 _SLACK = 2.0
@@ -31,51 +35,93 @@ class Sender:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def send(self, parts: Sequence[Part], write_id: str, of: int = 0) -> int:
+    async def send(self, parts: Sequence[Part], job: Job, of: int = 0) -> int:
         """Store one message, or several, all or none; return the sequence of the one with number `of`.
 
         Raises:
             WrongSequenceError: a condition does not hold; nothing was stored.
             QueueFullError, PayloadTooLargeError: nothing was stored.
-            OutcomeUnknownError: so many have written since that what was stored is no longer kept, if it was.
+            OutcomeUnknownError: so many have written since that what was stored is no longer kept, if it was; or it
+                was forgone.
             TransportError: whether it was stored is not known.
         """
         connection = self._connection
+        if job.shared:
+            parts = [parts[0]._replace(headers={**parts[0].headers, MSG_ID: job.id}), *parts[1:]]
         began = asyncio.get_running_loop().time()
         lost: TransportError | None = None
         patience: Patience | None = None
         while True:
             try:
-                if len(parts) == 1:
-                    subject, body, headers = parts[0]
-                    storing = jetstream.begin(connection, subject, body, headers)
-                    return (await jetstream.finish(connection, storing, patience=0)).sequence
-                return await batch.store_all(connection, parts, resend=False) - (len(parts) - 1 - of)
+                stored = await self._store(parts, of)
             except BusError as error:
                 if isinstance(error, TransportError) and not isinstance(error, QueueFullError):
                     lost = error
                 elif lost is None:
                     raise
                 else:
-                    found = await self._find(parts[of].subject, write_id, began, lost)
+                    found = await self._find(parts[of].subject, job.id, began, lost)
                     if found:
                         return found
                     if isinstance(error, WrongSequenceError):
                         raise
                     raise lost from error  # what was sent first may still be on its way
+            else:
+                return await self._version(stored, parts[of].subject, job)
             patience = patience or Patience(connection, connection.settings.publish_timeout)
             await patience.wait(lost)
 
-    async def send_blindly(self, part: Part, write_id: str) -> int:
+    async def _store(self, parts: Sequence[Part], of: int) -> jetstream.Stored:
+        """One try."""
+        if len(parts) == 1:
+            return await jetstream.finish(self._connection, jetstream.begin(self._connection, *parts[0]), patience=0)
+        try:
+            last = await batch.store_all(self._connection, parts, resend=False)
+        except ServerError as error:
+            if error.api_code == batch.KNOWN_ID:
+                return jetstream.Stored(STREAM, 0, duplicate=True)
+            raise
+        return jetstream.Stored(STREAM, last - (len(parts) - 1 - of), duplicate=False)
+
+    async def send_blindly(self, part: Part, job: Job) -> int:
         """Store one message whatever stands there, and return its sequence: the server knows it again by its id.
 
         Raises:
             QueueFullError, PayloadTooLargeError: it was not stored.
+            OutcomeUnknownError: as `send`.
             TransportError: whether it was stored is not known.
         """
-        headers = {**part.headers, MSG_ID: write_id}
+        headers = {**part.headers, MSG_ID: job.id}
         headers.pop(EXPECTED_SUBJECT_SEQUENCE, None)
-        return (await jetstream.store(self._connection, part.subject, part.body, headers)).sequence
+        stored = await jetstream.store(self._connection, part.subject, part.body, headers)
+        return await self._version(stored, part.subject, job)
+
+    async def forgo(self, job: Job) -> bool:
+        """Have nothing come any more of a write that another coordinator may be about to carry out, for it is refused
+        here; False: it was carried out, or forgone, before.
+
+        Raises:
+            QueueFullError: the bucket is full.
+            TransportError: no answer.
+        """
+        subject = subjects.entry(subjects.MEMORY_BUCKET, subjects.guard(job.namespace))
+        return not (await jetstream.store(self._connection, subject, b"", {MSG_ID: job.id})).duplicate
+
+    async def _version(self, stored: jetstream.Stored, subject: str, job: Job) -> int:
+        """The version that a write made, by the answer of the stream, which may have known its id already."""
+        return await self._known(subject, job) if stored.duplicate and job.shared else stored.sequence
+
+    async def _known(self, subject: str, job: Job) -> int:
+        """The version on `subject` that a write made whose id the stream knew.
+
+        Raises:
+            OutcomeUnknownError: it is no longer kept, or the write was forgone.
+        """
+        kept, _, _ = await self.kept(subject)
+        for stored in reversed(kept):
+            if stored.headers.get(versions.WRITE) == job.id:
+                return stored.sequence
+        raise OutcomeUnknownError(versions.key_of(subject))
 
     async def _find(self, subject: str, write_id: str, began: float, lost: TransportError) -> int:
         """The version on `subject` that a write made, or 0: surely none.

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Sequence
 
 from actors.memory import earlier, versions
 from actors.memory.backend import Author, Write, Written
 from actors.memory.clock import Clock
 from actors.memory.deciding import Decider, Race, Whole, fenced_by
+from actors.memory.errors import OutcomeUnknownError
 from actors.memory.model import Fence
 from actors.memory.orders import Job, Order, check_together, order, plain_part
 from actors.memory.sending import Sender
-from actors.memory.usage import Usage
+from actors.memory.usage import Usage, Used
 from bus.connection import Connection
-from bus.errors import WrongSequenceError
+from bus.errors import BusError, QueueFullError, TransportError, WrongSequenceError
 from bus.messages import EXPECTED_SUBJECT_SEQUENCE, HEADROOM, MSG_ID
 from bus.tasks import new_task_id
 from bus.telemetry import Attributes, Telemetry
@@ -59,26 +62,61 @@ class Writer:
             write_id = asked_as or new_task_id()
             headers = versions.headers_of(author, write_id, traced)
             job = Job(namespace, how, author, write_id, headers, bool(asked_as), ago)
-            blind = first.base is None and how.strategy == "last_writer_wins" and not (first.delete or used.split)
-            # The server drops what it has stored under the same id; under a lock that is lost by now it is not sent.
-            known = blind and len(orders) == 1 and fence is None
-            if ago and not known and (done := await earlier.find(self._sender, job, orders)) is not None:
-                return done
-            subject, base = orders[0].subject, first.base or 0
-            looked = not blind and (fence is not None or first.delete or not self.whole.knows(subject, base))
-            if len(orders) > 1 or looked:
-                return await self._decider.carry_out(job, orders, fence)
-            if fence is not None:
-                return [await self._fenced(job, orders[0], fence)]
-            if blind:
-                return [Written(first.key, await self._sender.send_blindly(plain_part(job, orders[0], {}), write_id))]
-            part = plain_part(job, orders[0], {EXPECTED_SUBJECT_SEQUENCE: f"{base}"})
-            try:
-                version = await self._sender.send((part,), write_id)
-            except WrongSequenceError:
-                return await self._decider.carry_out(job, orders, None)
-            self.whole.saw(subject, version)
-            return [Written(first.key, version)]
+            doing = self._once_more if ago else self._carry_out
+            return await doing(job, orders, fence, used)
+
+    async def _once_more(self, job: Job, orders: Sequence[Order], fence: Fence | None, used: Used) -> list[Written]:
+        """What became of writes that another coordinator was asked for, and may still be at work on. If they are
+        refused here they come to nothing there, too: by then what stands there might be something that allows them.
+        """
+        refused: BusError | None = None
+        done: list[Written] = []
+        try:
+            done = await self._carry_out(job, orders, fence, used)
+        except BusError as error:
+            if isinstance(error, TransportError) and not isinstance(error, QueueFullError):
+                raise
+            refused = error
+        if refused is None and done[0].outcome != "absent":
+            return done
+        with contextlib.suppress(QueueFullError):  # nor is there room for it elsewhere
+            if not await self._sender.forgo(job):
+                done = await earlier.find(self._sender, job, orders) or done
+        if refused is not None and not done:
+            raise refused
+        return done
+
+    async def _carry_out(self, job: Job, orders: Sequence[Order], fence: Fence | None, used: Used) -> list[Written]:
+        one = orders[0]
+        first, together = one.write, len(orders) > 1
+        blind = first.base is None and job.how.strategy == "last_writer_wins" and not (first.delete or used.split)
+        # The server says by its id whether it is stored; under a lock that is lost by now it is not sent to be asked.
+        known = blind and not together and fence is None
+        if job.ago and (done := await self._earlier(job, orders, known=known)) is not None:
+            return done
+        looked = not blind and (fence is not None or first.delete or not self.whole.knows(one.subject, first.base or 0))
+        if together or looked:
+            return await self._decider.carry_out(job, orders, fence)
+        if fence is not None:
+            return [await self._fenced(job, one, fence)]
+        if blind:
+            return [Written(first.key, await self._sender.send_blindly(plain_part(job, one, {}), job))]
+        part = plain_part(job, one, {EXPECTED_SUBJECT_SEQUENCE: f"{first.base or 0}"})
+        try:
+            version = await self._sender.send((part,), job)
+        except WrongSequenceError:
+            return await self._decider.carry_out(job, orders, None)
+        self.whole.saw(one.subject, version)
+        return [Written(first.key, version)]
+
+    async def _earlier(self, job: Job, orders: Sequence[Order], *, known: bool) -> list[Written] | None:
+        try:
+            return await earlier.find(self._sender, job, orders)
+        except OutcomeUnknownError:
+            # A server that was started since has forgotten the ids of what it keeps no longer.
+            if known and time.monotonic() - self._connection.since > job.ago + earlier.SLACK:
+                return None
+            raise
 
     async def _fenced(self, job: Job, one: Order, fence: Fence) -> Written:
         """Store it if its lock is still held, whatever stands there: a message can have that one condition."""
@@ -88,6 +126,6 @@ class Writer:
             condition = await fenced_by(self._connection, fence, job.namespace, [key])
             part = plain_part(job, one, {**condition, MSG_ID: job.id})
             try:
-                return Written(key, await self._sender.send((part,), job.id))
+                return Written(key, await self._sender.send((part,), job))
             except WrongSequenceError:
                 await race.lost()  # the table of locks has changed; whether ours is still held is looked at again

@@ -209,7 +209,7 @@ async def test_a_write_that_is_asked_for_twice_is_done_once(here: Household) -> 
             first = await ask(write, number, ago=0.0)
             assert first.outcome == outcome
             assert await ask(write, number, ago=1.0) == first, "the answer was lost"
-            assert await ask(write, number, ago=0.0) == first, "two coordinators have it at once"
+            assert (await ask(write, number, ago=0.0)).version == first.version, "two coordinators have it at once"
         seen = await memory.get("k")
         assert seen is not None
         assert len(seen.alternatives) == 1
