@@ -216,10 +216,10 @@ def test_topology_is_planned_applied_and_then_as_wanted(shell: Shell) -> None:
     assert all(one["error"] == "" for one in shell.json("topology", "apply", other))
     assert shell.revo("topology", "plan", other, "--check").returncode == 0
 
-    more.write_text(more.read_text().replace("max_attempts=7", "max_attempts=9"))
+    more.write_text(more.read_text().replace("max_attempts=7", "max_attempts=10"))
     changed = shell.json("topology", "plan", other)
     assert [one["action"] for one in changed] == ["update"] * 5
-    assert changed[0]["differs"] == ["max_attempts is 7, wanted 9"]
+    assert changed[0]["differs"] == ["max_attempts is 7, wanted 10"]
     shell.env["REVO_DEAD_MAX_BYTES"] = "1000000000"
     shown = shell.revo("topology", "plan", other)
     assert "~ stream DEAD" in shown.stdout

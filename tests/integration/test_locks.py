@@ -570,7 +570,7 @@ async def test_whoever_waits_for_another_lock_when_he_loses_one_is_told_and_does
         async with lock(ann, "p"), lock(ann, "q") as second:
             went_on.append(second)
 
-    async with lock(bob, "p"):
+    async with lock(bob, "q"):
         task = asyncio.create_task(work())
         await waiting(mesh, "q", 1)
         (holder,) = (await table(mesh, "p")).holders

@@ -122,7 +122,7 @@ STARVED = "tests/unit/test_locktable.py::test_an_exclusive_waiter_is_not_starved
 STOPPED = "tests/unit/test_holding.py::"
 STOPPED += "test_who_was_stopped_for_too_long_knows_by_the_clock_before_anybody_says_so"
 MEMORY = "tests/integration/test_memory"
-AT_ONCE = f"{MEMORY}_twice.py::test_a_write_that_two_coordinators_have_at_once_is_carried_out_as_was_answered"
+BOTH_HAVE_IT = f"{MEMORY}_twice.py::test_a_write_that_two_coordinators_have_at_once_is_carried_out_as_was_answered"
 COMPARED = MEMORY + ".py::test_many_writers_at_once_lose_nothing"
 LATE = MEMORY + "_faults.py::test_who_holds_no_lock_any_more_writes_nothing"
 ASKED_TWICE = MEMORY + "_coordinator.py::test_a_write_that_is_asked_for_twice_is_done_once"
@@ -882,7 +882,7 @@ MUTANTS = [
         "actors/memory/writing.py",
         "if not await self._sender.forgo(job):",
         "if False:",
-        f"{AT_ONCE}[a first one that is none]",
+        f"{BOTH_HAVE_IT}[a first one that is none]",
         "stored 1 times",
     ),
     Mutant(
@@ -890,7 +890,7 @@ MUTANTS = [
         "actors/memory/sending.py",
         "if job.shared:",
         "if False:",
-        f"{AT_ONCE}[a first one that is none]",
+        f"{BOTH_HAVE_IT}[a first one that is none]",
         "stored 1 times",
     ),
     Mutant(
