@@ -41,7 +41,9 @@ _DIRECT_HEADERS: Final = frozenset(
 """What the server adds to a message that is read directly."""
 _TOO_LARGE: Final = 10054
 _GONE: Final = frozenset({10043, 10057, 10037})
-_SERVER_BUSY: Final = frozenset({10008, 10009, 10039})  # no leader, catching up, not enabled for this account yet
+_SERVER_BUSY: Final = frozenset({10008, 10009, 10039, 10158, 10163, 10167})
+"""No leader; catching up; not enabled for this account yet; a cluster has not yet agreed on a message with this id; nor
+on one with this subject; too many wait."""
 
 
 class Stored(NamedTuple):
@@ -204,7 +206,7 @@ def _error(subject: str, code: int, text: str, size: int) -> BusError:
 
 
 class JetStreamBusyError(TransportError):
-    """JetStream is starting or electing a leader; the same call works in a moment."""
+    """JetStream is starting, electing a leader or agreeing on the same message; the same call works in a moment."""
 
     def __init__(self, subject: str, reason: str) -> None:
         super().__init__(subject, reason)

@@ -1,11 +1,11 @@
 """Stores the messages of one write once, also where an answer is lost and they are sent again.
 
-Each carries the write's id and a condition that its being stored makes wrong. The server looks at the condition before
-it looks whether it knows the id, so what was stored the first time is refused the second time: then we look whether the
-version is ours.
+Each carries the write's id, by which the server knows it again, and a condition that its being stored makes wrong. One
+server looks at the condition first, so what was stored the first time is refused the second time: then we look whether
+the version is ours. In a cluster the id counts first, also that of a message which is still being agreed on.
 
-What several coordinators may have been asked for carries the id where the server itself knows it again. So the first of
-them to store something under it has the last word, be it the write or that it was refused (`Sender.forgo`).
+Where several coordinators were asked for the same, the first of them to store something under its id has the last word,
+be it the write or that it was refused (`Sender.forgo`).
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ class Sender:
             TransportError: whether it was stored is not known.
         """
         connection = self._connection
-        if job.shared:
-            parts = [parts[0]._replace(headers={**parts[0].headers, MSG_ID: job.id}), *parts[1:]]
+        parts = [parts[0]._replace(headers={**parts[0].headers, MSG_ID: job.id}), *parts[1:]]
         began = asyncio.get_running_loop().time()
         lost: TransportError | None = None
         patience: Patience | None = None
@@ -109,7 +108,9 @@ class Sender:
 
     async def _version(self, stored: jetstream.Stored, subject: str, job: Job) -> int:
         """The version that a write made, by the answer of the stream, which may have known its id already."""
-        return await self._known(subject, job) if stored.duplicate and job.shared else stored.sequence
+        if stored.duplicate and (job.shared or not stored.sequence):
+            return await self._known(subject, job)
+        return stored.sequence
 
     async def _known(self, subject: str, job: Job) -> int:
         """The version on `subject` that a write made whose id the stream knew.

@@ -17,7 +17,7 @@ from actors.memory.sending import Sender
 from actors.memory.usage import Usage, Used
 from bus.connection import Connection
 from bus.errors import BusError, QueueFullError, TransportError, WrongSequenceError
-from bus.messages import EXPECTED_SUBJECT_SEQUENCE, HEADROOM, MSG_ID
+from bus.messages import EXPECTED_SUBJECT_SEQUENCE, HEADROOM
 from bus.tasks import new_task_id
 from bus.telemetry import Attributes, Telemetry
 
@@ -124,7 +124,7 @@ class Writer:
         race = Race(self._connection, key)
         while True:
             condition = await fenced_by(self._connection, fence, job.namespace, [key])
-            part = plain_part(job, one, {**condition, MSG_ID: job.id})
+            part = plain_part(job, one, condition)
             try:
                 return Written(key, await self._sender.send((part,), job))
             except WrongSequenceError:

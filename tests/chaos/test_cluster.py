@@ -1,4 +1,4 @@
-"""A cluster of three with three copies of every stream: its leader dies twice, and nothing is lost."""
+"""A cluster of three with three copies of every stream: nothing is lost with its leader, and nothing is there twice."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ import pytest
 
 from actors.keyring import Keyring
 from actors.loading import default_policy
-from bus import subjects, topology
+from actors.memory.backend import Author, Write
+from actors.memory.store import Store
+from bus import jetstream, subjects, topology
 from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.settings import Settings
+from revo import Memory
 from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
 from tests.cluster import cluster
 from tests.eventually import eventually
@@ -86,3 +89,36 @@ async def test_a_cluster_loses_nothing_with_its_leader(tmp_path: Path, figures: 
     assert set(found.results.values()) == {1}
     assert found.dead == set()
     assert found.audit.good, found.audit
+
+
+@pytest.mark.xdist_group("chaos")
+async def test_what_is_sent_twice_at_once_to_a_cluster_is_there_once_and_both_are_told(tmp_path: Path) -> None:
+    async with cluster(tmp_path) as trio:
+        settings = Settings(nats_url=trio.url, replicas=3)
+        async with Mesh.connect(settings=settings) as first, Mesh.connect(settings=settings) as second:
+            both = (first, second)
+            await topology.apply(first.connection)
+            await topology.ensure_capability(first.connection, "chaos", default_policy(settings), "chaotic")
+            stores = [Store(mesh.connection, mesh.telemetry) for mesh in both]
+            for number in range(10):
+                sent = await asyncio.gather(*(mesh.submit("chaos", {}, task_id=f"task-{number}") for mesh in both))
+                assert {one.task_id for one in sent} == {f"task-{number}"}
+                write = Write("k", number, await newest(first) if number else 0)
+                written = await asyncio.gather(
+                    *(
+                        store.write("notes", [write], Author("ours"), asked_as=f"{number:032x}", ago=ago)
+                        for store, ago in zip(stores, (0.0, 0.1), strict=True)
+                    )
+                )
+                assert written[0][0].version == written[1][0].version
+            for store in stores:
+                await store.close()
+            info = await jetstream.call(first.connection, "STREAM.INFO", subjects.TASKS)
+            assert info["state"]["messages"] == 10
+            assert [one.value for one in await Memory(first, "notes").history("k")] == list(range(10))
+
+
+async def newest(mesh: Mesh) -> int:
+    entry = await Memory(mesh, "notes").get("k")
+    assert entry is not None
+    return entry.version

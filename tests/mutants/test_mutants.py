@@ -864,8 +864,8 @@ MUTANTS = [
     Mutant(
         "whether a lock is still held is looked at, but is no condition of the write",
         "actors/memory/writing.py",
-        "{**condition, MSG_ID: job.id}",
-        "{MSG_ID: job.id}",
+        "plain_part(job, one, condition)",
+        "plain_part(job, one, {})",
         LATE,
         "DID NOT RAISE",
     ),
@@ -888,8 +888,8 @@ MUTANTS = [
     Mutant(
         "what a coordinator stores has no id by which the server knows it again",
         "actors/memory/sending.py",
-        "if job.shared:",
-        "if False:",
+        "{**parts[0].headers, MSG_ID: job.id}",
+        "parts[0].headers",
         f"{BOTH_HAVE_IT}[a first one that is none]",
         "stored 1 times",
     ),
