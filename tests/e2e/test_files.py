@@ -201,7 +201,7 @@ async def test_wrong_lines_are_named_and_counted_and_the_others_are_done(
 
 async def test_a_full_queue_is_waited_for(server: Server, shell: Shell, tmp_path: Path) -> None:
     work, journal = tmp_path / "work.jsonl", tmp_path / "journal"
-    write_lines(work, 40, journal=str(journal))
+    write_lines(work, 40, journal=str(journal), seconds=0.1)
     async with actor(TOILER, server.url, tmp_path / "log", REVO_CLIENT_QUEUE="8"):
         done = await run(shell, "submit", "toil", "--jsonl", str(work), "--url", server.url, REVO_CLIENT_QUEUE="8")
     assert done.returncode == 0, done.stderr
