@@ -482,8 +482,7 @@ class Connection:
             self.client.forget_unsent()
         with contextlib.suppress(nats.errors.Error, OSError):
             await self.client.close()
-        if not self.closed.done():
-            self.closed.set_result(None)
+        await self._on_closed()  # which nats-py does not always say
 
     async def __aenter__(self) -> Self:
         return self

@@ -192,6 +192,20 @@ class WireClient(Client):
         self._later: asyncio.TimerHandle | None = None
         self._congested = False
 
+    async def close(self) -> None:
+        """Close, in a task of its own: as nats-py gives up to reconnect it may cancel the very future that it waits for
+        afterwards, and that must not look as if we had been cancelled (trap 16).
+        """
+        closing = asyncio.ensure_future(super().close())
+        try:
+            await asyncio.wait((closing,))
+        except asyncio.CancelledError:
+            closing.cancel()
+            await asyncio.wait((closing,))
+            raise
+        if not closing.cancelled():
+            closing.result()
+
     def new_inbox(self) -> str:
         """A subject to be answered on. As nats-py's, but nobody can guess it who knows an earlier one."""
         return f"{self._inbox_prefix.decode()}.{secrets.token_hex(16)}"

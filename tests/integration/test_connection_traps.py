@@ -10,6 +10,7 @@ import contextlib
 import os
 import re
 import signal
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -437,3 +438,16 @@ async def test_trap_15_a_flush_on_a_transport_that_uvloop_has_closed_is_a_lost_c
     monkeypatch.setattr(connection.client._transport, "write", write)
     with pytest.raises(ConnectionLostError):
         await connection.flush()
+
+
+async def test_trap_16_whoever_closes_as_the_server_dies_is_not_cancelled(server: Server) -> None:
+    for turns in range(10):
+        connection = await Connection.open(server.url)
+        server.kill()
+        time.sleep(0.02)  # noqa: TID251  (it is gone, and nobody has heard of it yet)
+        for _ in range(turns):
+            await asyncio.sleep(0)  # noqa: TID251  (a turn of the loop)
+        await connection.close()
+        assert connection.closed.done()
+        await server.wait()
+        await server.start()
