@@ -158,7 +158,8 @@ class Lane:
                 with self._granted(NOTES, lock):
                     until = time.monotonic() + 1.0
                     while await self.write(NOTES, FENCED, lock) != "refused":
-                        if self._stop.is_set() or time.monotonic() > until:
+                        # Far beyond its time it was stopped, and has to hear that the lock is lost.
+                        if self._stop.is_set() or until < time.monotonic() < until + 2.0:
                             break
                         await self.pause(0.3)
                 await lock.release()
