@@ -7,7 +7,9 @@ import inspect
 import os
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _INTERVAL = 0.02
 PATIENCE = float(os.environ.get("REVO_TEST_PATIENCE", "30"))
@@ -25,3 +27,14 @@ async def eventually(check: Callable[[], Any | Awaitable[Any]], timeout: float =
             return value
         assert time.monotonic() < until, f"not within {timeout:g} s: {inspect.getsource(check).strip()}"
         await asyncio.sleep(_INTERVAL)  # noqa: TID251  (the one exemption)
+
+
+async def in_time(awaited: Awaitable[T], timeout: float) -> T:
+    """What is awaited, if it comes within `timeout` seconds. Unlike `asyncio.wait_for` of Python 3.11 it loses no
+    cancellation that comes together with what is awaited (python/cpython#86296).
+
+    Raises:
+        TimeoutError: it did not come.
+    """
+    async with asyncio.timeout(timeout):
+        return await awaited

@@ -9,6 +9,8 @@ import urllib.error
 import urllib.request
 from typing import cast
 
+from tests.eventually import in_time
+
 
 async def get(port: int, path: str, accept: str = "*/*", *, patience: float = 10.0) -> tuple[int, str]:
     """Status and body.
@@ -49,7 +51,7 @@ async def talk(port: int, *said: bytes) -> bytes:
             writer.write(part)
             await writer.drain()
         with contextlib.suppress(TimeoutError, ConnectionError):
-            while data := await asyncio.wait_for(reader.read(65536), 0.5):
+            while data := await in_time(reader.read(65536), 0.5):
                 heard += data
         return heard
     finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 from bus.child import Child
 from bus.lifeline import Lifeline
 from revo.cli.forks import PRELOADED
+from tests.eventually import in_time
 from tests.forking import Forks
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +50,7 @@ class ActorProcess:
         os.kill(self.pid, number)
 
     async def wait(self, timeout: float = 15.0) -> int:
-        return await asyncio.wait_for(self._process.wait(), timeout)
+        return await in_time(self._process.wait(), timeout)
 
 
 @contextlib.asynccontextmanager
@@ -96,7 +97,7 @@ async def actor(
     reader = asyncio.StreamReader()
     transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read, "rb"))
     try:
-        line = await asyncio.wait_for(reader.readline(), 60)
+        line = await in_time(reader.readline(), 60)
         assert line, f"{target} ended before it was ready: {log.read_text()}"
         yield ActorProcess(process, json.loads(line), log)
     finally:

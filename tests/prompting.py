@@ -24,6 +24,7 @@ from bus.prompts import PromptService
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.wire import Message
+from tests.eventually import in_time
 
 A = TypeVar("A", bound=Agent)
 
@@ -133,7 +134,7 @@ class Caller:
         await self._connection.publish(subject, body, headers, reply=inbox)
         messages: list[Message] = []
         while not messages or messages[-1].data or messages[-1].headers:
-            messages.append(await asyncio.wait_for(heard.get(), 10))
+            messages.append(await in_time(heard.get(), 10))
         await subscription.drain()
         return messages
 

@@ -29,7 +29,7 @@ from bus.server import Server
 from revo import Memory, Namespace
 from tests.chaos.fleet import pause
 from tests.chaos.memory_client import CLAIMS, END, FENCED, KEYS, NOTES
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import Guarded
 from tests.history import recording
 from tests.history.records import History, Seen
@@ -55,7 +55,7 @@ class Client:
     async def says(self, word: str) -> None:
         """Wait for a word of his."""
         assert self.process.stdout is not None
-        line = await asyncio.wait_for(self.process.stdout.readline(), 45)
+        line = await in_time(self.process.stdout.readline(), 45)
         assert line.decode().strip() == word, f"{self.name}: {self._log.read_text()[-4000:]}"
 
     def still(self) -> None:
@@ -65,7 +65,7 @@ class Client:
 
     async def end(self) -> None:
         """Wait until he has heard the last word."""
-        code = await asyncio.wait_for(self.process.wait(), 30)
+        code = await in_time(self.process.wait(), 30)
         assert code == 0, f"{self.name}: {self._log.read_text()[-4000:]}"
 
 

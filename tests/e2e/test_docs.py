@@ -19,7 +19,7 @@ import pytest
 from actors.meshfile import MeshFile
 from bus.server import Server
 from tests.e2e.conftest import BIN, ROOT, Shell
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import actor
 
 README = (ROOT / "README.md").read_text()
@@ -177,7 +177,7 @@ async def test_the_document_on_choosing_works_as_it_stands(server: Server, tmp_p
             env={**os.environ, "REVO_NATS_URL": server.url},
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await in_time(process.communicate(), 30)
     lines = out.decode().splitlines()
     assert len([line for line in lines if line.startswith("hello ann, this is greeter-")]) == 7
     assert {line.split()[-1] for line in lines[:7]} <= {first.instance, second.instance}
@@ -217,7 +217,7 @@ async def test_the_programs_on_long_tasks_families_schedules_and_payloads_work_a
             env={**os.environ, "REVO_NATS_URL": server.url},
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await in_time(process.communicate(), 30)
         assert process.returncode == 0, name
         return out.decode().splitlines()
 
@@ -247,7 +247,7 @@ async def test_the_wire_document_works_in_plain_nats_py(server: Server, tmp_path
             env={"REVO_NATS_URL": server.url, "PATH": f"{BIN}:{os.environ['PATH']}"},
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await in_time(process.communicate(), 30)
     stored, result = out.decode().splitlines()
     assert "'stream': 'TASKS'" in stored
     assert result == "succeeded {'F401': 1}"

@@ -21,7 +21,7 @@ from bus import jetstream, subjects
 from bus.connection import Connection
 from bus.server import Server
 from tests.e2e.conftest import BIN, ROOT, Shell
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import at_work
 from tests.processes import actor
 
@@ -163,7 +163,7 @@ async def test_a_server_that_is_killed_on_the_way_costs_no_line_its_result(
     toiling.kill()
     await toiling.wait()
     await toiling.start()
-    _, said = await asyncio.wait_for(process.communicate(), 60)
+    _, said = await in_time(process.communicate(), 60)
     assert process.returncode == 0, said
     assert sorted(record["n"] for record in records(results.read_text())) == list(range(1, 101))
 
@@ -220,7 +220,7 @@ async def test_a_bar_on_the_terminal_leaves_the_results_alone(toiling: Server, s
         stderr=terminal,
     )
     os.close(terminal)
-    out, _ = await asyncio.wait_for(process.communicate(), 30)
+    out, _ = await in_time(process.communicate(), 30)
     shown = os.read(screen, 65536).decode()
     os.close(screen)
     assert sorted(record["n"] for record in records(out.decode())) == list(range(1, 41))
@@ -296,7 +296,7 @@ async def test_the_commands_of_the_document_do_what_they_say(server: Server, she
             env={**shell.env, "REVO_NATS_URL": server.url},
             stdout=asyncio.subprocess.PIPE,
         )
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        out, _ = await in_time(process.communicate(), 60)
     assert process.returncode == 0
     assert [record["value"]["text"] for record in sorted(records(out.decode()), key=lambda one: one["n"])] == [
         "1",

@@ -16,7 +16,7 @@ from bus.connection import Connection
 from bus.errors import AuthenticationError
 from bus.settings import Settings
 from tests.e2e.conftest import BIN, ROOT, Shell, alive, children
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 ECHO = str(ROOT / "examples" / "echo_agent.py")
 
@@ -181,7 +181,7 @@ async def test_ctrl_c_in_the_foreground_drains_all(shell: Shell) -> None:
     )
     with process:
         assert process.stdout is not None
-        await asyncio.wait_for(asyncio.to_thread(_read_to, process.stdout, "Ctrl-C ends it"), 20)
+        await in_time(asyncio.to_thread(_read_to, process.stdout, "Ctrl-C ends it"), 20)
         family = children(process.pid)
         os.killpg(process.pid, signal.SIGINT)  # as the terminal does
         _, err = process.communicate(timeout=20)

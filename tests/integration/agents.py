@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from bus.pull import Puller
 from revo import Agent, BusError, Prompt, Retry, TaskContext, prompt, rpc, task
+from tests.eventually import in_time
 
 log = logging.getLogger(__name__)
 
@@ -295,7 +296,7 @@ class Desk(Agent):
             except BusError as error:
                 return f"{error.code}"
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._go.wait(), errand.seconds)
+            await in_time(self._go.wait(), errand.seconds)
         return self.mesh.telemetry.instance
 
     @rpc("go")

@@ -13,6 +13,7 @@ from actors.memory.client import Memory
 from actors.memory.errors import StaleFenceError
 from bus.mesh import Mesh
 from bus.settings import Settings
+from tests.eventually import in_time
 from tests.processes import ROOT
 
 
@@ -29,7 +30,7 @@ class Locker:
     async def says(self) -> str:
         """The next line."""
         assert self._process.stdout is not None
-        return (await asyncio.wait_for(self._process.stdout.readline(), 20)).decode().strip()
+        return (await in_time(self._process.stdout.readline(), 20)).decode().strip()
 
 
 @contextlib.asynccontextmanager
@@ -46,7 +47,7 @@ async def locker(url: str, key: str, **env: str) -> AsyncIterator[Locker]:
     )
     assert process.stdout is not None
     try:
-        yield Locker(process, int((await asyncio.wait_for(process.stdout.readline(), 30)).decode()))
+        yield Locker(process, int((await in_time(process.stdout.readline(), 30)).decode()))
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()

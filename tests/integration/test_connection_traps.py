@@ -40,7 +40,7 @@ from bus.settings import Settings
 from bus.tasks import receive
 from bus.wire import Message
 from tests.conftest import Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.proxy import proxied
 
 
@@ -175,10 +175,10 @@ async def test_trap_3_a_request_in_flight_fails_at_once_when_the_server_dies(
 
     await connection.subscribe("trap.three", silent)
     waiting = asyncio.create_task(connection.request("trap.three", timeout=60))
-    await asyncio.wait_for(asked.wait(), 5)
+    await in_time(asked.wait(), 5)
     server.kill()
     with pytest.raises(ConnectionLostError):
-        await asyncio.wait_for(waiting, 5)
+        await in_time(waiting, 5)
 
 
 async def test_trap_3_durable_publishes_go_on_across_a_killed_server_and_none_stands_twice(
@@ -196,7 +196,7 @@ async def test_trap_3_durable_publishes_go_on_across_a_killed_server_and_none_st
     await server.wait()
     late = [asyncio.create_task(submit(n)) for n in range(300, 330)]
     await server.start()
-    ids = await asyncio.wait_for(asyncio.gather(*submitting, *late), 30)
+    ids = await in_time(asyncio.gather(*submitting, *late), 30)
     assert len(set(ids)) == 330
     info = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.TASKS)
     assert info["state"]["messages"] == 331
@@ -224,7 +224,7 @@ async def test_trap_5_a_client_hears_of_a_result_that_was_stored_while_it_was_cu
     async with proxied(server.url) as wire, Mesh.connect(wire.url) as far:
         handle = await far.submit("echo", {"n": 1})
         waiting = asyncio.create_task(handle.result(timeout=20))
-        await asyncio.wait_for(gate.begun.get(), 5)
+        await in_time(gate.begun.get(), 5)
         await wire.cut()
         await eventually(lambda: not far.connection.is_connected)
         gate.open.set()
@@ -274,7 +274,7 @@ def _as_user(url: str, password: str = "secret") -> str:  # noqa: S107
 async def test_trap_11_a_denied_request_fails_at_once_and_names_the_subject(guarded_server: Server) -> None:
     async with await Connection.open(_as_user(guarded_server.url)) as connection:
         with pytest.raises(PermissionDeniedError, match=r"publish to Closed\.Thing"):
-            await asyncio.wait_for(connection.request("Closed.Thing", timeout=30), 5)
+            await in_time(connection.request("Closed.Thing", timeout=30), 5)
 
 
 async def test_trap_11_a_denied_subscription_is_an_error(guarded_server: Server) -> None:
@@ -297,7 +297,7 @@ async def test_trap_11_a_denied_publish_is_an_error_at_the_next_flush(guarded_se
 
 async def test_refused_credentials_are_an_error_at_once_and_never_shown(guarded_server: Server) -> None:
     with pytest.raises(AuthenticationError) as caught:
-        await asyncio.wait_for(Connection.open(_as_user(guarded_server.url, "wrong-word")), 3)
+        await in_time(Connection.open(_as_user(guarded_server.url, "wrong-word")), 3)
     assert "wrong-word" not in str(caught.value)
 
 
@@ -306,7 +306,7 @@ async def test_trap_12_the_first_connect_gives_up_in_time_with_one_line_that_nam
 ) -> None:
     settings = Settings(connect_timeout=0.3)
     with pytest.raises(ServerUnreachableError, match=r"no NATS server at nats://127\.0\.0\.1:1 within 0\.3 s"):
-        await asyncio.wait_for(Connection.open("nats://127.0.0.1:1", settings=settings), 3)
+        await in_time(Connection.open("nats://127.0.0.1:1", settings=settings), 3)
     assert "Traceback" not in caplog.text
 
 
@@ -317,7 +317,7 @@ async def test_a_lost_server_is_a_log_line_and_the_connection_comes_back(
     await server.wait()
     await eventually(lambda: not connection.is_connected)
     await server.start()
-    await asyncio.wait_for(connection.connected(), 10)
+    await in_time(connection.connected(), 10)
     await connection.flush()
     assert "is lost; reconnecting" in caplog.text
     assert "is back after" in caplog.text
@@ -385,7 +385,7 @@ async def test_plain_nats_py_closes_for_good_where_the_bus_refuses(server: Serve
     client._closed_cb = on_closed
     with contextlib.suppress(nats.errors.Error):
         await client.publish("x", b"x" * (client.max_payload - 10), headers={"A": "b" * 100})
-    await asyncio.wait_for(closed.wait(), 5)
+    await in_time(closed.wait(), 5)
     assert client.is_closed
 
 

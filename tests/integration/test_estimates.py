@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ from bus.mesh import Handle, Mesh
 from bus.server import Server
 from bus.settings import Settings
 from tests.conftest import Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import actor
 
 STEWARD = "actors.steward:Steward"
@@ -93,7 +92,7 @@ async def test_what_cannot_be_told_is_not_guessed(
             await mesh.estimate("nobody-does-this")
         await start_worker(gate)
         first = await mesh.submit("echo", {"n": 1})
-        await asyncio.wait_for(gate.begun.get(), 10)
+        await in_time(gate.begun.get(), 10)
         second = await mesh.submit("echo", {"n": 2})
         await eventually(lambda: told(second, "no such task has ended lately, so nobody knows how long they take"))
         assert (await first.estimate()).starts_in == 0.0

@@ -34,7 +34,7 @@ from bus.settings import Settings
 from bus.tasks import envelope_of
 from bus.topology import apply, ensure_capability, pause_capability
 from tests.conftest import QUICK, StartWorker, nothing_queued
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import Guarded
 from tests.integration import agents
 from tests.processes import ActorProcess, actor
@@ -285,7 +285,7 @@ async def test_two_stewards_that_move_the_same_tasks_at_once_lose_none(
 
         monkeypatch.setattr(Mover, "_copy", late)
         slow = asyncio.create_task(look(first, backlog))
-        await asyncio.wait_for(stopped.wait(), 10)
+        await in_time(stopped.wait(), 10)
         assert await look(second, own) == ["echo.normal"]
         await fill(mesh, "flood", 10)
         await deliver(connection, 70)
@@ -466,7 +466,7 @@ async def test_a_slot_for_long_tasks_serves_queue_and_lane_in_turn(
         _, lanes, backlog = await sharing(server, stack, 20)
         worker = await start_worker(work)
         worker._puller.serve_lanes(await look(lanes, backlog))
-        await asyncio.wait_for(over.wait(), 30)
+        await in_time(over.wait(), 30)
     turns = [number for number, name in enumerate(starts) if name == "light"]
     assert max(later - earlier for earlier, later in itertools.pairwise(turns)) <= 3, starts
     assert min(later - earlier for earlier, later in itertools.pairwise(turns[1:])) >= 1
@@ -573,13 +573,13 @@ async def test_a_cancel_stops_the_copy_that_runs_while_its_original_is_found(
                 await lanes.look(lambda _: True)
         worker = await start_worker(work)
         worker._puller.serve_lanes(["echo.normal"])
-        await asyncio.wait_for(runs.wait(), 10)
+        await in_time(runs.wait(), 10)
         original = await jetstream.at(connection, subjects.TASKS, 51)
         assert original is not None
         ender = Ender(connection, "tester", "tester-1")
         task = envelope_of(original, 3600.0)
         assert (await ender.end(task, "cancelled", TaskCancelledError(task.task_id, "tester"))).status == "cancelled"
-        await asyncio.wait_for(stopped.wait(), 5)  # its time limit is 10
+        await in_time(stopped.wait(), 5)  # its time limit is 10
         await eventually(lambda: stands(connection, {"normal.flood": 50}))
         found = await audit(connection)
     assert (found.good, found.ended) == (True, 2), found

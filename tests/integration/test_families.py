@@ -22,7 +22,7 @@ from bus.mesh import Handle, Mesh
 from bus.server import Server
 from bus.settings import Settings
 from tests.conftest import StartWorker, nothing_queued
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import ROOT, ActorProcess, actor
 from tests.proxy import proxied
 
@@ -335,7 +335,7 @@ async def test_the_trace_of_a_family_of_three_generations_is_one_tree(
         assert _shape(root) == "send(process(send(process(send(process)))send(process(send(process)))))"
         command = [sys.executable, "-m", "revo", "trace", handle.task_id, "--url", server.url]
         shown = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        text = (await asyncio.wait_for(shown.communicate(), 30))[0].decode()
+        text = (await in_time(shown.communicate(), 30))[0].decode()
         assert [text.count(f"{verb} errand") for verb in ("send", "process")] == [5, 5], text
 
 

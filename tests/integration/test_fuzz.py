@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from typing import Any
 
 from bus import jetstream, subjects
 from bus.mesh import Mesh
 from tests.conftest import StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 NAMES = [
     "Content-Type", "Revo-Task-Id", "Revo-Deadline", "Revo-Fresh", "Revo-Version", "traceparent", "tracestate",
@@ -55,4 +54,4 @@ async def test_no_body_and_no_header_kills_a_worker(mesh: Mesh, start_worker: St
     letters = await jetstream.call(mesh.connection, "STREAM.INFO", subjects.DEAD)
     assert results["state"]["messages"] > total / 2
     assert letters["state"]["messages"] > total / 10
-    await asyncio.wait_for(mesh.connection.flush(), 5)
+    await in_time(mesh.connection.flush(), 5)

@@ -23,7 +23,7 @@ from bus.server import Server
 from bus.suspicion import is_poison, others_die_alone
 from bus.worker import Worker
 from tests.conftest import QUICK, Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import actor
 
 TOILER = "tests.integration.agents:Toiler"
@@ -125,7 +125,7 @@ async def test_of_two_workers_that_do_one_task_the_first_result_stands_and_both_
 ) -> None:
     slow = await start_worker(gate)
     handle = await mesh.submit("echo", {"by": "slow"})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
 
     async def quick(_: Any) -> str:
         return "quick"
@@ -146,7 +146,7 @@ async def test_only_errors_of_the_handler_use_up_attempts(mesh: Mesh, start_work
     handle = await mesh.submit("echo", {})
     for _ in range(policy.max_attempts):
         worker = await start_worker(gate, policy=policy)
-        await asyncio.wait_for(gate.begun.get(), 5)
+        await in_time(gate.begun.get(), 5)
         await worker.drain(0.01)
 
     async def second_time_lucky(_: Any) -> str:
@@ -165,7 +165,7 @@ async def test_a_task_in_hand_stays_in_hand_far_beyond_its_ack_deadline(
 ) -> None:
     await start_worker(gate)
     handle = await mesh.submit("echo", {"n": 1})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
 
     async def steals(_: Any) -> str:
         return "stolen"
@@ -183,12 +183,12 @@ async def test_a_task_that_its_worker_vanished_with_runs_alone(
 ) -> None:
     lost = await start_worker(gate)
     suspect = await mesh.submit("echo", {"n": "suspect"})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
 
     beside = Gate()
     worker = await start_worker(beside, concurrency=2)
     innocent = await mesh.submit("echo", {"n": "innocent"})
-    assert await asyncio.wait_for(beside.begun.get(), 5) == {"n": "innocent"}
+    assert await in_time(beside.begun.get(), 5) == {"n": "innocent"}
     await lapse(mesh, lost)
     await eventually(lambda: worker._secluded or len(beside.runs) == 2)
     assert beside.runs == [{"n": "innocent"}], "it runs beside another that would die with it"
@@ -201,7 +201,7 @@ async def test_a_task_that_its_worker_vanished_with_runs_alone(
 async def test_a_drain_waits_for_what_runs(mesh: Mesh, start_worker: StartWorker, gate: Gate) -> None:
     worker = await start_worker(gate)
     handle = await mesh.submit("echo", {"n": 1})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     draining = asyncio.create_task(worker.drain(20))
     ended, _ = await asyncio.wait([draining], timeout=0.5)
     assert not ended, "it stopped a handler that had time left"
@@ -234,7 +234,7 @@ async def test_a_running_task_stops_when_it_is_cancelled_and_its_children_with_i
 
     worker = await start_worker(parent)
     handle = await mesh.submit("echo", {})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     ender, backlog = Ender(mesh.connection, "tester", "tester-1"), Backlog(mesh.connection)
     cancelled = await ender.cancel(backlog, handle.task_id, by="a test")
     assert (cancelled.cancelled, cancelled.children) == (True, 1), "its child goes on"
@@ -248,7 +248,7 @@ async def test_three_deaths_alone_condemn_a_task_unless_others_die_alone_too(
 ) -> None:
     lost = await start_worker(gate)
     handle = await mesh.submit("echo", {})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     (run,) = lost._in_hand.values()
     await attempts.change(mesh.connection, run.envelope, lambda _: Attempts(suspect=True, alone=3))
     other = dataclasses.replace(run.envelope, task_id="another")

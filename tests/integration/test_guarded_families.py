@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import signal
 from collections.abc import AsyncIterator
@@ -18,7 +17,7 @@ from bus.errors import PermissionDeniedError
 from bus.grants import Wish
 from bus.server import Server
 from bus.stewards import ask
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import Guarded
 from tests.integration import elders
 from tests.integration.agents import Toiler
@@ -84,4 +83,4 @@ async def test_a_budget_stops_the_tree_of_restricted_agents(here: Guarded, tmp_p
 
             await eventually(all_ended)
         both = [await mesh.submit("errand", {"tokens": 1}, budget=Budget(tokens=1)) for _ in range(2)]
-        assert await asyncio.wait_for(mesh.gather(*both), 20) == [{"tokens": 0, "money": None, "tasks": None}] * 2
+        assert await in_time(mesh.gather(*both), 20) == [{"tokens": 0, "money": None, "tasks": None}] * 2

@@ -27,7 +27,7 @@ from bus.server import Server
 from bus.stewards import ask
 from bus.store import Bucket
 from bus.wire import Message
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import Guarded
 from tests.integration import agents
 from tests.integration.test_processes import begun, lines
@@ -116,7 +116,7 @@ async def probed(here: Household, names: set[str]) -> bool:
                 all_did.set()
 
         await mesh.connection.subscribe(subjects.PROBED, hear)
-        await asyncio.wait_for(all_did.wait(), 20)
+        await in_time(all_did.wait(), 20)
         return not any(one.condition == "suspect" for one in await RegistryClient(mesh).instances())
 
 

@@ -17,7 +17,7 @@ from bus.mesh import Mesh
 from bus.outcomes import Policy
 from bus.worker import Worker
 from tests.conftest import Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.integration.test_guarantees import limit
 
 
@@ -27,7 +27,7 @@ async def test_a_hundred_hand_backs_and_drains_fail_no_task(mesh: Mesh, start_wo
     held = await mesh.submit("echo", {"n": 1}, priority="low")
     for _ in range(100):
         worker = await start_worker(gate, policy=policy)
-        await asyncio.wait_for(gate.begun.get(), 5)
+        await in_time(gate.begun.get(), 5)
         await eventually(functools.partial(_has_both, worker))
         await worker.drain(0.0)
     gate.open.set()
@@ -67,7 +67,7 @@ async def test_a_drain_without_patience_hands_back_at_once(
     if what == "held":
         handles = [await mesh.submit("echo", {"n": n}, priority=p) for n, p in enumerate(("normal", "low"))]
         first = await start_worker(gate, policy=policy)
-        begun = (await asyncio.wait_for(gate.begun.get(), 5))["n"]
+        begun = (await in_time(gate.begun.get(), 5))["n"]
         await eventually(lambda: first.in_hand == 2)
         handle = handles[1 - begun]
         await first.drain(0.0)

@@ -25,7 +25,7 @@ from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.server import Server
 from bus.settings import Settings
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import QUICK, guarded
 from tests.processes import actor
 
@@ -217,7 +217,7 @@ async def test_a_user_that_is_removed_is_cut_off_and_stays_out(tmp_path: Path) -
         assert not bob.is_connected
         here.keyring.ensure("bob", "submitter", Wish(submits=("echo",)))
         await here.server.reload()
-        await asyncio.wait_for(bob.connected(), 10)
+        await in_time(bob.connected(), 10)
 
 
 async def test_what_a_user_may_no_longer_do_is_refused_after_the_reload(tmp_path: Path) -> None:

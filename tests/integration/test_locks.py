@@ -44,7 +44,7 @@ from bus.messages import EXPECTED_SUBJECT_SEQUENCE
 from bus.server import Server
 from bus.settings import Settings
 from bus.store import Bucket
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.integration.lockers import locker
 from tests.proxy import Proxy
 
@@ -540,7 +540,7 @@ async def test_a_lock_that_is_lost_ends_its_block_and_the_next_hangs_on_a_new_le
             await asyncio.Event().wait()
 
     with pytest.raises(LockLostError, match="the lock on p is lost"):
-        await asyncio.wait_for(work(), 20)
+        await in_time(work(), 20)
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()

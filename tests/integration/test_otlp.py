@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bus.telemetry import Telemetry, span
+from tests.eventually import in_time
 from tests.otlp import assert_no_orphans, receiving
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ async def consume(headers: dict[str, str], patience: float = 10.0) -> tuple[int,
         cwd=ROOT,
         stderr=asyncio.subprocess.PIPE,
     )
-    _, complaints = await asyncio.wait_for(process.communicate(), 30)
+    _, complaints = await in_time(process.communicate(), 30)
     assert process.returncode == 0, complaints.decode()
     return process.pid, complaints.decode()
 

@@ -23,7 +23,7 @@ from bus.outcomes import Policy
 from bus.server import Server
 from bus.settings import Settings
 from tests.conftest import QUICK, Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 
 async def dead_letter(mesh: Mesh, task_id: str) -> tuple[DeadLetter, bytes]:
@@ -167,7 +167,7 @@ async def test_a_deadline_that_passes_while_it_runs_expires_the_task_and_stops_t
     handle = await mesh.submit("echo", {}, deadline=0.3)
     outcome = await handle.outcome(timeout=5)
     assert outcome.status == "expired"
-    await asyncio.wait_for(stopped.wait(), 5)
+    await in_time(stopped.wait(), 5)
     await eventually(lambda: _is_empty(mesh))
     assert await jetstream.last(mesh.connection, subjects.DEAD, subjects.dead_of(handle.task_id)) is None
 
@@ -281,7 +281,7 @@ async def test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_o
         await mesh.submit("echo", {"n": 1}, priority="low"),
     ]
     first = await start_worker(gate, policy=Policy(ack_wait=30.0))
-    begun = (await asyncio.wait_for(gate.begun.get(), 5))["n"]  # whichever arrived first
+    begun = (await in_time(gate.begun.get(), 5))["n"]  # whichever arrived first
     running, held = handles[begun], handles[1 - begun]
     await eventually(lambda: first.in_hand == 2)
     done: list[Any] = []
@@ -302,7 +302,7 @@ async def test_a_task_that_waits_in_hand_goes_to_another_worker_as_soon_as_its_o
 async def test_a_worker_without_a_free_slot_draws_nothing(mesh: Mesh, start_worker: StartWorker, gate: Gate) -> None:
     busy = await start_worker(gate)
     await mesh.submit("echo", {"n": 0})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     await eventually(lambda: busy._puller.quiet, timeout=3)
 
     async def echo(message: Any) -> Any:
@@ -325,9 +325,9 @@ async def test_a_critical_task_goes_past_all_that_wait(mesh: Mesh, start_worker:
         await mesh.submit("echo", {"n": n}, priority="low")
     await mesh.submit("echo", {"n": "critical"}, priority="critical")
     await start_worker(gate)
-    first = await asyncio.wait_for(gate.begun.get(), 5)
+    first = await in_time(gate.begun.get(), 5)
     gate.open.set()
-    second = await asyncio.wait_for(gate.begun.get(), 5)
+    second = await in_time(gate.begun.get(), 5)
     assert {"n": "critical"} in (first, second)
 
 

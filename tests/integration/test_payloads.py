@@ -30,7 +30,7 @@ from bus.server import Server
 from bus.settings import MIB, Settings
 from bus.tasks import envelope_of
 from tests.conftest import Gate, StartWorker, nothing_queued
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import at_work, before
 from tests.processes import ActorProcess, actor
 
@@ -143,10 +143,10 @@ async def test_a_server_that_is_killed_in_the_middle_of_a_payload_loses_nothing_
     monkeypatch.setattr(blobs, step, killing)
     await start_worker(echo)
     doing = asyncio.create_task(carried(mesh, {"data": b"" if back else LARGE}))
-    await asyncio.wait_for(there.wait(), 30)
+    await in_time(there.wait(), 30)
     await server.wait()
     await server.start()
-    assert await asyncio.wait_for(doing, 60) == ({"data": LARGE} if back else len(LARGE))
+    assert await in_time(doing, 60) == ({"data": LARGE} if back else len(LARGE))
 
 
 async def carried(mesh: Mesh, message: dict[str, Any]) -> Any:
@@ -206,12 +206,12 @@ async def test_a_cancelled_task_stops_also_when_its_large_message_cannot_be_remo
 
     await start_worker(waits)
     handle = await mesh.submit("echo", {"data": SOME})
-    await asyncio.wait_for(begun.wait(), 10)
+    await in_time(begun.wait(), 10)
     monkeypatch.setattr(blobs, "remove", refused)
     ender = Ender(mesh.connection, "tester", "tester-1")
     with pytest.raises(RequestTimeoutError):
         await ender.cancel(Backlog(mesh.connection), handle.task_id, by="somebody")
-    await asyncio.wait_for(stopped.wait(), 5)
+    await in_time(stopped.wait(), 5)
     assert (await handle.outcome(timeout=5)).status == "cancelled"
 
 

@@ -15,7 +15,7 @@ from bus.connection import Connection
 from bus.errors import BusError, NoRespondersError, NotFoundError, PermissionDeniedError, RequestTimeoutError
 from bus.grants import Grants
 from bus.messages import CONTENT_TYPE, MSGPACK, Result
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import OTHER, Guarded, guarded
 
 USERS = ("alice", "echo", "gate", "eye", "hermes", "revo-registry", "revo-steward", "revo-bridge", "revo-memory")
@@ -376,7 +376,7 @@ async def test_another_s_inbox_cannot_be_read(here: Guarded) -> None:
         arrived = asyncio.Event()
         await alice.subscribe(inbox, lambda _: arrived.set())
         await alice.publish("revo.task.echo.normal.alice", b"{}", reply=inbox)
-        await asyncio.wait_for(arrived.wait(), 5)
+        await in_time(arrived.wait(), 5)
         await bob.flush()
         assert heard == []
 

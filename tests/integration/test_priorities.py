@@ -10,7 +10,7 @@ from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.subjects import PRIORITIES
 from tests.conftest import StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 
 async def fill(mesh: Mesh, priority: str, count: int) -> None:
@@ -33,7 +33,7 @@ async def test_at_saturation_the_least_urgent_has_one_start_in_20_and_the_most_u
     for priority in PRIORITIES:
         await fill(mesh, priority, {"critical": 2000, "low": 80}.get(priority, 200))
     await start_worker(work, concurrency=4)
-    await asyncio.wait_for(enough.wait(), 60)
+    await in_time(enough.wait(), 60)
     settled = starts[50:]  # the first pulls bring one of each, before anybody knows who waits
     turns = [number for number, priority in enumerate(settled) if priority == "low"]
     gaps = [later - earlier for earlier, later in itertools.pairwise(turns)]
@@ -55,7 +55,7 @@ async def test_a_critical_task_behind_ten_thousand_low_ones_is_the_next_to_start
 
     await fill(mesh, "low", 10_000)
     worker = await start_worker(work)
-    await asyncio.wait_for(blocked.wait(), 30)
+    await in_time(blocked.wait(), 30)
     for number in (1, 2):
         await fill(mesh, "critical", 1)
         await eventually(lambda: worker._held.count(0) == number)  # noqa: B023  (it is in hand before the slot is free)
@@ -78,7 +78,7 @@ async def test_a_critical_task_goes_before_what_waits_while_all_slots_have_been_
 
     await fill(mesh, "low", 20)
     await start_worker(work)
-    await asyncio.wait_for(blocked.wait(), 30)
+    await in_time(blocked.wait(), 30)
     await fill(mesh, "critical", 1)
     released.set()
     await eventually(lambda: len(starts) == 21)

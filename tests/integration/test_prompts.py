@@ -30,7 +30,7 @@ from bus.server import Server
 from bus.settings import Settings
 from bus.traces import tree
 from revo import Agent, Prompt, PromptRefusedError, prompt
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.guarded import Guarded
 from tests.processes import ROOT, actor
 from tests.prompting import Caller, ask, calling, found, leave, prompting, serving
@@ -231,7 +231,7 @@ async def test_prompts_wait_their_turn_and_those_that_find_no_room_are_told_so(
             with pytest.raises(
                 ProtocolError, match="429: prompts of 18 bytes wait, and 18 more exceed the limit of 20"
             ):
-                await asyncio.wait_for(ask(talker, "hello"), 10)  # otherwise it waits for its turn
+                await in_time(ask(talker, "hello"), 10)  # otherwise it waits for its turn
             assert here.service._waiting == 18
             draining = asyncio.create_task(here.service.drain(10))
             with pytest.raises(ProtocolError, match="503: the agent drains; ask another"):
@@ -368,7 +368,7 @@ async def test_the_document_on_prompts_works_as_it_stands(server: Server, tmp_pa
         process = await asyncio.create_subprocess_exec(
             sys.executable, tmp_path / "talk.py", env=environment, stdout=out
         )
-        said, _ = await asyncio.wait_for(process.communicate(), 30)
+        said, _ = await in_time(process.communicate(), 30)
     assert said.decode().splitlines() == [
         "greeter Greets whom you name.",
         "Hello,  []",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import time
 from typing import Any
@@ -13,7 +12,7 @@ from bus.outcomes import Happening
 from bus.run import Run
 from bus.telemetry import Span
 from tests.conftest import QUICK, Gate, StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.integration.test_faults import Told
 
 
@@ -54,7 +53,7 @@ async def test_a_suspect_that_is_handed_back_without_being_run_stays_one(mesh: M
     gate = Gate()
     worker = await start_worker(gate)
     handle = await mesh.submit("echo", {})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     (held,) = worker._in_hand.values()
     envelope = dataclasses.replace(held.envelope, deliveries=2, reply="revo.nobody")
     await worker._settler.conclude(Run(envelope, held.capability), Span(), Happening.HANDED_BACK, None)

@@ -15,7 +15,7 @@ from bus.rpc import Request, Service, call
 from bus.server import Server
 from bus.telemetry import Telemetry
 from tests.conftest import Gate
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 
 async def test_trap_7_a_service_that_drains_answers_every_request_in_hand(
@@ -35,7 +35,7 @@ async def test_trap_7_a_service_that_drains_answers_every_request_in_hand(
             for n in range(50)
         ]
         for _ in range(50):
-            await asyncio.wait_for(gate.begun.get(), 5)
+            await in_time(gate.begun.get(), 5)
         draining = asyncio.create_task(service.drain(10))
 
         async def has_left() -> bool:
@@ -51,7 +51,7 @@ async def test_trap_7_a_service_that_drains_answers_every_request_in_hand(
         assert not draining.done()
         gate.open.set()
         await draining
-        replies = await asyncio.wait_for(asyncio.gather(*asking), 5)
+        replies = await in_time(asyncio.gather(*asking), 5)
     assert replies == ["done"] * 50
     with pytest.raises(NoRespondersError):
         await connection.request("revo.rpc.slow.wait")

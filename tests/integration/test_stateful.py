@@ -29,7 +29,7 @@ from bus.server import Server
 from bus.settings import Settings
 from bus.telemetry import Telemetry
 from bus.worker import Capability, Worker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import ActorProcess, actor
 
 POLICY = Policy(ack_wait=1.0, max_attempts=2, time_limit=20.0, backoff=0.02, backoff_max=0.05)
@@ -70,7 +70,7 @@ class Story(RuleBasedStateMachine):
         self.attempts: dict[str, int] = {}
 
     def run(self, work: Any) -> Any:
-        return self.runner.run(asyncio.wait_for(work, 60))
+        return self.runner.run(in_time(work, 60))
 
     @initialize()
     def begin(self) -> None:

@@ -17,7 +17,7 @@ from bus.mesh import Mesh
 from bus.messages import DEAD_LETTER, DeadLetter
 from bus.server import Server
 from tests.conftest import Gate, StartWorker, nothing_queued
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import ActorProcess, actor
 
 STEWARD = "actors.steward:Steward"
@@ -46,7 +46,7 @@ async def test_a_deadline_ends_a_task_behind_a_busy_worker_and_one_whose_worker_
 ) -> None:
     await start_worker(gate)
     busy = await mesh.submit("echo", {"n": 1})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     behind = await mesh.submit("echo", {"n": 2}, deadline=0.5)
     assert (await behind.outcome(timeout=5)).status == "expired"
     gate.open.set()
@@ -73,7 +73,7 @@ async def test_a_queued_task_is_cancelled_before_it_starts(
     assert again.cancelled, "repeating it changes nothing"
     await start_worker(gate)
     await mesh.submit("echo", {"n": 2})
-    assert (await asyncio.wait_for(gate.begun.get(), 5))["n"] == 2
+    assert (await in_time(gate.begun.get(), 5))["n"] == 2
     gate.open.set()
 
 
@@ -91,11 +91,11 @@ async def test_a_running_task_is_cancelled_from_another_client_by_its_id_alone(
 
     await start_worker(stubborn)
     handle = await mesh.submit("echo", {"n": 1})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     async with Mesh.connect(server.url, client="another") as other:
         asked_at = time.monotonic()
         cancelled = await other.cancel(handle.task_id)
-        await asyncio.wait_for(stopped.wait(), 5)
+        await in_time(stopped.wait(), 5)
         assert time.monotonic() - asked_at < 1.0
     assert cancelled.cancelled
     outcome = await handle.outcome(timeout=5)
@@ -268,11 +268,11 @@ async def test_a_cancel_outlives_a_restart_of_the_server(
 ) -> None:
     await start_worker(gate)
     running = await mesh.submit("echo", {"n": 1})
-    await asyncio.wait_for(gate.begun.get(), 5)
+    await in_time(gate.begun.get(), 5)
     server.kill()
     await server.wait()
     cancelling = asyncio.create_task(running.cancel())
     await server.start()
-    assert (await asyncio.wait_for(cancelling, 15)).cancelled
+    assert (await in_time(cancelling, 15)).cancelled
     assert (await running.outcome(timeout=5)).status == "cancelled"
     await eventually(lambda: _all_quiet(mesh, 0))

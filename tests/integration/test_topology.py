@@ -17,7 +17,7 @@ from bus.outcomes import Policy
 from bus.pull import ConsumerGoneError
 from bus.server import Server
 from tests.conftest import StartWorker
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 
 
 async def test_applying_twice_changes_nothing_and_finds_nothing(connection: Connection) -> None:
@@ -112,7 +112,7 @@ async def test_a_worker_whose_consumer_is_deleted_says_so_and_ends(
     assert await (await mesh.submit("echo", {"n": 1})).result(timeout=5) == {"n": 1}
     await eventually(lambda: worker.in_hand == 0)
     await jetstream.call(connection, "CONSUMER.DELETE", subjects.TASKS, "echo-normal")
-    error = await asyncio.wait_for(worker.failed, 10)
+    error = await in_time(worker.failed, 10)
     assert isinstance(error, ConsumerGoneError)
     assert "echo-normal" in str(error)
 

@@ -12,6 +12,7 @@ from actors.keyring import Keyring
 from bus import subjects, topology
 from bus.grants import Wish
 from bus.server import Server
+from tests.eventually import in_time
 from tests.guarded import QUICK, Guarded
 from tests.node import worker_on_node
 from tests.processes import actor
@@ -43,7 +44,7 @@ async def test_with_credentials_of_an_agent_it_does_the_tasks_of_a_mesh_that_kno
         ):
             env = {"REVO_NATS_URL": server.url, **here.env("crafter")}
             early = await node(command, **env)
-            _, said = await asyncio.wait_for(early.communicate(), 20)
+            _, said = await in_time(early.communicate(), 20)
             assert early.returncode == 1
             why = "node has no consumers; an operator makes them with `revo topology apply`"
             assert said.decode() == f"this worker cannot join the mesh: {why}\n"
@@ -58,7 +59,7 @@ async def test_with_credentials_of_an_agent_it_does_the_tasks_of_a_mesh_that_kno
                 assert await later.result(timeout=20) == 7
             finally:
                 worker.terminate()
-                _, said = await asyncio.wait_for(worker.communicate(), 20)
+                _, said = await in_time(worker.communicate(), 20)
     assert (plain.value, plain.agent) == (5, "crafter")
     assert (again.value, again.attempts) == (6, 2)
     assert (failed.status, failed.error and failed.error.code) == ("failed", "as_told")
@@ -76,7 +77,7 @@ async def test_why_it_cannot_join_is_one_line(tmp_path: Path, server: Server) ->
         ({"REVO_NATS_URL": "nats://127.0.0.1:1"}, "connection refused"),
     ):
         process = await node(command, **{"REVO_NATS_URL": server.url, **env})
-        _, said = await asyncio.wait_for(process.communicate(), 20)
+        _, said = await in_time(process.communicate(), 20)
         (line,) = said.decode().splitlines()
         assert process.returncode == 1
         assert line.startswith("this worker cannot join the mesh: ")

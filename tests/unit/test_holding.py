@@ -15,6 +15,7 @@ from actors.memory.errors import LockLostError, LockTimeoutError
 from actors.memory.holding import Holder
 from actors.memory.model import Fence, LockState, Mode
 from bus.errors import RequestTimeoutError
+from tests.eventually import in_time
 
 LEASE = 0.3
 
@@ -109,7 +110,7 @@ async def test_a_block_ends_when_its_lease_is_not_renewed_in_time(
     backend.at["renew"] = renewal
     began = asyncio.get_running_loop().time()
     with pytest.raises(LockLostError, match="the lock on p is lost"):
-        await asyncio.wait_for(block(holder), 10)
+        await in_time(block(holder), 10)
     assert asyncio.get_running_loop().time() - began < LEASE + 1.0
     task = asyncio.current_task()
     assert task is not None
@@ -156,12 +157,12 @@ async def test_a_lease_is_renewed_while_there_is_a_lock_and_no_longer(backend: B
     backend.at["renew"] = watched
     async with holder.lock("yard", "p") as lock:
         for _ in range(5):
-            await asyncio.wait_for(renewed.wait(), 5)
+            await in_time(renewed.wait(), 5)
             renewed.clear()
         assert lock.held
     known = backend.renewals
     with pytest.raises(TimeoutError):
-        await asyncio.wait_for(renewed.wait(), LEASE)
+        await in_time(renewed.wait(), LEASE)
     assert backend.renewals == known
 
 
@@ -237,7 +238,7 @@ async def test_what_is_not_known_to_be_given_up_is_given_up_again(backend: Backe
         return True
 
     backend.at["unlock"] = yes
-    await asyncio.wait_for(again.wait(), 5)
+    await in_time(again.wait(), 5)
     assert backend.given_up.count(id_) > tries
     assert keep.held
 

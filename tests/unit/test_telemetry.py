@@ -24,6 +24,7 @@ from bus.telemetry.export import MAX_BUFFERED, MAX_BYTES
 from bus.telemetry.propagation import read_parent
 from bus.telemetry.sdk import resource_of
 from bus.traces import tree
+from tests.eventually import in_time
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 UNSAMPLED = PARENT[:-2] + "00"
@@ -232,7 +233,7 @@ async def test_spans_go_out_by_themselves_and_in_batches() -> None:
         with telemetry.span("x"):
             pass
     assert sink.spans == [], "not at once"
-    await asyncio.wait_for(sink.full(450), 5)
+    await in_time(sink.full(450), 5)
     assert (len(sink.spans), len(sink.sizes)) == (450, 3)
     await telemetry.close()
 
@@ -263,7 +264,7 @@ async def test_a_span_that_ends_in_another_thread_goes_out_by_itself() -> None:
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    await asyncio.wait_for(sink.full(900), 5)
+    await in_time(sink.full(900), 5)
     for thread in threads:
         thread.join()
     await telemetry.close()
@@ -300,7 +301,7 @@ async def test_closing_is_bounded_when_publish_hangs_and_leaves_no_task() -> Non
     telemetry.start(hang)
     with telemetry.span("x"):
         pass
-    await asyncio.wait_for(began.wait(), 5)
+    await in_time(began.wait(), 5)
     async with asyncio.timeout(2):
         await telemetry.close(0.05)
     assert asyncio.all_tasks() == before

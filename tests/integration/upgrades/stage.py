@@ -13,7 +13,7 @@ from typing import Any
 
 from bus.connection import Connection
 from tests.chaos.fleet import Count, at_rest, count
-from tests.eventually import eventually
+from tests.eventually import eventually, in_time
 from tests.processes import ROOT, ActorProcess, actor
 
 
@@ -45,7 +45,7 @@ class Stage:
         env = {**os.environ, "REVO_NATS_URL": self._url}
         command = [sys.executable, "-m", "revo", *words, "--output", "json"]
         process = await asyncio.create_subprocess_exec(*command, cwd=tree, env=env, stdout=asyncio.subprocess.PIPE)
-        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        out, _ = await in_time(process.communicate(), 30)
         printed: dict[str, Any] = json.loads(out)
         return printed
 
