@@ -246,6 +246,11 @@ class Connection:
         return bool(self.client._server_info.get("cluster"))  # noqa: SLF001  (no public way to read INFO)
 
     @property
+    def server_id(self) -> str:
+        """Which server it is, or was; one that was started anew is another."""
+        return str(self.client._server_info.get("server_id", ""))  # noqa: SLF001  (no public way to read INFO)
+
+    @property
     def max_payload(self) -> int:
         """The most bytes, headers included, that the server takes in one message."""
         return self.client.max_payload

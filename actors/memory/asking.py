@@ -63,7 +63,7 @@ async def ask(
     """Ask any coordinator, within a namespace or without, and return its answer as `reply`, any type.
 
     `wait` is seconds that it is asked to wait; `patience` those for which it is asked again (default: the setting
-    `publish_timeout`). `before_again` is called where one may have got the question, before another does.
+    `publish_timeout`). `before_again` is called before each try after one that may have arrived.
 
     Raises:
         NoMemoryError: none runs.
@@ -72,7 +72,7 @@ async def ask(
         BusError: what was raised there.
     """
     connection, loop = mesh.connection, asyncio.get_running_loop()
-    began, pause = loop.time(), PAUSE
+    began, pause, arrived = loop.time(), PAUSE, False
     if namespace:
         subjects.token(namespace, "namespace")
     while True:
@@ -96,7 +96,8 @@ async def ask(
         missing = isinstance(failure, NoMemoryError)
         if loop.time() - began > (min(PATIENCE, most) if missing else most):
             raise failure
-        if before_again is not None and not missing:
-            before_again()
+        arrived = arrived or not missing
         await asyncio.sleep(random.uniform(pause / 2, pause))  # noqa: S311
         pause = min(PAUSE_MAX, pause * 2)
+        if before_again is not None and arrived:
+            before_again()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Final, get_args
 
-from actors.memory import versions
+from actors.memory import asking, versions
 from actors.memory.backend import Outcome, Written
 from actors.memory.errors import OutcomeUnknownError
 from actors.memory.orders import Job, Order
 from actors.memory.sending import Sender
 from bus.jetstream import StoredMessage
 
-SLACK: Final = 1.0
-"""Seconds by which the server's clock may have jumped since."""
+SLACK: Final = asking.TRY + 1.0
+"""Seconds that the question may have been on its way, for then its deadline is over, and those by which the server's
+clock may have jumped since.
+"""
 
 
 async def find(sender: Sender, job: Job, orders: Sequence[Order]) -> list[Written] | None:
@@ -29,7 +32,7 @@ async def find(sender: Sender, job: Job, orders: Sequence[Order]) -> list[Writte
         ours = next((stored for stored in reversed(kept) if stored.headers.get(versions.WRITE) == job.id), None)
         if ours is not None:
             found.append(_written(one.write.key, ours))
-        elif found or (job.ago and not _complete(one, kept, limit, now - job.ago - SLACK)):
+        elif found or (job.asked and not _complete(one, kept, limit, now - (time.monotonic() - job.asked) - SLACK)):
             raise OutcomeUnknownError(one.write.key)  # all or none are there: this one is no longer kept
         else:
             return None

@@ -39,8 +39,8 @@ class Job(NamedTuple):
     """Of every version that it makes."""
     shared: bool = False
     """Whether others may have been asked for the same."""
-    ago: float = 0.0
-    """Seconds since one was, for the first time; 0: none was."""
+    asked: float = 0.0
+    """When one was for the first time, or a bit later, by the monotonic clock; 0: none was."""
 
 
 def order(namespace: str, write: Write, max_payload: int) -> Order:

@@ -1,8 +1,10 @@
 """Stores the messages of one write once, also where an answer is lost and they are sent again.
 
-Each carries the write's id, by which the server knows it again, and a condition that its being stored makes wrong. One
-server looks at the condition first, so what was stored the first time is refused the second time: then we look whether
-the version is ours. In a cluster the id counts first, also that of a message which is still being agreed on.
+Each carries the write's id, by which the server knows it again, and most a condition that its being stored makes wrong.
+One server looks at the condition first, so what was stored the first time is refused the second time: then we look
+whether the version is ours. In a cluster the id counts first, also that of a message which is still being agreed on.
+Where there is no such condition, and another server answers than the one that may have stored it, which may have
+forgotten the id, we look before it is sent again.
 
 Where several coordinators were asked for the same, the first of them to store something under its id has the last word,
 be it the write or that it was refused (`Sender.forgo`).
@@ -10,7 +12,7 @@ be it the write or that it was refused (`Sender.forgo`).
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import aclosing
 
@@ -35,8 +37,9 @@ class Sender:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    async def send(self, parts: Sequence[Part], job: Job, of: int = 0) -> int:
-        """Store one message, or several, all or none; return the sequence of the one with number `of`.
+    async def send(self, parts: Sequence[Part], job: Job, of: int = 0, *, decisive: bool = True) -> int:
+        """Store one message, or several, all or none; return the sequence of the one with number `of`. `decisive`: its
+        being stored makes its condition wrong.
 
         Raises:
             WrongSequenceError: a condition does not hold; nothing was stored.
@@ -47,10 +50,11 @@ class Sender:
         """
         connection = self._connection
         parts = [parts[0]._replace(headers={**parts[0].headers, MSG_ID: job.id}), *parts[1:]]
-        began = asyncio.get_running_loop().time()
+        began = job.asked or time.monotonic()
         lost: TransportError | None = None
         patience: Patience | None = None
         while True:
+            server = connection.server_id
             try:
                 stored = await self._store(parts, of)
             except BusError as error:
@@ -69,6 +73,10 @@ class Sender:
                 return await self._version(stored, parts[of].subject, job)
             patience = patience or Patience(connection, connection.settings.publish_timeout)
             await patience.wait(lost)
+            if not decisive and connection.server_id != server:
+                found = await self._find(parts[of].subject, job.id, began, lost)
+                if found:
+                    return found
 
     async def _store(self, parts: Sequence[Part], of: int) -> jetstream.Stored:
         """One try."""
@@ -90,10 +98,8 @@ class Sender:
             OutcomeUnknownError: as `send`.
             TransportError: whether it was stored is not known.
         """
-        headers = {**part.headers, MSG_ID: job.id}
-        headers.pop(EXPECTED_SUBJECT_SEQUENCE, None)
-        stored = await jetstream.store(self._connection, part.subject, part.body, headers)
-        return await self._version(stored, part.subject, job)
+        headers = {name: value for name, value in part.headers.items() if name != EXPECTED_SUBJECT_SEQUENCE}
+        return await self.send((part._replace(headers=headers),), job, decisive=False)
 
     async def forgo(self, job: Job) -> bool:
         """Have nothing come any more of a write that another coordinator may be about to carry out, for it is refused
@@ -138,7 +144,7 @@ class Sender:
             if stored.headers.get(versions.WRITE) == write_id:
                 return stored.sequence
         # The oldest go first: where one is left from before we began, none has gone that came after.
-        before = now - (asyncio.get_running_loop().time() - began) - _SLACK
+        before = now - (time.monotonic() - began) - _SLACK
         if len(kept) < limit or kept[0].stored_at < before:
             return 0
         raise OutcomeUnknownError(versions.key_of(subject)) from lost

@@ -50,6 +50,7 @@ class Writer:
         if len(orders) != 1:
             check_together(orders)
         first = orders[0].write
+        asked = time.monotonic() - ago if ago else 0.0
 
         def attributes() -> Attributes:
             return {"revo.memory.namespace": namespace, "revo.memory.key": first.key}
@@ -61,7 +62,7 @@ class Writer:
             how = used.how
             write_id = asked_as or new_task_id()
             headers = versions.headers_of(author, write_id, traced)
-            job = Job(namespace, how, author, write_id, headers, bool(asked_as), ago)
+            job = Job(namespace, how, author, write_id, headers, bool(asked_as), asked)
             doing = self._once_more if ago else self._carry_out
             return await doing(job, orders, fence, used)
 
@@ -92,7 +93,7 @@ class Writer:
         blind = first.base is None and job.how.strategy == "last_writer_wins" and not (first.delete or used.split)
         # The server says by its id whether it is stored; under a lock that is lost by now it is not sent to be asked.
         known = blind and not together and fence is None
-        if job.ago and (done := await self._earlier(job, orders, known=known)) is not None:
+        if job.asked and (done := await self._earlier(job, orders, known=known)) is not None:
             return done
         looked = not blind and (fence is not None or first.delete or not self.whole.knows(one.subject, first.base or 0))
         if together or looked:
@@ -114,7 +115,7 @@ class Writer:
             return await earlier.find(self._sender, job, orders)
         except OutcomeUnknownError:
             # A server that was started since has forgotten the ids of what it keeps no longer.
-            if known and time.monotonic() - self._connection.since > job.ago + earlier.SLACK:
+            if known and self._connection.since < job.asked - earlier.SLACK:
                 return None
             raise
 
@@ -126,6 +127,6 @@ class Writer:
             condition = await fenced_by(self._connection, fence, job.namespace, [key])
             part = plain_part(job, one, condition)
             try:
-                return Written(key, await self._sender.send((part,), job))
+                return Written(key, await self._sender.send((part,), job, decisive=False))
             except WrongSequenceError:
                 await race.lost()  # the table of locks has changed; whether ours is still held is looked at again

@@ -64,7 +64,8 @@ def _values(key: str, ops: list[Op], evidence: list[Seen]) -> str:
         if seen.value is None:
             continue
         if versions.setdefault(seen.value, seen) != seen:
-            return f"{key} was written once, but stands in versions {versions[seen.value].version} and {seen.version}"
+            both = f"versions {versions[seen.value].version} and {seen.version}"
+            return f"{key} was written once, but stands in {both}: {written.get(seen.value)}"
         op = written.get(seen.value)
         if op is None:
             return f"{key} is {seen.value} in version {seen.version}, which nobody wrote"

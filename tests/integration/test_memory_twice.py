@@ -8,19 +8,23 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import pytest
 
 from actors.memory import earlier
 from actors.memory.backend import Author, Write, Written
 from actors.memory.errors import ConflictError, OutcomeUnknownError, StaleFenceError
+from actors.memory.messages import Writes
 from actors.memory.model import Fence, Namespace
+from actors.memory.remote import Remote
 from actors.memory.store import Store
-from bus.errors import BusError, TransportError
+from bus import codec, subjects
+from bus.errors import BusError, RemoteError, TransportError
 from bus.mesh import Mesh
+from bus.rpc import Request, Service
 from bus.server import Server
 from revo import Memory
 from tests.eventually import eventually
@@ -47,6 +51,11 @@ class Slow:
         else:
             self.stopped.set()
             self._held.append((words, data, start, stop))
+
+    def never_mind(self) -> None:
+        """What it was sent meanwhile is lost."""
+        self._held.clear()
+        self.go_on()
 
     def go_on(self) -> None:
         self._client.deliver = self._deliver  # type: ignore[method-assign]
@@ -159,38 +168,137 @@ async def test_a_write_that_two_coordinators_have_at_once_is_carried_out_as_was_
     pytest.fail(f"{name} waits for more than {MOST} messages")
 
 
-async def test_what_a_server_has_forgotten_is_not_stored_again(server: Server) -> None:
-    async with Mesh.connect(url=server.url) as mesh:
-        store = Store(mesh.connection, mesh.telemetry)
-        memory = Memory(mesh, "notes")
+class Told(NamedTuple):
+    """A world in which something is written that many others write to."""
 
-        async def ask(id_: str, ago: float) -> Written:
-            (done,) = await store.write("notes", [Write("k", "ours")], Author("ours"), asked_as=id_, ago=ago)
-            return done
+    mesh: Mesh
+    others: Mesh
+    server: Server
 
-        async def others_write() -> None:
-            for number in range(mesh.connection.settings.memory_history):
-                await memory.put("k", number)
+    async def others_write(self, key: str = "k") -> None:
+        for number in range(self.others.connection.settings.memory_history):
+            await Memory(self.others, "notes").put(key, number)
 
-        async def ours() -> int:
-            return [one.by for one in await memory.history("k")].count("ours")
+    async def ours(self, key: str = "k") -> int:
+        return [one.by for one in await Memory(self.others, "notes").history(key)].count("ours")
 
-        began = time.monotonic()
-        first = await ask("a" * 32, 0.0)
-        assert await ask("a" * 32, time.monotonic() - began) == first
-        await others_write()
-        await eventually(lambda: time.monotonic() - mesh.connection.since > earlier.SLACK + 0.2)
+    async def forget(self) -> None:
+        """Have the server be another, which knows the ids of what it still keeps."""
+        self.server.kill()
+        await self.server.wait()
+        await self.server.start()
+        for mesh in self.mesh, self.others:
+            await mesh.connection.connected()
+
+
+@pytest.fixture
+async def world(server: Server) -> AsyncIterator[Told]:
+    async with Mesh.connect(url=server.url) as mesh, Mesh.connect(url=server.url) as others:
+        yield Told(mesh, others, server)
+
+
+async def test_what_a_server_has_forgotten_is_not_stored_again(world: Told) -> None:
+    mesh = world.mesh
+    store = Store(mesh.connection, mesh.telemetry)
+
+    async def ask(id_: str, ago: float) -> Written:
+        (done,) = await store.write("notes", [Write("k", "ours")], Author("ours"), asked_as=id_, ago=ago)
+        return done
+
+    began = time.monotonic()
+    first = await ask("a" * 32, 0.0)
+    assert await ask("a" * 32, time.monotonic() - began) == first
+    await world.others_write()
+    await eventually(lambda: time.monotonic() - mesh.connection.since > earlier.SLACK + 0.2)
+    with pytest.raises(OutcomeUnknownError):
+        await ask("a" * 32, 0.1)
+    assert await world.ours() == 0
+    await ask("b" * 32, 0.1)
+    assert await world.ours() == 1, "the server still knew that it was not carried out"
+    await world.others_write()
+    await world.forget()
+    for id_ in "a" * 32, "b" * 32, "c" * 32:
         with pytest.raises(OutcomeUnknownError):
-            await ask("a" * 32, 0.1)
-        assert await ours() == 0
-        await ask("b" * 32, 0.1)
-        assert await ours() == 1, "the server still knew that it was not carried out"
-        await others_write()
-        server.kill()
-        await server.wait()
-        await server.start()
-        for id_ in "a" * 32, "b" * 32, "c" * 32:
-            with pytest.raises(OutcomeUnknownError):
-                await ask(id_, time.monotonic() - began)
-        assert await ours() == 0
+            await ask(id_, time.monotonic() - began)
+    assert await world.ours() == 0
+    await store.close()
+
+
+async def test_while_a_coordinator_is_busy_time_goes_on(world: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(earlier, "SLACK", 0.2)
+    mesh, id_ = world.mesh, "a" * 32
+    stores = [Store(mesh.connection, mesh.telemetry) for _ in range(2)]
+    began = time.monotonic()
+    await stores[0].write("notes", [Write("k", "ours")], Author("ours"), asked_as=id_)
+    await world.others_write()
+    await world.forget()
+    slow = Slow(mesh, 0)
+    ago = time.monotonic() - began
+    asking = asyncio.create_task(stores[1].write("notes", [Write("k", "ours")], Author("ours"), asked_as=id_, ago=ago))
+    await slow.stopped.wait()
+    until = time.monotonic() + 1.0
+    await eventually(lambda: time.monotonic() > until)
+    slow.go_on()
+    with pytest.raises(OutcomeUnknownError):
+        await asking
+    assert await world.ours() == 0
+    for store in stores:
         await store.close()
+
+
+@pytest.mark.parametrize("fenced", [False, True], ids=["", "under a lock"])
+@pytest.mark.parametrize("kept", [True, False], ids=["kept", "pushed out"])
+async def test_whoever_writes_himself_has_it_stored_once_whatever_the_server_has_forgotten(
+    world: Told, *, fenced: bool, kept: bool
+) -> None:
+    mesh = world.mesh
+    store = Store(mesh.connection, mesh.telemetry)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(store.close)
+        await store.describe("notes")
+        await eventually(lambda: store._usage.cached("notes"))
+        lock = Memory(world.others, "notes").lock("k")
+        if fenced:
+            await stack.enter_async_context(lock)
+        fence = lock.fence if fenced else None
+        slow = Slow(mesh, 1 if fenced else 0)  # the first answer tells of the lock
+        writing = asyncio.create_task(store.write("notes", [Write("k", "ours")], Author("ours"), fence))
+        await slow.stopped.wait()
+        assert await world.ours() == 1
+        if not kept:
+            await world.others_write()
+        slow.never_mind()
+        await world.forget()
+        if kept:
+            (done,) = await writing
+            assert done.version == (await Memory(world.others, "notes").history("k"))[-1].version
+        else:
+            with pytest.raises(OutcomeUnknownError):
+                await writing
+        assert await world.ours() == kept
+
+
+async def test_each_time_that_it_is_asked_again_a_coordinator_hears_since_when_it_is_asked(world: Told) -> None:
+    service = Service(world.others.connection, world.others.telemetry, subjects.MEMORY, "busy-1", "1.0.0")
+    heard: list[tuple[float, float]] = []
+
+    async def write(request: Request) -> list[dict[str, Any]]:
+        asked = codec.read(Writes, request.headers, request.body, subject="write")
+        heard.append((time.monotonic(), asked.ago))
+        if len(heard) == 1 or heard[-1][0] - heard[0][0] < 1.0:
+            raise RemoteError("unavailable", "it is busy", retryable=True)
+        return [asdict(Written("k", 1))]
+
+    service.endpoint("write", write, scoped=True)
+    await service.start()
+    writing = asyncio.create_task(Remote(world.mesh).write("notes", [Write("k", "ours")], Author("ours")))
+    await eventually(lambda: heard)
+    await service.pause()
+    until = time.monotonic() + 1.0
+    await eventually(lambda: time.monotonic() > until)  # nobody is there to be asked
+    await service.resume()
+    await writing
+    began = heard[0][0]
+    assert heard[0][1] == 0.0
+    assert all(at - began - 0.2 < ago < at - began + 0.5 for at, ago in heard[1:]), heard
+    await service.drain(1)

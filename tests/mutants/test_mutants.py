@@ -123,6 +123,8 @@ STOPPED = "tests/unit/test_holding.py::"
 STOPPED += "test_who_was_stopped_for_too_long_knows_by_the_clock_before_anybody_says_so"
 MEMORY = "tests/integration/test_memory"
 BOTH_HAVE_IT = f"{MEMORY}_twice.py::test_a_write_that_two_coordinators_have_at_once_is_carried_out_as_was_answered"
+STORED_ONCE = f"{MEMORY}_twice.py::"
+STORED_ONCE += "test_whoever_writes_himself_has_it_stored_once_whatever_the_server_has_forgotten"
 COMPARED = MEMORY + ".py::test_many_writers_at_once_lose_nothing"
 LATE = MEMORY + "_faults.py::test_who_holds_no_lock_any_more_writes_nothing"
 ASKED_TWICE = MEMORY + "_coordinator.py::test_a_write_that_is_asked_for_twice_is_done_once"
@@ -872,7 +874,7 @@ MUTANTS = [
     Mutant(
         "what was stored is not looked for when it is asked for again",
         "actors/memory/writing.py",
-        "if job.ago and (done := await self._earlier",
+        "if job.asked and (done := await self._earlier",
         "if False and (done := await self._earlier",
         ASKED_TWICE,
         "the answer was lost",
@@ -892,6 +894,14 @@ MUTANTS = [
         "parts[0].headers",
         f"{BOTH_HAVE_IT}[a first one that is none]",
         "stored 1 times",
+    ),
+    Mutant(
+        "a server that was started anew is taken for the one that knows what it stored",
+        "actors/memory/sending.py",
+        "if not decisive and connection.server_id != server:",
+        "if False:",
+        f"{STORED_ONCE}[pushed out-]",
+        "DID NOT RAISE",
     ),
     Mutant(
         "of two who counted one is not counted",
