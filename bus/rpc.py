@@ -240,8 +240,6 @@ class Service:
                 SCOPE.set(subjects.scope_of(message.subject))
                 TERM.set(term := Term(deadline))
                 try:
-                    if deadline <= time.time():  # whoever asked may have asked somebody else by now
-                        raise _late(name)
                     value = await self._before(deadline, method.handler(request), name)
                 finally:
                     term.end()
@@ -280,7 +278,7 @@ class Service:
         except asyncio.CancelledError as error:
             if not late or task.uncancel() > 0:
                 raise  # we were to stop for another reason, too
-            raise _late(name) from error
+            raise RemoteError("deadline_exceeded", f"{name} did not end before the deadline", True) from error
         finally:
             alarm.clear()
 
@@ -298,10 +296,6 @@ class Service:
             log.warning("reply of %s not sent: %s", message.subject, error)
             if not error.retryable and self.connection.is_connected:
                 await self.connection.publish(message.reply, fault, reply)
-
-
-def _late(name: str) -> RemoteError:
-    return RemoteError("deadline_exceeded", f"{name} did not end before the deadline", True)
 
 
 def attributes_of(service: str, method: str) -> Attributes:

@@ -99,20 +99,3 @@ async def test_a_request_that_comes_after_its_deadline_is_answered_by_an_error(c
     assert (reply.headers or {})["Nats-Service-Error-Code"] == "504"
     assert json.loads(reply.data)["code"] == "deadline_exceeded"
     await service.drain(1)
-
-
-async def test_a_request_whose_deadline_is_over_is_not_begun(connection: Connection) -> None:
-    service = Service(connection, Telemetry(service="s", instance="i"), "slow", "slow-1", "1.0.0")
-    begun: list[Request] = []
-
-    async def begin(request: Request) -> None:
-        begun.append(request)
-
-    service.endpoint("begin", begin)
-    await service.start()
-    for ago, code in (0.1, "deadline_exceeded"), (-10.0, None):
-        reply = await connection.request("revo.rpc.slow.begin", b"{}", {"Revo-Deadline": f"{time.time() - ago}"})
-        said = json.loads(reply.data)
-        assert (said["code"] if said else None) == code
-    assert len(begun) == 1
-    await service.drain(1)
