@@ -299,9 +299,15 @@ class Catalog:
             del self.dead[next(iter(self.dead))]
 
     def lately_dead(self) -> dict[str, float]:
-        """Instances whose lease ran out in the last minute, and how many seconds ago."""
-        now = time.monotonic() + self._clock
-        return {name: now - at for name, at in self.dead.items() if now - at <= REMEMBERED}
+        """Instances whose lease ran out in the last minute, and how many seconds ago; also those of whom the server has
+        not yet said so.
+        """
+        now = time.monotonic()
+        told = {name: now + self._clock - at for name, at in self.dead.items()}
+        found = {name: ago for name, ago in told.items() if ago <= REMEMBERED}
+        return found | {
+            name: now - known.seen - self._ttl for name, known in self._known.items() if not self._lives(known)
+        }
 
     def _forget(self) -> None:
         tables = (self._known, self._names, self._having, self._words, self.definitions, self._suspected, self.pauses)

@@ -69,6 +69,13 @@ async def _names(client: RegistryClient, agent: str = "") -> list[str]:
         return []
 
 
+async def _is_dead(client: RegistryClient, name: str) -> bool:
+    """Whether it is; until then it is shown as something else, but shown."""
+    shown = {one.instance: one.condition for one in await client.instances(dead=True)}
+    assert name in shown, "he lives no more, and has not died either"
+    return shown[name] == "dead"
+
+
 async def _told(connection: Connection, name: str) -> list[str]:
     found = []
     async with events.follow(connection, since=0.0) as happening:
@@ -131,6 +138,7 @@ async def test_who_is_killed_or_hangs_is_gone_within_so_many_heartbeats(  # noqa
         took = time.monotonic() - began
         figures(f"registry: gone {took / float(BEAT):.2f} heartbeats after {number.name}")
         assert took <= beats * float(BEAT) + 0.1  # the look itself
+        await eventually(lambda: _is_dead(client, process.instance))
         await eventually(lambda: _was_told(mesh.connection, process.instance, "dead"))
         if number == signal.SIGSTOP:
             process.signal(signal.SIGCONT)
