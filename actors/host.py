@@ -1,7 +1,8 @@
 """Runs one actor in this process: start, ready, serve, drain.
 
-SIGTERM and Ctrl-C drain within the setting `drain_timeout`; a second one stops at once. The process ends by itself when
-its supervisor is gone (the lifeline) or when it can serve no more, so that a new one takes over.
+SIGTERM and Ctrl-C drain within the setting `drain_timeout`; a second one stops at once, unless there is a supervisor,
+who kills. The process ends by itself when its supervisor is gone (the lifeline) or when it can serve no more, so that a
+new one takes over.
 """
 
 from __future__ import annotations
@@ -231,20 +232,22 @@ class Host:
         """Hear signals and the end of our supervisor."""
         loop = asyncio.get_running_loop()
 
-        def stop() -> None:
-            if self._stopping.is_set() or self.actor.__dict__.get("mesh") is None:
-                serving.cancel()  # the second time, or before there is anything to drain
-            self._stopping.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-
         def orphaned() -> None:
             log.warning("%s: its supervisor is gone", self.instance)
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._stopping.set)
 
-        parent.watch(orphaned, grace=self._settings.drain_timeout + 10)
+        supervised = parent.watch(orphaned, grace=self._settings.drain_timeout + 10)
+
+        def stop() -> None:
+            # A supervisor kills who is to end at once. What comes twice is from it and from who tells all processes.
+            again = self._stopping.is_set() and not supervised
+            if again or self.actor.__dict__.get("mesh") is None:
+                serving.cancel()  # the second time, or before there is anything to drain
+            self._stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
 
 
 async def _briefly(word: Coroutine[Any, Any, None]) -> None:

@@ -29,8 +29,9 @@ def say_ready(actor: str, instance: str) -> None:
             pipe.write(json.dumps(line) + "\n")
 
 
-def watch(orphaned: Callable[[], None], *, grace: float) -> None:
-    """Have `orphaned` called, in a thread, when our parent is gone, if we have one; see `lifeline.watch`."""
+def watch(orphaned: Callable[[], None], *, grace: float) -> bool:
+    """Have `orphaned` called, in a thread, when our parent is gone; see `lifeline.watch`. False: we have none."""
     fd = os.environ.pop(LIFELINE_FD, "")
     if fd:
         lifeline.watch(int(fd), orphaned, grace=grace)
+    return bool(fd)

@@ -129,9 +129,23 @@ async def test_a_drain_out_of_patience_hands_back_at_once(server: Server, mesh: 
     assert begun(journal) == [1, 1]
 
 
-async def test_a_second_sigterm_stops_at_once(server: Server, mesh: Mesh, tmp_path: Path) -> None:
+async def test_who_has_a_supervisor_drains_also_when_told_twice(server: Server, mesh: Mesh, tmp_path: Path) -> None:
     journal = tmp_path / "journal"
     async with actor(TOILER, server.url, tmp_path / "1") as process:
+        handle = await toil(mesh, journal, 1, seconds=1.0)
+        await eventually(lambda: begun(journal))
+        process.signal(signal.SIGTERM)
+        await eventually(lambda: "drains" in process.log)
+        process.signal(signal.SIGTERM)
+        assert await process.wait() == 0, process.log
+    outcome = await handle.outcome(timeout=5)
+    assert (outcome.status, outcome.attempts) == ("succeeded", 1)
+    assert begun(journal) == [1]
+
+
+async def test_without_a_supervisor_a_second_sigterm_stops_at_once(server: Server, mesh: Mesh, tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    async with actor(TOILER, server.url, tmp_path / "1", REVO_TEST_NO_FORKS="1") as process:
         await toil(mesh, journal, 1, seconds=30)
         await eventually(lambda: begun(journal))
         process.signal(signal.SIGTERM)
