@@ -6,7 +6,6 @@ import asyncio
 import random
 import signal
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,18 +17,11 @@ from bus.errors import BusError
 from bus.mesh import Mesh
 from bus.messages import Result
 from bus.reading import stored_since
-from tests.eventually import eventually
+from tests.eventually import eventually, pause
 from tests.processes import ActorProcess, actor
 
 AGENT = "tests.chaos.agents:Chaotic"
 STEWARD = "actors.steward:Steward"
-
-
-async def pause(seconds: float) -> None:
-    """Let a storm take its time."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await asyncio.Event().wait()
 
 
 class Fleet:

@@ -19,9 +19,9 @@ from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.settings import Settings
 from revo import Memory
-from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
+from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, submit
 from tests.cluster import cluster
-from tests.eventually import eventually
+from tests.eventually import eventually, pause
 from tests.processes import actor
 
 TASKS = 400

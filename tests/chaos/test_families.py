@@ -17,8 +17,8 @@ from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.server import Server
 from tests.chaos.agents import Brooding, Chaotic
-from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause
-from tests.eventually import eventually
+from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions
+from tests.eventually import eventually, pause
 from tests.guarded import Guarded
 from tests.processes import actor
 

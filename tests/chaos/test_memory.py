@@ -27,9 +27,8 @@ from bus.grants import Wish
 from bus.mesh import Mesh
 from bus.server import Server
 from revo import Memory, Namespace
-from tests.chaos.fleet import pause
 from tests.chaos.memory_client import CLAIMS, END, FENCED, KEYS, NOTES
-from tests.eventually import eventually, in_time
+from tests.eventually import eventually, in_time, pause
 from tests.guarded import Guarded
 from tests.history import recording
 from tests.history.records import History, Seen

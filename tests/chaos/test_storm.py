@@ -24,8 +24,8 @@ from bus.connection import Connection
 from bus.following import Chunk
 from bus.mesh import Mesh
 from bus.server import Server
-from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, pause, submit
-from tests.eventually import eventually
+from tests.chaos.fleet import STEWARD, Fleet, at_rest, count, executions, submit
+from tests.eventually import eventually, pause
 from tests.guarded import Guarded
 from tests.processes import actor
 

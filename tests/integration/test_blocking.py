@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import signal
 import time
@@ -19,19 +18,12 @@ from bus.server import Server
 from bus.traces import tree
 from bus.wire import Message
 from revo.cli.events import recent
-from tests.eventually import eventually
+from tests.eventually import eventually, pause
 from tests.integration.test_processes import TOILER, begun, lines, toil
 from tests.processes import actor
 from tests.proxy import proxied
 
 STEWARD = "actors.steward:Steward"
-
-
-async def pause(seconds: float) -> None:
-    """Let time pass: the fault under test is that it does."""
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await asyncio.Event().wait()
 
 
 @pytest.mark.xdist_group("slow")
